@@ -1,0 +1,27 @@
+"""Shapes in signatures are checked here, at run time; our own warnings are errors."""
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Before anything imports mcpkg: what is already imported goes unchecked.
+install_import_hook("mcpkg", "typecheck.typecheck")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", "error:::mcpkg")
+
+
+@pytest.fixture
+def generator():
+    """A random stream of its own for each test."""
+    import torch
+
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def pipeline():
+    """A fresh tiny pipeline that a test may change."""
+    from tiny import tiny_pipeline
+
+    return tiny_pipeline()
