@@ -152,7 +152,7 @@ class Population:
     def people(self, n: int, generator: Generator) -> People:
         """`n` new identities."""
         shape = torch.rand(n, len(IDENTITY), generator=generator) * 2 - 1
-        tone = _draw(torch.tensor(self.skin_tones).expand(n, -1), generator)
+        tone = _draw(torch.tensor(self.skin_tones).float().expand(n, -1), generator)
         jitter = torch.rand(n, generator=generator) - 0.5
         shape[:, IDENTITY.index("skin")] = ((tone + jitter) / 4.5 - 1).clamp(-1, 1)
         feminine = torch.rand(n, generator=generator) < self.feminine
@@ -165,14 +165,14 @@ class Population:
         n = len(people)
 
         def given(feminine: tuple[float, ...], masculine: tuple[float, ...]) -> Tensor:
-            return torch.where(people.feminine[:, None].cpu(), torch.tensor(feminine), torch.tensor(masculine))
+            return torch.where(people.feminine[:, None].cpu(), torch.tensor(feminine), torch.tensor(masculine)).float()
 
         codes = torch.stack(
             [torch.randint(len(values), (n,), generator=generator) for values in ATTRIBUTES.values()], dim=1
         )
         codes[:, _COLUMN["hair"]] = _draw(given(self.hair_feminine, self.hair_masculine), generator)
         codes[:, _COLUMN["garment"]] = _draw(given(self.garments_feminine, self.garments_masculine), generator)
-        codes[:, _COLUMN["treatment"]] = _draw(torch.tensor(self.treatments).expand(n, -1), generator)
+        codes[:, _COLUMN["treatment"]] = _draw(torch.tensor(self.treatments).float().expand(n, -1), generator)
         dress_colours = torch.ones(len(ATTRIBUTES["garment_colour"]))
         dress_colours[code("garment_colour", "white")] = self.white_dress
         dress_colour = _draw(dress_colours.expand(n, -1), generator)
@@ -193,7 +193,7 @@ def _wearable(codes: Tensor, robot: Tensor) -> Tensor:
 
 
 def _draw(weights: Float[Tensor, "n k"], generator: Generator) -> Int64[Tensor, " n"]:
-    return torch.multinomial(weights.float(), 1, generator=generator)[:, 0]
+    return torch.multinomial(weights, 1, generator=generator)[:, 0]
 
 
 def readable(looks: Looks) -> Bool[Tensor, "b a"]:
