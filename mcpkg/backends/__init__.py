@@ -1,0 +1,25 @@
+"""The only place that knows the backends by name."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mcpkg.backends.base import Backend
+
+BACKENDS = ("mini",)
+
+
+def load_backend(name: str = "mini", device: str = "cpu") -> "Backend":
+    """Load a backend's models from disk.
+
+    Args:
+        name: one of `BACKENDS`.
+        device: where the models run, as torch names it.
+
+    Raises:
+        ValueError: no backend of that name.
+    """
+    if name == "mini":
+        from mcpkg.backends.mini import load_mini
+
+        return load_mini(device)
+    raise ValueError(f"backend {name!r} is not known. Choose one of: {', '.join(BACKENDS)}.")

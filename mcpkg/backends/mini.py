@@ -1,0 +1,149 @@
+"""The built-in model of rendered portraits: loads its weights and suits methods to them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+from jaxtyping import Float
+from torch import Tensor
+
+from mcpkg.backends.base import Backend, Faces
+from mcpkg.config import LossWeights, Method, Phase
+from mcpkg.mini.nets import (
+    FaceParserNet,
+    IdentityEmbedder,
+    RestorerNet,
+    StyleReaderNet,
+    count_faces,
+)
+from mcpkg.mini.render import render
+from mcpkg.mini.world import BALANCED, PARTS, sample_nuisance
+
+WEIGHTS = Path(__file__).parent.parent / "mini" / "weights"
+IMAGE_SIZE_PX = 128
+STRANGERS_SEED = 8_500_000  # of people that no model was trained on
+
+STEPS = 500
+"""Optimiser steps of every method, shared among its phases as in the paper."""
+LEARNING_RATES = {"lora": 1e-3, "cross_attention_kv": 3e-4, "unet": 1e-4, "text_encoder": 1e-4}
+"""Higher than the paper's, for the model is small and the steps are few."""
+EMBEDDING_LEARNING_RATE = 5e-3
+IDENTITY_WEIGHT = 0.1
+"""Above, training finds patterns that please the embedder rather than faces."""
+
+
+def load_mini(device: str = "cpu", weights: Path = WEIGHTS) -> Backend:
+    """Load the mini model.
+
+    Raises:
+        FileNotFoundError: weights are missing; says how to train them.
+    """
+    if not (weights / "base" / "model_index.json").is_file():
+        raise FileNotFoundError(f"{weights / 'base'}: no weights. Train them with python -m mcpkg.mini.train.")
+    with _quiet():
+        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+            weights / "base", local_files_only=True,
+            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        ).to(device, torch.float32)  # fmt: skip
+    return Backend(
+        name="mini",
+        pipeline=pipeline,
+        image_size_px=IMAGE_SIZE_PX,
+        face_parser=_Parser(FaceParserNet.load(weights / "parser.safetensors").to(device)),
+        identity_trainer=_Embedder(IdentityEmbedder.load(weights / "identity_train.safetensors").to(device)),
+        identity_scorer=_Embedder(IdentityEmbedder.load(weights / "identity_score.safetensors").to(device)),
+        style_reader=StyleReaderNet.load(weights / "style_reader.safetensors").to(device),
+        restorer=_Restorer(RestorerNet.load(weights / "restorer.safetensors").to(device)),
+        strangers=draw_strangers,
+        default_guidance=3.0,
+        attention_size=16,
+        tune=tune,
+    )
+
+
+def tune(method: Method) -> Method:
+    """The method with steps and learning rates that converge within two minutes on two cores."""
+    total = sum(phase.steps for phase in method.phases)
+
+    def suit(phase: Phase) -> Phase:
+        rates = [LEARNING_RATES[kind] for kind in phase.trains if kind in LEARNING_RATES]
+        return replace(
+            phase,
+            steps=round(STEPS * phase.steps / total),
+            learning_rate=min(rates, default=phase.learning_rate),
+            embedding_learning_rate=EMBEDDING_LEARNING_RATE if phase.trains == ("embeddings",) else 1e-3,
+            weights=_lighter_identity(phase.weights),
+        )
+
+    return replace(
+        method,
+        phases=tuple(suit(phase) for phase in method.phases),
+        lora_rank=8,
+        samples_per_task=2,
+        accumulation_steps=1,
+        identity_every=2,
+        identity_warmup=0.3,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars for a load of half a second, and no advice on image processors that nothing here uses."""
+    logs = (diffusers.utils.logging, transformers.utils.logging)
+    levels = [log.get_verbosity() for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.set_verbosity(level)
+            log.enable_progress_bar()
+
+
+@cache
+def draw_strangers(n: int) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 5 2"]]:
+    """Portraits of n people whom nobody asked for, with landmarks."""
+    generator = torch.Generator().manual_seed(STRANGERS_SEED)
+    people = BALANCED.people(n, generator)
+    renders = render(people, BALANCED.looks(people, generator), sample_nuisance(n, generator), IMAGE_SIZE_PX)
+    return renders.image, renders.landmarks
+
+
+def _lighter_identity(weights: LossWeights) -> LossWeights:
+    return replace(weights, identity=min(weights.identity, IDENTITY_WEIGHT))
+
+
+@dataclass(frozen=True)
+class _Parser:
+    net: FaceParserNet
+
+    @torch.no_grad()
+    def parse(self, images: Float[Tensor, "b 3 h w"]) -> Faces:
+        logits, landmarks = self.net(images)
+        count = count_faces(logits)
+        parts = logits.softmax(dim=1)  # b p h w
+        return Faces(count > 0, count, parts[:, PARTS.index("face"), None], parts, landmarks)
+
+
+@dataclass(frozen=True)
+class _Embedder:
+    net: IdentityEmbedder
+
+    def embed(self, images: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b 5 2"]) -> Float[Tensor, "b d"]:
+        return self.net(images, landmarks)
+
+
+@dataclass(frozen=True)
+class _Restorer:
+    net: RestorerNet
+
+    @torch.no_grad()
+    def restore(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 2*h 2*w"]:
+        return self.net(images).clamp(0, 1)

@@ -1,0 +1,89 @@
+"""What training reads: each task's images encoded once, and batches drawn from them."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from mcpkg.backends.base import Backend
+from mcpkg.config import Method
+from mcpkg.masks import reference_mask, source_mask, to_latent_mask
+from mcpkg.portraits import Portraits
+from mcpkg.prompts import TEMPLATES
+
+PRIOR_IMAGES = 32  # the baselines' papers take 200; they are drawn anew for every run
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One task's images, encoded once."""
+
+    latents: Float[Tensor, "n c k k"]
+    mask: Float[Tensor, "n 1 k k"]
+    """Where reconstruction counts."""
+    face: Float[Tensor, "n 1 h w"]
+    """Pixels of the face: where [V1] may look; [V2] may look at the rest."""
+    landmarks: Float[Tensor, "n 5 2"]
+
+    def __getitem__(self, index: Int[Tensor, " m"]) -> "Concept":
+        return Concept(self.latents[index], self.mask[index], self.face[index], self.landmarks[index])
+
+
+@torch.no_grad()
+def encode_concepts(
+    backend: Backend, source: Portraits, reference: Portraits, method: Method, rng: torch.Generator
+) -> dict[str, Concept]:
+    """Latents and masks of every task: the composed task's pseudo-labels are the reference images (Eq. 6)."""
+
+    def concept(portraits: Portraits, mask: Float[Tensor, "n 1 h w"]) -> Concept:
+        faces, latents = portraits.faces, backend.encode(portraits.images)
+        mask = to_latent_mask(mask if method.masked else torch.ones_like(mask), tuple(latents.shape[-2:]))
+        return Concept(latents, mask, faces.face_mask, faces.landmarks)
+
+    concepts = {
+        "source": concept(source, source_mask(source.faces)),
+        "reference": concept(reference, reference_mask(reference.faces)),
+    }
+    concepts["composed"] = concepts["reference"]
+    if any("prior" in phase.tasks for phase in method.phases):
+        latents = draw_prior(backend, PRIOR_IMAGES, rng)
+        n, side = len(latents), backend.image_size_px
+        no_face = latents.new_zeros(n, 1, side, side)  # never read: the prior's prompt holds no placeholder
+        concepts["prior"] = Concept(latents, torch.ones_like(latents[:, :1]), no_face, latents.new_zeros(n, 5, 2))
+    return concepts
+
+
+@torch.no_grad()
+def draw_prior(backend: Backend, n: int, rng: torch.Generator) -> Float[Tensor, "n c k k"]:
+    """Latents of plain people as the model draws them before training."""
+    sampler = backend.sampler()
+    (prompt,) = TEMPLATES["prior"]
+    return torch.cat([
+        sampler(
+            [prompt] * count, num_inference_steps=25, guidance_scale=backend.default_guidance, generator=rng,
+            height=backend.image_size_px, width=backend.image_size_px, output_type="latent",
+        ).images
+        for count in [8] * (n // 8) + [n % 8] * (n % 8 > 0)
+    ])  # fmt: skip
+
+
+@torch.no_grad()
+def source_identity(backend: Backend, source: Portraits) -> Float[Tensor, "1 d"]:
+    """The mean direction of the source photos' embeddings, R(B(I_s)) of Eq. 7."""
+    embeddings = backend.identity_trainer.embed(source.images, source.faces.landmarks)
+    return functional.normalize(embeddings.mean(dim=0, keepdim=True), dim=1)
+
+
+def draw_batch(
+    concepts: dict[str, Concept], tasks: tuple[str, ...], samples_per_task: int, rng: torch.Generator
+) -> Concept:
+    """Samples of every task one after the other; no image twice in a task before each was in once."""
+    parts = []
+    for task in tasks:
+        n = len(concepts[task].latents)
+        rounds = -(-samples_per_task // n)
+        order = torch.cat([torch.randperm(n, generator=rng) for _ in range(rounds)])
+        parts.append(concepts[task][order[:samples_per_task].to(concepts[task].latents.device)])
+    return Concept(*(torch.cat(tensors) for tensors in zip(*((p.latents, p.mask, p.face, p.landmarks) for p in parts))))

@@ -1,0 +1,119 @@
+"""Sheets for slides: the portraits, and where the learned words looked while they were made."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional
+
+from mcpkg.generate import Generated
+from mcpkg.portraits import Portraits
+
+if TYPE_CHECKING:
+    from mcpkg.evaluate import Scores
+
+CELL_IN = 1.35
+"""Side of one picture on a sheet, in inches."""
+
+
+def portraits_sheet(
+    source: Portraits,
+    reference: Portraits,
+    generated: Generated,
+    restored: Float[Tensor, "n 3 H W"] | None = None,
+    scores: "Scores | None" = None,
+) -> Figure:
+    """Rows of pictures: who, which style, what came out, and the same restored."""
+    rows = {"source": source.images, "reference": reference.images, "result": generated.images}
+    if restored is not None:
+        rows["restored"] = restored
+    columns = max(len(images) for images in rows.values())
+    figure, axes = _grid(len(rows), columns)
+    for axes_row, (label, images) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(axes_row, images):  # rows may be shorter than the widest
+            axis.imshow(_pixels(image))
+        _label(axes_row[0], label)
+    if scores is not None:
+        figure.suptitle(
+            f"identity {scores.identity.mean:.2f} (own photos {scores.identity_among_source:.2f}, "
+            f"strangers {scores.identity_of_strangers:.2f})    "
+            f"style {scores.style.mean:.2f} (references among themselves {scores.style_among_references:.2f})"
+        )
+    return figure
+
+
+def attention_sheet(
+    rows: Mapping[str, tuple[Generated, "Scores"]],
+    words: Mapping[str, str] | None = None,
+    columns: int = 2,
+) -> Figure:
+    """For the same seeds, one row a method: the image, then each word's attention laid over it.
+
+    Args:
+        rows: label -> images with their maps, and their scores.
+        words: role in the maps, "source" first -> how to name it in the titles.
+        columns: how many of the images to show.
+    """
+    words = words or {"source": "[V1]", "reference": "[V2]"}
+    width = 1 + len(words)
+    figure, axes = _grid(len(rows), columns * width)
+    for axes_row, (label, (generated, scores)) in zip(axes, rows.items(), strict=True):
+        _label(axes_row[0], label)
+        for index in range(min(columns, len(generated.images))):
+            cells = axes_row[index * width : (index + 1) * width]
+            cells[0].imshow(_pixels(generated.images[index]))
+            cells[0].set_title(f"seed {generated.seeds[index]}", fontsize=8)
+            for cell, (role, word) in zip(cells[1:], words.items(), strict=True):
+                cell.imshow(overlay(generated.images[index], generated.maps[role][index]))
+                cell.set_title(f"{word} leaks {scores.images.leakage[role][index]:.2f}", fontsize=8)
+    means = ", ".join(f"{scores.leakage_source.mean:.2f} {label}" for label, (_, scores) in rows.items())
+    figure.suptitle(f"share of {words['source']}'s attention outside the face: {means}")
+    return figure
+
+
+def overlay(image: Float[Tensor, "3 h w"], heat: Float[Tensor, "k l"]) -> np.ndarray:
+    """The image in grey with the map over it, brightest at the map's own maximum: h w 3."""
+    from matplotlib import colormaps
+
+    heat = functional.interpolate(heat[None, None].float(), image.shape[-2:], mode="bicubic")[0, 0].clamp_min(0)
+    heat = (heat / heat.amax().clamp_min(1e-12)).cpu().numpy()  # h w
+    grey = _pixels(image).mean(axis=-1, keepdims=True)
+    return 0.4 * grey + 0.6 * colormaps["magma"](heat)[..., :3]
+
+
+def masks_sheet(portraits: Portraits, masks: Float[Tensor, "n 1 h w"]) -> Figure:
+    """What a mask keeps: the rest of each image is dimmed. Look at it before you train."""
+    figure, axes = _grid(1, len(portraits))
+    for axis, image, mask in zip(axes[0], portraits.images, masks, strict=True):
+        axis.imshow(_pixels(image * (0.2 + 0.8 * mask)))
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path, dpi: int = 150) -> None:
+    """Write a figure as PNG; the file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    figure.savefig(partial, format="png", dpi=dpi)
+    partial.replace(path)
+
+
+def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    # Figure and not pyplot: works without a display, and nothing stays open
+    figure = Figure(figsize=(columns * CELL_IN + 0.4, rows * (CELL_IN + 0.1) + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def _label(axis, text: str) -> None:
+    axis.text(-0.06, 0.5, text, rotation=90, va="center", ha="right", fontsize=10, transform=axis.transAxes)
+
+
+def _pixels(image: Float[Tensor, "3 h w"]) -> np.ndarray:
+    return image.detach().clamp(0, 1).permute(1, 2, 0).cpu().float().numpy()
