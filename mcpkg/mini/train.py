@@ -1,0 +1,206 @@
+"""Trains one of the mini models: `python -m mcpkg.mini.train autoencoder`. Started again, it goes on where it stopped."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mcpkg.mini.data import generator_for
+from mcpkg.mini.recipes import RECIPES
+from mcpkg.mini.setting import WEIGHTS, Setting
+
+SAVE_EVERY_S = 120
+LOG_EVERY_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train one of the small models on rendered portraits."""
+
+    name: tyro.conf.Positional[Literal[tuple(RECIPES)]]
+    """Which model."""
+    seed: int | None = None
+    """Of the initial weights and of the order of the data, instead of the recipe's."""
+    steps: int | None = None
+    """Instead of the recipe's."""
+    population: Literal["web", "balanced"] = "web"
+    """Whose portraits to learn from."""
+    images: int = 24_000
+    """How many portraits to render and learn from."""
+    device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
+    """Where to compute."""
+    threads: int | None = None
+    """Of the processor; all of them unless given."""
+    checkpoints: Path = Path.home() / ".cache" / "mcpkg" / "training"
+    """Where rendered portraits and unfinished models are kept."""
+    out: Path = WEIGHTS
+    """Where the finished weights go."""
+    export_only: bool = False
+    """Write the weights of the last checkpoint and stop."""
+    compile: bool = False
+    """Compile the model first: minutes at the start, faster steps after."""
+
+
+def main(arguments: Arguments) -> None:
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    recipe = RECIPES[arguments.name]
+    seed = recipe.seed if arguments.seed is None else arguments.seed
+    torch.manual_seed(seed)  # the initial weights; everything later draws from (seed, step)
+    setting = Setting(
+        recipe=recipe,
+        seed=seed,
+        steps=arguments.steps or recipe.steps,
+        population=arguments.population,
+        images=arguments.images,
+        checkpoints=arguments.checkpoints,
+        out=arguments.out,
+        device=torch.device(arguments.device),
+    )
+    state = TrainingState(setting, arguments.checkpoints / f"{arguments.name}-{setting.population}-{setting.seed}.safetensors")
+    if state.path.exists():
+        state.load()
+        print(f"{arguments.name}: going on from step {state.step}", flush=True)
+    elif arguments.export_only:
+        sys.exit(f"{state.path}: no checkpoint to export. Train {arguments.name} first.")
+    if not arguments.export_only:
+        train(state, arguments.name, arguments.compile)
+    provenance = {
+        "recipe": arguments.name,
+        "seed": str(setting.seed),
+        "steps": str(state.step),
+        "population": setting.population,
+        "commit": current_commit(),
+    }
+    measured = recipe.save(state.ema.eval(), setting, provenance)
+    print(arguments.name, *(f"{name} {value:.4f}" for name, value in measured.items()), flush=True)
+
+
+class TrainingState:
+    """What a run needs to go on after being killed: weights, their average, the optimizer, the step."""
+
+    def __init__(self, setting: Setting, path: Path):
+        self.setting, self.path, self.step = setting, path, 0
+        self.model = setting.recipe.build(setting).to(setting.device).train()
+        self.ema = copy.deepcopy(self.model).requires_grad_(False)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, betas=(0.9, 0.99), weight_decay=setting.recipe.weight_decay)
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Moves the average towards the weights; it starts fast, so that the first steps do not linger in it."""
+        decay = min(self.setting.recipe.ema_decay, (1 + self.step) / (10 + self.step))
+        for mean, value in zip(self.ema.state_dict().values(), self.model.state_dict().values()):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+    def save(self) -> None:
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"step": str(self.step)})
+        os.replace(partial, self.path)
+
+    def load(self) -> None:
+        with safe_open(self.path, "pt", device=str(self.setting.device)) as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            self.step = int(file.metadata()["step"])
+
+        def below(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(below("model."))
+        self.ema.load_state_dict(below("ema."))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in below("optimizer.").items():
+            index, name = key.split(".")
+            moments.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+
+
+def train(state: TrainingState, name: str, compiled: bool = False) -> None:
+    """The one loop of all recipes."""
+    setting, recipe = state.setting, state.setting.recipe
+    model = torch.compile(state.model) if compiled else state.model
+    fast = torch.autocast(setting.device.type, torch.bfloat16, enabled=has_bfloat16(setting.device))
+    saved_at = logged_at = time.monotonic()
+    logged_step = state.step
+    bar = tqdm(initial=state.step, total=setting.steps, desc=name, mininterval=5, disable=None)
+    while state.step < setting.steps:
+        progress = state.step / setting.steps
+        rng = generator_for(setting.seed, state.step)  # of this step alone: a resumed run draws the same
+        for group in state.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * one_cycle(progress)
+        with fast:
+            loss, terms = recipe.loss(model, setting, rng, progress)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"{name}: the loss is {loss.item()} at step {state.step}; lower the learning rate.")
+        loss.backward()
+        nn.utils.clip_grad_norm_(state.trained, 1.0)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.step += 1
+        state.average()
+
+        bar.update()
+        now = time.monotonic()
+        if state.step % LOG_EVERY_STEPS == 0 or state.step in (1, setting.steps):
+            report = " ".join(f"{k} {v.item():.4f}" for k, v in {"loss": loss, **terms}.items())
+            bar.set_postfix_str(report)
+            per_step = (now - logged_at) / (state.step - logged_step)
+            print(f"{name} step {state.step}/{setting.steps} {report} {per_step:.2f} s/step", flush=True)
+            logged_at, logged_step = now, state.step
+        if now - saved_at > SAVE_EVERY_S or state.step == setting.steps:
+            state.save()
+            saved_at = now
+    bar.close()
+
+
+def one_cycle(progress: float, warmup: float = 0.1) -> float:
+    """Share of the peak learning rate: a linear rise over the first tenth, then a cosine to 0.
+
+    A function of progress and nothing else, so there is no scheduler to save.
+    """
+    if progress < warmup:
+        return 0.04 + 0.96 * progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 there, and not merely emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.10 does not tell
+    return device.type == "cpu" and bool(capabilities.get("avx512_bf16"))
+
+
+def current_commit() -> str:
+    """Of the source that trains, if it is a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))
