@@ -51,8 +51,6 @@ class Arguments:
     """Where the finished weights go."""
     export_only: bool = False
     """Write the weights of the last checkpoint and stop."""
-    compile: bool = False
-    """Compile the model first: minutes at the start, faster steps after."""
 
 
 def main(arguments: Arguments) -> None:
@@ -78,7 +76,7 @@ def main(arguments: Arguments) -> None:
     elif arguments.export_only:
         sys.exit(f"{state.path}: no checkpoint to export. Train {arguments.name} first.")
     if not arguments.export_only:
-        train(state, arguments.name, arguments.compile)
+        train(state, arguments.name)
     provenance = {
         "recipe": arguments.name,
         "seed": str(setting.seed),
@@ -137,10 +135,9 @@ class TrainingState:
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
 
 
-def train(state: TrainingState, name: str, compiled: bool = False) -> None:
+def train(state: TrainingState, name: str) -> None:
     """The one loop of all recipes."""
     setting, recipe = state.setting, state.setting.recipe
-    model = torch.compile(state.model) if compiled else state.model
     fast = torch.autocast(setting.device.type, torch.bfloat16, enabled=has_bfloat16(setting.device))
     saved_at = logged_at = time.monotonic()
     logged_step = state.step
@@ -151,7 +148,7 @@ def train(state: TrainingState, name: str, compiled: bool = False) -> None:
         for group in state.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * one_cycle(progress)
         with fast:
-            loss, terms = recipe.loss(model, setting, rng, progress)
+            loss, terms = recipe.loss(state.model, setting, rng, progress)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"{name}: the loss is {loss.item()} at step {state.step}; lower the learning rate.")
         loss.backward()
