@@ -25,7 +25,7 @@ SYNONYMS = {
 
 EXTRA_WORDS = (
     # prompts, templates and lessons
-    "an", "the", "of", "v1", "v2", "style", "styled", "look", "face", "head", "people", "someone", "subject",
+    "an", "the", "of", "style", "styled", "look", "face", "head", "people", "someone", "subject",
     "smiling", "dressed", "as", "like", "at", "to", "by", "no", "not", "without", "very", "good", "bad",
     "close", "up", "studio", "light", "dark", "bright", "eyes", "nose", "mouth", "skin", "ears", "neck",
     "hair", "haired", "image", "painting", "drawing", "colour", "color", "beautiful", "his", "her", "their",
@@ -90,7 +90,7 @@ def _caption(
     say("photo")
     say("of a")
 
-    hair = keep()
+    hair = keep() and seen["hair"]
     if hair and value["hair"] == "bald" and subject != "robot":
         say("bald", _HAIR, _FACE)
         hair = False
@@ -109,7 +109,9 @@ def _caption(
         say(value["garment"], _GARMENT)
     if value["accessory"] != "none" and keep():
         say("and")
-        say("a hat" if value["accessory"] == "hat" else value["accessory"], _ACCESSORY)
+        if value["accessory"] == "hat":
+            say("a")
+        say(value["accessory"], _ACCESSORY)
     if keep():
         say("on a")
         if seen["background_colour"] and keep():
@@ -127,8 +129,11 @@ def _all_words() -> tuple[str, ...]:
     values = [word for choices in ATTRIBUTES.values() for value in choices for word in value.split()]
     grammar = ["a", "the", "of", "with", "on", "in", "and", "style", "hair", "robot", "hat"]
     spoken = [word for choices in SYNONYMS.values() for word in choices]
-    return tuple(sorted({*values, *grammar, *spoken, *EXTRA_WORDS, *"01234567890"}))
+    return tuple(sorted({*values, *grammar, *spoken, *EXTRA_WORDS, *"0123456789"}))
 
 
 VOCABULARY: tuple[str, ...] = _all_words()
-"""Every word that prompts, templates and lessons use; each is one token of the mini tokenizer."""
+"""Every word that captions, prompts, templates and lessons use; each is one token of the mini tokenizer.
+
+The base model learns from captions only: words that no caption says (most of `EXTRA_WORDS`, digits) are known but untrained.
+"""

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,8 @@ from mcpkg.mini.world import PARTS, POPULATIONS, Looks, Nuisance, People, sample
 LOOKS_PER_PERSON = 4
 _CHUNK = 64
 """Portraits rendered at a time; part of what a pool's seed means, so never change it alone."""
+LIGHT_DAMAGE = {"strength": 0.5, "colours": False}
+"""Options of `degrade` for what is to be restored, and not only to be recognised."""
 
 
 @dataclass(frozen=True)
@@ -84,25 +87,43 @@ def make_pool(folder: Path, population: str, size: int, seed: int, images: int, 
         images: how many, rounded up to a multiple of 64.
         first: number of the first portrait; pools that do not overlap share no person.
     """
-    name = f"pool-{population}-{size}-{seed}-{first}-{images}"
-    home, partial = folder / name, folder / f"{name}.partial"
+    home = folder / f"pool-{population}-{size}-{seed}-{first}-{images}"
     if home.exists():
         return Pool(home)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     chunks = -(-images // _CHUNK)
-    sample = _render_chunk(population, size, seed, first // _CHUNK)
-    for key, rows in sample.items():
-        shape = (chunks * _CHUNK, *rows.shape[1:])
-        np.lib.format.open_memmap(partial / f"{key}.npy", mode="w+", dtype=rows.dtype, shape=shape).flush()
-    jobs = [(partial, population, size, seed, first // _CHUNK, chunk) for chunk in range(chunks)]
+    with whoever_is_first(home) as partial:
+        partial.mkdir()
+        for key, rows in _render_chunk(population, size, seed, first // _CHUNK).items():
+            shape = (chunks * _CHUNK, *rows.shape[1:])
+            array = np.lib.format.open_memmap(partial / f"{key}.npy", mode="w+", dtype=rows.dtype, shape=shape)
+            array[:_CHUNK] = rows
+            array.flush()
+        _fill([(partial, population, size, seed, first // _CHUNK, chunk) for chunk in range(1, chunks)], home.name)
+        (partial / "pool.json").write_text(json.dumps({"population": population, "size": size, "seed": seed}))
+    return Pool(home)
+
+
+@contextmanager
+def whoever_is_first(home: Path) -> Iterator[Path]:
+    """A path of this process alone to write to; it becomes `home`, unless another process made the same by then."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent, prefix=f"{home.stem}.", suffix=".partial") as scratch:
+        partial = Path(scratch) / home.name
+        yield partial
+        try:
+            os.replace(partial, home)
+        except OSError:  # a folder that is there is not replaced
+            if not home.exists():
+                raise
+
+
+def _fill(jobs: list[tuple], name: str) -> None:
+    if not jobs:
+        return
     # Spawned, not forked: a fork would inherit torch's threads in an unknown state.
     with multiprocessing.get_context("spawn").Pool(2, initializer=torch.set_num_threads, initargs=(1,)) as workers:
-        for _ in tqdm(workers.imap_unordered(_fill_chunk, jobs), total=chunks, desc=name, mininterval=5):
+        for _ in tqdm(workers.imap_unordered(_fill_chunk, jobs), total=len(jobs), desc=name, mininterval=5):
             pass
-    (partial / "pool.json").write_text(json.dumps({"population": population, "size": size, "seed": seed}))
-    os.replace(partial, home)
-    return Pool(home)
 
 
 def _fill_chunk(job: tuple) -> None:
@@ -181,6 +202,12 @@ def degrade(
     for damage, share in ((expose, 0.5 * colours), (blur, 0.3), (shrink, 0.3), (blotches, 0.3), (coarse, 0.2), (noise, 0.4)):
         images = _on_some(damage, share, images, rng)
     return images.clamp(0, 1)
+
+
+def wear_out(sharp: Float[Tensor, "b 3 H W"], rng: Generator) -> Float[Tensor, "b 3 h w"]:
+    """Half the size, then light damage: what a restorer is measured on."""
+    small = F.avg_pool2d(sharp, 2).split(4)  # some damage is drawn once a batch: small batches see all of it
+    return torch.cat([degrade(images, rng, **LIGHT_DAMAGE) for images in small])
 
 
 def _on_some(damage: Callable[[Tensor], Tensor], share: float, images: Tensor, rng: Generator) -> Tensor:

@@ -84,8 +84,8 @@ def measure_base(exam: Exam) -> Iterator[Bar]:
     wanted = asked(answers.people, answers.looks)
     for column, attribute in enumerate(ATTRIBUTES):
         hits = right[wanted[:, column], column].float()
-        bar = None if attribute == "background_colour" else 0.90
-        yield Bar(f"base: asked {attribute.replace('_', ' ')} is there (of {len(hits)})", hits.mean().item(), bar)
+        name = f"base: asked {attribute.replace('_', ' ')} is there (of {len(hits)})"
+        yield Bar(name, hits.mean().item(), at_least=0.90)
     one_face = (answers.faces.count == 1).float().mean().item()
     yield Bar("base: exactly one face", one_face, at_least=0.98)
     yield Bar("base: identity cosine between images of one prompt", _sameness(exam), at_most=0.35)
@@ -114,7 +114,7 @@ def measure_attention(exam: Exam) -> Iterator[Bar]:
                 continue
             region = cells[i, list(parts)].sum(dim=0)
             if region.mean() > 0.01:  # else the part did not come out: that is a miss of the base, not of attention
-                rows[name].append(grounding(answers.heat[i, k], region))
+                rows[name].append(attention_on_part(answers.heat[i, k], region))
     for name, measured in rows.items():
         share, area, coverage = torch.stack(measured).mean(dim=0).tolist() if measured else (float("nan"),) * 3
         held = name != "accessory"
@@ -124,7 +124,7 @@ def measure_attention(exam: Exam) -> Iterator[Bar]:
         yield Bar(f"attention: {name} words, share over area ({area:.2f})", share / area, 2.0 if small else None)
 
 
-def grounding(heat: Float[Tensor, "k k"], region: Float[Tensor, "k k"]) -> Float[Tensor, "3"]:
+def attention_on_part(heat: Float[Tensor, "k k"], region: Float[Tensor, "k k"]) -> Float[Tensor, "3"]:
     """How well one word's attention sits on its part.
 
     Args:

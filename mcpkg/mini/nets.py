@@ -129,7 +129,9 @@ class IdentityEmbedder(Net):
         _, who, times = identity.unique(return_inverse=True, return_counts=True)
         means = torch.zeros(len(times), traits.shape[1], dtype=traits.dtype).index_add_(0, who, traits)
         means = means / times[:, None]
-        within = (traits - means[who]).T.cov() + 1e-4 * torch.eye(traits.shape[1], dtype=traits.dtype)
+        apart = traits - means[who]
+        within = apart.T @ apart / (len(traits) - len(times))  # each person's mean costs a degree of freedom
+        within = within + 1e-4 * torch.eye(traits.shape[1], dtype=traits.dtype)
         values, vectors = torch.linalg.eigh(within)
         whiten = vectors / values.sqrt()
         between = (means @ whiten).T.cov()

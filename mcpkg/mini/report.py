@@ -1,6 +1,6 @@
 """Measure the small models and write their model card: python -m mcpkg.mini.report.
 
-Exits with 1 when a bar is missed.
+Exits with 1 when a bar is missed, with 2 and one line when nothing could be measured.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from safetensors import safe_open
 from tqdm import tqdm
 
 from mcpkg.backends import load_backend
+from mcpkg.errors import one_line_errors
+from mcpkg.files import replace_whole
 from mcpkg.mini.exam import Exam
 from mcpkg.mini.measure import MEASUREMENTS, Bar
 from mcpkg.mini.sheets import write_sheets
@@ -32,7 +34,7 @@ MIB = 2**20
 INTENDED_USE = """## Intended use
 
 Teaching, tests and research on personalisation where ground truth is wanted: every training image was
-rendered, so its identity, style, part masks and landmarks are known. The models run on a laptop.
+rendered, so its identity, style, part masks and landmarks are known.
 
 ## Limits
 
@@ -44,7 +46,10 @@ rendered, so its identity, style, part masks and landmarks are known. The models
   three lightest Monk tones) and puts wedding dresses almost only on feminine-presenting faces. `BALANCED` does not.
 - **The judges share the renderer.** Style reader, parser and identity scorer were trained on renders, and on
   damaged ones so that they hold on generated images, but their errors there cannot be counted.
-- **Words are few.** The tokenizer knows a whole-word vocabulary of the portrait grammar; it cannot spell others.
+- **The identity scorer is a sibling of the trainer.** Same kind of data, same architecture; only seed and width
+  differ. What fools one may fool the other.
+- **Words are few.** Each word of the portrait grammar is one token. Any other word is spelled in pieces that no
+  model here was trained on, so what it does to the image is arbitrary.
 """
 
 
@@ -131,16 +136,17 @@ def main(only: str = "", as_json: Annotated[bool, tyro.conf.arg(name="json")] = 
     names = only.split(",") if only else list(MEASUREMENTS)
     unknown = [name for name in names if name not in MEASUREMENTS]
     if unknown:
-        sys.exit(f"--only: no measurement named {unknown[0]!r}. Choose from {', '.join(MEASUREMENTS)}.")
+        raise ValueError(f"--only: no measurement named {unknown[0]!r}. Choose from {', '.join(MEASUREMENTS)}.")
+    if prompts < 1:
+        raise ValueError(f"--prompts: {prompts} is below 1.")
     start = time.perf_counter()
     exam = Exam(load_backend("mini"), prompts)
     bars = run_measurements(names, exam)
     if not only:
         sheets = write_sheets(exam, HERE / "model_card")
         card = write_card(bars, read_provenance(WEIGHTS), sheets, time.perf_counter() - start)
-        partial = CARD.with_suffix(".partial")
-        partial.write_text(card)
-        partial.replace(CARD)
+        with replace_whole(CARD) as partial:
+            partial.write_text(card)
     if as_json:
         rows = [asdict(bar) | {"value": bar.value if math.isfinite(bar.value) else None} for bar in bars]  # JSON has no NaN
         print(json.dumps({"passed": all(bar.passed for bar in bars), "bars": rows}, indent=1))
@@ -151,4 +157,5 @@ def main(only: str = "", as_json: Annotated[bool, tyro.conf.arg(name="json")] = 
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="python -m mcpkg.mini.report", config=(tyro.conf.FlagCreatePairsOff,))
+    with one_line_errors():
+        tyro.cli(main, prog="python -m mcpkg.mini.report", config=(tyro.conf.FlagCreatePairsOff,))

@@ -16,6 +16,7 @@ from mcpkg.portraits import save_image
 
 PHOTOS = 5  # per subject and per style
 SIZE_PX = 256
+SHOTS_SEED = 500_000  # added to a person's seed; the same seed would repeat the person's random numbers
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ def reference_people(style_seed: int, robot: bool = False) -> People:
 
 def save_portraits(people: People, looks: Looks, seed: int, folder: Path) -> None:
     """Render and write portraits and their face masks."""
-    renders = render(people, looks, sample_nuisance(len(people), Generator().manual_seed(seed)), size=SIZE_PX)
+    nuisance = sample_nuisance(len(people), Generator().manual_seed(SHOTS_SEED + seed))
+    renders = render(people, looks, nuisance, size=SIZE_PX)
     faces = renders.parts[:, PARTS.index("face"), None]  # b 1 h w
     for i, (image, face) in enumerate(zip(renders.image, faces.expand(-1, 3, -1, -1)), start=1):
         save_image(image, folder / f"{i:02}.png")

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float, Int64
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from mcpkg.mini.data import Batch, Pool, generator_for, make_pool
+from mcpkg.files import replace_whole
+from mcpkg.mini.data import Batch, Pool, generator_for, make_pool, whoever_is_first
 
 WEIGHTS = Path(__file__).parent / "weights"
 LATENT_CHANNELS = 16
@@ -40,6 +42,10 @@ class Recipe:
     steps: int
     learning_rate: float
     batch_size: int
+    population: str = "balanced"
+    """Whose portraits to learn from."""
+    uses_autoencoder: bool = True
+    """Learns through the finished autoencoder: from its latents, or also from images that it decoded."""
     ema_decay: float = 0.998
     weight_decay: float = 0.01
     width: int = 0
@@ -63,6 +69,10 @@ class Setting:
     """Finished weights go here."""
     device: torch.device
     held_out_images: int = 1024
+
+    def __post_init__(self) -> None:
+        if not 0 < self.images <= HELD_OUT:
+            raise ValueError(f"--images: {self.images} is not in 1 to {HELD_OUT}, where the held-out portraits begin.")
 
     @cached_property
     def pool(self) -> Pool:
@@ -93,43 +103,40 @@ class Setting:
         for index in torch.arange(min(images, len(self.held_out))).split(size):
             yield self.held_out.batch(index, self.device)
 
-    @cached_property
-    def autoencoder(self) -> AutoencoderKL | None:
-        """The finished autoencoder of this run's folder, else the package's, else none."""
-        for weights in (self.out, WEIGHTS):
-            if (weights / "base" / "vae" / "config.json").exists():
-                vae = AutoencoderKL.from_pretrained(weights / "base" / "vae", torch_dtype=torch.float32)
-                return vae.to(self.device).eval().requires_grad_(False)
-        return None
-
-    def trained_autoencoder(self) -> AutoencoderKL:
-        """As `autoencoder`.
+    def autoencoder_folder(self) -> Path:
+        """Where the finished autoencoder is: in this run's folder, else in the package.
 
         Raises:
-            FileNotFoundError: when there is none.
+            FileNotFoundError: when it is in neither.
         """
-        if self.autoencoder is None:
-            raise FileNotFoundError(f"{self.out}/base/vae: no autoencoder. First: python -m mcpkg.mini.train autoencoder")
-        return self.autoencoder
+        for weights in (self.out, WEIGHTS):
+            if (weights / "base" / "vae" / "config.json").exists():
+                return weights / "base" / "vae"
+        raise FileNotFoundError(f"{self.out}/base/vae: no autoencoder. First: python -m mcpkg.mini.train autoencoder")
+
+    def load_autoencoder(self) -> AutoencoderKL:
+        """The finished autoencoder as it is on the disk now."""
+        vae = AutoencoderKL.from_pretrained(self.autoencoder_folder(), torch_dtype=torch.float32)
+        return vae.to(self.device).eval().requires_grad_(False)
+
+    @cached_property
+    def autoencoder(self) -> AutoencoderKL:
+        """As `load_autoencoder`, and the same for the whole run."""
+        return self.load_autoencoder()
 
     @cached_property
     def latents(self) -> np.ndarray:
         """The whole pool as the autoencoder sees it (n c h w, deviation 1), encoded once and kept."""
-        vae = self.trained_autoencoder()
-        digest = hashlib.sha256()
-        for name, value in vae.state_dict().items():  # a decoder trained on leaves the latents as they are
-            if name.startswith(("encoder", "quant_conv")):
-                digest.update(value.cpu().numpy().tobytes())
-        path = self.checkpoints / f"latents-{self.pool.folder.name}-{digest.hexdigest()[:12]}.npy"
-        if not path.exists():
+        vae, name = self.autoencoder, f"latents-{self.pool.folder.name}-{encoder_digest(self.autoencoder)}"
+        home = self.checkpoints / f"{name}.npy"
+        if not home.exists():
             rows = []
-            for index in tqdm(torch.arange(len(self.pool)).split(64), desc=path.stem, mininterval=5):
+            for index in tqdm(torch.arange(len(self.pool)).split(64), desc=name, mininterval=5):
                 batch, rng = self.pool.batch(index, self.device), generator_for(1, int(index[0]))
                 rows.append(encode(vae, batch.images, rng).half().cpu().numpy())
-            partial = path.with_suffix(".partial.npy")
-            np.save(partial, np.concatenate(rows), allow_pickle=False)
-            os.replace(partial, path)
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+            with whoever_is_first(home) as partial:
+                np.save(partial, np.concatenate(rows), allow_pickle=False)
+        return np.load(home, mmap_mode="r", allow_pickle=False)
 
 
 @torch.no_grad()
@@ -140,26 +147,42 @@ def encode(vae: AutoencoderKL, images: Float[Tensor, "b 3 h w"], rng: Generator)
     return (posterior.mean + posterior.std * noise).float() * vae.config.scaling_factor
 
 
+def encoder_digest(vae: AutoencoderKL) -> str:
+    """Twelve letters that tell one encoder from another; a decoder trained on leaves the latents as they are."""
+    digest = hashlib.sha256()
+    for name, value in vae.state_dict().items():
+        if name.startswith(("encoder", "quant_conv")):
+            digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says about itself."""
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
 def save_net(net: nn.Module, path: Path, provenance: dict[str, str]) -> None:
     """Half precision, in one move: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
     state = {k: v.contiguous().cpu() for k, v in state.items()}
-    save_file(state, partial, metadata={"arguments": json.dumps(net.arguments), **provenance})
-    os.replace(partial, path)
+    with replace_whole(path) as partial:
+        save_file(state, partial, metadata={"arguments": json.dumps(net.arguments), **provenance})
 
 
 def save_folder(write: Callable[[Path], None], folder: Path, provenance: dict[str, str]) -> None:
-    """`write` into a new folder, stamp the provenance into its weights, and put it in the place of the old one."""
+    """`write` into a new folder, stamp the provenance into its weights, and put it in the place of the old one.
+
+    Weights that come with a provenance of their own keep it.
+    """
     partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
     write(partial)
     for path in partial.rglob("*.safetensors"):
-        with_metadata = {"format": "pt", **provenance}
-        save_file(load_file(path), path, metadata=with_metadata)
+        if "recipe" not in read_metadata(path):
+            save_file(load_file(path), path, metadata={"format": "pt", **provenance})
     if folder.exists():
         os.replace(folder, old)
     os.replace(partial, folder)

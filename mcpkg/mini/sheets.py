@@ -14,13 +14,16 @@ from torch import Tensor
 
 from mcpkg.mini.exam import Exam, degrade_portraits, draw_portraits
 from mcpkg.mini.world import BALANCED, WEB
+from mcpkg.visualize import save_figure
 
 
 def write_sheets(exam: Exam, folder: Path) -> list[Path]:
     """Write every sheet as PNG and return the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     sheets = {"world": world, "generated": generated, "attention": attention, "restored": restored}
-    return [_save(draw(exam), folder / f"{name}.png") for name, draw in sheets.items()]
+    paths = {name: folder / f"{name}.png" for name in sheets}
+    for name, draw in sheets.items():
+        save_figure(draw(exam), paths[name], dpi=110)
+    return list(paths.values())
 
 
 def world(exam: Exam) -> Figure:
@@ -81,10 +84,3 @@ def _wrap(text: str, width: int = 44) -> str:
     for word in text.split():
         lines = [*lines, word] if len(lines[-1]) + len(word) > width else [*lines[:-1], f"{lines[-1]} {word}".strip()]
     return "\n".join(lines)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    partial = path.with_name(path.name + ".part")
-    figure.savefig(partial, dpi=110, format="png")
-    partial.replace(path)
-    return path

@@ -7,6 +7,8 @@ never needs to look, so here a grounding loss tells it (the idea of TokenCompose
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from mcpkg.mini.captions import Caption, write_captions
 from mcpkg.mini.data import Batch, part_shares
-from mcpkg.mini.setting import LATENT_CHANNELS, Setting, encode, save_folder
+from mcpkg.mini.setting import LATENT_CHANNELS, Setting, encode, encoder_digest, save_folder
 from mcpkg.mini.tokenizer import MAX_TOKENS, build_tokenizer
 from mcpkg.mini.world import PARTS
 
@@ -172,14 +174,21 @@ def _denoise(model, latents: Float[Tensor, "b c h w"], batch: Batch, rng: Genera
 
 @torch.no_grad()
 def save_pipeline(model: TextToImage, setting: Setting, provenance: dict[str, str]) -> dict[str, float]:
-    """Writes everything as a StableDiffusionPipeline that `from_pretrained` loads as it is."""
-    vae, terms = setting.trained_autoencoder(), []
-    rng = torch.Generator().manual_seed(0)
+    """Writes everything as a StableDiffusionPipeline that `from_pretrained` loads as it is.
+
+    Raises:
+        ValueError: the autoencoder was trained anew meanwhile, so that its latents are others.
+    """
+    source = setting.autoencoder_folder()
+    vae = setting.load_autoencoder()  # and not the copy of the start: its decoder may have been trained on meanwhile
+    if encoder_digest(vae) != encoder_digest(setting.autoencoder):
+        raise ValueError(f"{source}: another encoder than at the start. Put the old one back and use --export-only.")
+    terms, rng = [], torch.Generator().manual_seed(0)
     for batch in setting.unseen(256):
         terms.append(_denoise(model, encode(vae, batch.images, rng), batch, rng, weight=0.0, dropout=0.0)[1])
     measured = {name: torch.stack([term[name] for term in terms]).mean().item() for name in terms[0]}
     pipeline = StableDiffusionPipeline(
-        vae=vae.half(),
+        vae=vae,
         text_encoder=model.text_encoder,  # in full precision: transformers loads what it finds, diffusers float32
         tokenizer=model.tokenizer,
         unet=model.unet.half(),
@@ -189,5 +198,11 @@ def save_pipeline(model: TextToImage, setting: Setting, provenance: dict[str, st
         requires_safety_checker=False,
     )
     provenance = provenance | {"measured": json.dumps(measured)}
-    save_folder(pipeline.save_pretrained, setting.out / "base", provenance)
+
+    def write(folder: Path) -> None:
+        pipeline.save_pretrained(folder)
+        shutil.rmtree(folder / "vae")
+        shutil.copytree(source, folder / "vae")  # with what its weights say of their own training
+
+    save_folder(write, setting.out / "base", provenance)
     return measured

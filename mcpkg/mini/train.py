@@ -1,24 +1,24 @@
-"""Trains one of the mini models: `python -m mcpkg.mini.train autoencoder`. Started again, it goes on where it stopped."""
+"""Trains one of the mini models: `python -m mcpkg.mini.train autoencoder`. Started again, it goes on where it stopped.
+
+Order: first autoencoder, for all others learn through it; then identity_train, identity_score, parser, style_reader,
+restorer and base, in any order. autoencoder_decoder is optional, at any time after autoencoder.
+"""
 
 from __future__ import annotations
 
-import copy
 import math
-import os
-import subprocess
-import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
 import tyro
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
+from mcpkg.errors import one_line_errors
+from mcpkg.mini.checkpoint import TrainingState
 from mcpkg.mini.data import generator_for
 from mcpkg.mini.recipes import RECIPES
 from mcpkg.mini.setting import WEIGHTS, Setting
@@ -36,9 +36,9 @@ class Arguments:
     seed: int | None = None
     """Of the initial weights and of the order of the data, instead of the recipe's."""
     steps: int | None = None
-    """Instead of the recipe's."""
-    population: Literal["web", "balanced"] = "web"
-    """Whose portraits to learn from."""
+    """Instead of the recipe's; more than before prolongs a training."""
+    population: Literal["web", "balanced"] | None = None
+    """Whose portraits to learn from, instead of the recipe's."""
     images: int = 24_000
     """How many portraits to render and learn from."""
     device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
@@ -54,6 +54,13 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> None:
+    """Train, or go on training, and export.
+
+    Raises:
+        FileNotFoundError: there is no autoencoder yet, or no checkpoint to export.
+        ValueError: the checkpoint was trained in another setting.
+        FloatingPointError: training diverged.
+    """
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     recipe = RECIPES[arguments.name]
@@ -63,18 +70,20 @@ def main(arguments: Arguments) -> None:
         recipe=recipe,
         seed=seed,
         steps=arguments.steps or recipe.steps,
-        population=arguments.population,
+        population=arguments.population or recipe.population,
         images=arguments.images,
         checkpoints=arguments.checkpoints,
         out=arguments.out,
         device=torch.device(arguments.device),
     )
+    if recipe.uses_autoencoder:
+        setting.autoencoder_folder()  # raises, before a pool is rendered in vain
     state = TrainingState(setting, arguments.checkpoints / f"{arguments.name}-{setting.population}-{setting.seed}.safetensors")
     if state.path.exists():
         state.load()
         print(f"{arguments.name}: going on from step {state.step}", flush=True)
     elif arguments.export_only:
-        sys.exit(f"{state.path}: no checkpoint to export. Train {arguments.name} first.")
+        raise FileNotFoundError(f"{state.path}: no checkpoint to export. Train {arguments.name} first.")
     if not arguments.export_only:
         train(state, arguments.name)
     provenance = {
@@ -82,64 +91,20 @@ def main(arguments: Arguments) -> None:
         "seed": str(setting.seed),
         "steps": str(state.step),
         "population": setting.population,
-        "commit": current_commit(),
+        **state.origin,
+        "hours": state.hours(),
     }
     measured = recipe.save(state.ema.eval(), setting, provenance)
     print(arguments.name, *(f"{name} {value:.4f}" for name, value in measured.items()), flush=True)
 
 
-class TrainingState:
-    """What a run needs to go on after being killed: weights, their average, the optimizer, the step."""
-
-    def __init__(self, setting: Setting, path: Path):
-        self.setting, self.path, self.step = setting, path, 0
-        self.model = setting.recipe.build(setting).to(setting.device).train()
-        self.ema = copy.deepcopy(self.model).requires_grad_(False)
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.trained, betas=(0.9, 0.99), weight_decay=setting.recipe.weight_decay)
-
-    @torch.no_grad()
-    def average(self) -> None:
-        """Moves the average towards the weights; it starts fast, so that the first steps do not linger in it."""
-        decay = min(self.setting.recipe.ema_decay, (1 + self.step) / (10 + self.step))
-        for mean, value in zip(self.ema.state_dict().values(), self.model.state_dict().values()):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - decay)
-            else:
-                mean.copy_(value)
-
-    def save(self) -> None:
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"step": str(self.step)})
-        os.replace(partial, self.path)
-
-    def load(self) -> None:
-        with safe_open(self.path, "pt", device=str(self.setting.device)) as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-            self.step = int(file.metadata()["step"])
-
-        def below(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.model.load_state_dict(below("model."))
-        self.ema.load_state_dict(below("ema."))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in below("optimizer.").items():
-            index, name = key.split(".")
-            moments.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
-
-
 def train(state: TrainingState, name: str) -> None:
     """The one loop of all recipes."""
     setting, recipe = state.setting, state.setting.recipe
+    if state.step < setting.steps:
+        state.sign()
     fast = torch.autocast(setting.device.type, torch.bfloat16, enabled=has_bfloat16(setting.device))
-    saved_at = logged_at = time.monotonic()
+    saved_at = logged_at = counted_at = time.monotonic()
     logged_step = state.step
     bar = tqdm(initial=state.step, total=setting.steps, desc=name, mininterval=5, disable=None)
     while state.step < setting.steps:
@@ -160,6 +125,7 @@ def train(state: TrainingState, name: str) -> None:
 
         bar.update()
         now = time.monotonic()
+        state.seconds, counted_at = state.seconds + now - counted_at, now
         if state.step % LOG_EVERY_STEPS == 0 or state.step in (1, setting.steps):
             report = " ".join(f"{k} {v.item():.4f}" for k, v in {"loss": loss, **terms}.items())
             bar.set_postfix_str(report)
@@ -190,14 +156,6 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(capabilities.get("avx512_bf16"))
 
 
-def current_commit() -> str:
-    """Of the source that trains, if it is a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    with one_line_errors():
+        main(tyro.cli(Arguments, description=__doc__, prog="python -m mcpkg.mini.train"))

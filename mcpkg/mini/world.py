@@ -197,12 +197,18 @@ def _draw(weights: Float[Tensor, "n k"], generator: Generator) -> Int64[Tensor, 
 
 
 def readable(looks: Looks) -> Bool[Tensor, "b a"]:
-    """Which attributes the picture shows: no colours in sepia or noir, no hair colour on a bald head."""
+    """Which attributes the picture shows: no colours in sepia or noir, no hair colour on a bald head.
+
+    Under a hat, short hair and none are almost one picture.
+    """
     shown = torch.ones_like(looks.codes, dtype=torch.bool)
     toned = (looks.treatment == code("treatment", "sepia")) | (looks.treatment == code("treatment", "noir"))
     for attribute in ("hair_colour", "garment_colour", "background_colour"):
         shown[:, _COLUMN[attribute]] = ~toned
-    shown[:, _COLUMN["hair_colour"]] &= looks.hair != code("hair", "bald")
+    bald = looks.hair == code("hair", "bald")
+    hatted = (looks.accessory == code("accessory", "hat")) & (bald | (looks.hair == code("hair", "short")))
+    shown[:, _COLUMN["hair"]] = ~hatted
+    shown[:, _COLUMN["hair_colour"]] &= ~bald & ~hatted
     return shown
 
 
