@@ -2,6 +2,9 @@
 # Both install into .venv on first use, and again when the requirements change.
 
 PYTHON ?= python3
+# Where torch comes from, if not from pip's own index. A CPU-only torch, without CUDA packages:
+# make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 # Threads that wait must not eat the core that another process needs.
 export OMP_WAIT_POLICY = PASSIVE
 
@@ -16,10 +19,10 @@ demo: .venv/base.stamp
 test: .venv/dev.stamp
 	.venv/bin/python -m pytest -q
 
-# torch first and by exact version: left to a range, pip takes a newer build with CUDA packages.
+# torch first and by itself, for only torch comes from TORCH_INDEX.
 .venv/base.stamp: $(REQUIREMENTS)
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	$(PIP) install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install --quiet "$$(grep '^torch==' constraints.txt)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(PIP) install --quiet -e . -c constraints.txt
 	touch $@
 

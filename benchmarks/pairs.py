@@ -1,7 +1,7 @@
 """Methods on pairs of subject and style: python -m benchmarks.pairs --pairs amara:kimono bruno:noir_suit.
 
-Prints one row a method, over all images of all pairs, and writes every score as JSON. A finished pair
-is not trained again when the command is repeated with the same --out.
+Prints one row a method, the mean over pairs, and writes every score as JSON with the settings it was made with.
+A pair that is finished under the same settings is not trained again when the command is repeated.
 """
 
 import json
@@ -12,7 +12,9 @@ import tyro
 
 from mcpkg import config
 from mcpkg.backends import load_backend
-from mcpkg.demo import SAMPLES, compare_methods, write_json
+from mcpkg.demo import SAMPLES, check_input, compare_methods
+from mcpkg.errors import one_line_errors
+from mcpkg.files import write_json
 from mcpkg.portraits import load_portraits
 
 METHODS = {
@@ -37,29 +39,33 @@ def main(
     Args:
         pairs: subject:style, folders of the samples.
         methods: names of methods, as in mcpkg.config.
-        out: one JSON file per pair and method goes here, and summary.json.
+        out: one JSON file per pair and method goes here, and summary.json; a file of other settings is replaced.
         backend: which models.
         samples: holds subjects/ and styles/.
         seed: of training and images.
         n: images per pair.
         overrides: for experiments, in a folder of their own: JSON of fields of Method to replace, also
-            "weights" (of LossWeights) and "phases" (a list, for methods of as many phases).
+            "weights" (of LossWeights) and "phases" (a list of fields to replace, one entry a phase).
     """
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
-        raise SystemExit(f"--methods: {unknown} unknown. Choose from {', '.join(METHODS)}.")
+        raise ValueError(f"--methods: {unknown} unknown. Choose from {', '.join(METHODS)}.")
+    for name in methods:
+        vary(METHODS[name], overrides)  # fails now rather than after the first training
+    folders = {pair: find_pair(pair, samples) for pair in pairs}
+    check_input([folder for both in folders.values() for folder in both], out, n)
     models = load_backend(backend)
     rows = {name: [] for name in methods}
-    for pair in pairs:
-        subject, style = pair.split(":")
-        who = load_portraits(samples / "subjects" / subject, models)
-        look = load_portraits(samples / "styles" / style, models)
+    for pair, (source, reference) in folders.items():
+        who, look = load_portraits(source, models), load_portraits(reference, models)
         for name in methods:
-            path = out / f"{subject}-{style}-{name}-{seed}.json"
-            if not path.is_file():
-                method = vary(models.tune(METHODS[name]), json.loads(overrides))
+            path = out / f"{pair.replace(':', '-')}-{name}-{seed}.json"
+            method = vary(models.tune(METHODS[name]), overrides)
+            settings = {"backend": backend, "source": str(source), "reference": str(reference), "seed": seed, "n": n}
+            settings["method"] = config.to_dict(method)
+            if not is_finished(path, settings):
                 (outcome,) = compare_methods(models, who, look, [method], n, seed).values()
-                write_json(outcome.as_dict(), path)
+                write_json({"settings": settings} | outcome.as_dict(), path)
             rows[name].append(json.loads(path.read_text()))
             print(f"{pair} {name}: " + "  ".join(f"{c} {_text(rows[name][-1][c]['mean'])}" for c in COLUMNS + MORE))
 
@@ -71,14 +77,39 @@ def main(
         print(f"{name:<{width}}" + "".join(f"  {_text(means[column]):>24}" for column in COLUMNS + MORE))
 
 
-def vary(method: config.Method, overrides: dict) -> config.Method:
-    """The method with some fields replaced, in its phases and their weights as well."""
-    method = config.with_weights(method, method.name, **overrides.pop("weights", {}))
-    changes = overrides.pop("phases", [])
-    if len(changes) == len(method.phases):
-        phases = (replace(phase, **change) for phase, change in zip(method.phases, changes, strict=True))
-        method = replace(method, phases=tuple(phases))
-    return replace(method, **overrides)
+def find_pair(pair: str, samples: Path) -> tuple[Path, Path]:
+    """Folders of the source and the reference of "subject:style".
+
+    Raises:
+        ValueError: the pair is written otherwise.
+    """
+    subject, _, style = pair.partition(":")
+    if not subject or not style or ":" in style:
+        raise ValueError(f"--pairs: {pair!r} is not subject:style, such as amara:kimono.")
+    return samples / "subjects" / subject, samples / "styles" / style
+
+
+def is_finished(path: Path, settings: dict) -> bool:
+    """Whether the file's scores were made with these settings."""
+    return path.is_file() and json.loads(path.read_text()).get("settings") == json.loads(json.dumps(settings))
+
+
+def vary(method: config.Method, overrides: str) -> config.Method:
+    """The method with some fields replaced, in its phases and their weights as well.
+
+    Raises:
+        ValueError: the overrides are not JSON of such fields, or not of as many phases.
+    """
+    try:
+        changes = json.loads(overrides)
+        method = config.with_weights(method, method.name, **changes.pop("weights", {}))
+        per_phase = changes.pop("phases", [{}] * len(method.phases))
+        if len(per_phase) != len(method.phases):
+            raise ValueError(f"{len(per_phase)} phases given, {method.name} has {len(method.phases)}.")
+        phases = tuple(replace(phase, **change) for phase, change in zip(method.phases, per_phase, strict=True))
+        return replace(method, phases=phases, **changes)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"--overrides: {error}") from None
 
 
 def _over_pairs(scores: list[dict], column: str) -> float | None:
@@ -92,4 +123,5 @@ def _text(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with one_line_errors():
+        tyro.cli(main, prog="python -m benchmarks.pairs")

@@ -11,7 +11,6 @@ _HOME = {
     "generate_portraits": "mcpkg.generate",
     "evaluate_portraits": "mcpkg.evaluate",
     "capture_attention": "mcpkg.attention",
-    "leakage": "mcpkg.leakage",
     "MAGICAPTURE": "mcpkg.config",
     "WITHOUT_REFOCUSING": "mcpkg.config",
     "WITHOUT_IDENTITY": "mcpkg.config",

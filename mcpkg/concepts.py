@@ -71,7 +71,11 @@ def draw_prior(backend: Backend, n: int, rng: torch.Generator) -> Float[Tensor, 
 
 @torch.no_grad()
 def source_identity(backend: Backend, source: Portraits) -> Float[Tensor, "1 d"]:
-    """The mean direction of the source photos' embeddings, R(B(I_s)) of Eq. 7."""
+    """Whom the identity loss pulls to: the mean direction of the source photos' R(B(I_s)) (Eq. 7).
+
+    Note:
+        The paper takes one photo I_s; a mean over all depends less on one photo's pose and light.
+    """
     embeddings = backend.identity_trainer.embed(source.images, source.faces.landmarks)
     return functional.normalize(embeddings.mean(dim=0, keepdim=True), dim=1)
 

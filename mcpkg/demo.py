@@ -1,7 +1,5 @@
 """Portraits of one person in one style, and what Attention Refocusing changes: python -m mcpkg.demo."""
 
-import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +11,11 @@ from mcpkg.adapter import Adapter
 from mcpkg.backends import load_backend
 from mcpkg.backends.base import Backend
 from mcpkg.config import MAGICAPTURE, WITHOUT_REFOCUSING, Method
+from mcpkg.errors import one_line_errors
 from mcpkg.evaluate import Scores, evaluate_portraits, score_table
+from mcpkg.files import write_json
 from mcpkg.generate import Generated, generate_portraits
-from mcpkg.portraits import Portraits, load_portraits
+from mcpkg.portraits import Portraits, find_images, load_portraits
 from mcpkg.trainer import personalise
 from mcpkg.visualize import attention_sheet, portraits_sheet, save_figure
 
@@ -61,12 +61,18 @@ def compare_methods(
     return outcomes
 
 
-def write_json(values: dict, path: Path) -> None:
-    """The file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
-    os.replace(partial, path)
+def check_input(folders: Sequence[Path], out: Path, n: int) -> None:
+    """What can be told before anything is loaded or trained; makes the folder `out`.
+
+    Raises:
+        ValueError: n is below 1.
+        OSError: a folder is missing or holds no image, or `out` cannot be made.
+    """
+    if n < 1:
+        raise ValueError(f"--n: {n} is below 1. Ask for at least one portrait.")
+    for folder in folders:
+        find_images(folder)
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def main(
@@ -87,8 +93,9 @@ def main(
         seed: of training; image i starts from seed + i.
         n: how many portraits.
     """
-    models = load_backend(backend)
     source, reference = source or _first("subjects"), reference or _first("styles")
+    check_input((source, reference), out, n)
+    models = load_backend(backend)
     who, look = load_portraits(source, models), load_portraits(reference, models)
     full, ablated = (models.tune(method) for method in (MAGICAPTURE, WITHOUT_REFOCUSING))
     outcomes = compare_methods(models, who, look, (full, ablated), n, seed)
@@ -110,12 +117,11 @@ def main(
 def _first(kind: str) -> Path:
     folders = sorted(path for path in (SAMPLES / kind).glob("*") if path.is_dir())
     if not folders:
-        raise SystemExit(f"{SAMPLES / kind}: no samples. Run in the repository's folder, or give --source and --reference.")
+        missing = f"{SAMPLES / kind}: no samples."
+        raise FileNotFoundError(f"{missing} Run in the repository's folder, or give --source and --reference.")
     return folders[0]
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except (FileNotFoundError, ValueError) as error:  # bad input: one line, no traceback
-        raise SystemExit(str(error)) from None
+    with one_line_errors():
+        tyro.cli(main, prog="python -m mcpkg.demo")

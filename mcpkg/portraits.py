@@ -1,5 +1,6 @@
 """Load a folder of portraits: upright square images, and the face in each."""
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mcpkg.backends.base import Backend, Faces
+from mcpkg.files import replace_whole
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 CENTERING = (0.5, 0.3)  # of the crop to a square: people keep their heads in the upper half of tall photos
@@ -44,12 +46,7 @@ def load_portraits(folder: str | Path, backend: Backend, mask_files: bool = True
         FileNotFoundError: no such folder, or no image in it.
         ValueError: a file cannot be read, or does not show exactly one face; the message names it.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder.")
-    paths = tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES))
-    if not paths:
-        raise FileNotFoundError(f"{folder}: no image found. Put PNG, JPEG or WebP files into it.")
+    paths = find_images(folder)
     images = torch.stack([read_image(path, backend.image_size_px) for path in paths]).to(backend.device)
     faces = backend.face_parser.parse(images)
     for path, count in zip(paths, faces.count.tolist(), strict=True):
@@ -60,6 +57,21 @@ def load_portraits(folder: str | Path, backend: Backend, mask_files: bool = True
     if mask_files:
         faces = replace(faces, face_mask=_masks_from_files(paths, faces.face_mask))
     return Portraits(paths, images, faces)
+
+
+def find_images(folder: str | Path) -> tuple[Path, ...]:
+    """The images directly in a folder, in the order of the names.
+
+    Raises:
+        FileNotFoundError: no such folder, or no image in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder.")
+    paths = tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES))
+    if not paths:
+        raise FileNotFoundError(f"{folder}: no image found. Put PNG, JPEG or WebP files into it.")
+    return paths
 
 
 def read_image(path: str | Path, size_px: int) -> Float[Tensor, "3 h w"]:
@@ -75,21 +87,18 @@ def read_image(path: str | Path, size_px: int) -> Float[Tensor, "3 h w"]:
 
 def save_image(image: Float[Tensor, "3 h w"], path: str | Path) -> None:
     """Write one image in [0, 1] as PNG; the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
     pixels = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    Image.fromarray(pixels).save(partial, format="PNG")
-    partial.replace(path)
+    with replace_whole(path) as partial:
+        Image.fromarray(pixels).save(partial, format="PNG")
 
 
 def _open(path: str | Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning), Image.open(path) as image:
             if image.mode.startswith(("I", "F")):  # Pillow would clip, not scale, these
                 raise ValueError(f"{path}: {image.mode} pixels are not supported. Save it with 8 bits per channel.")
             return ImageOps.exif_transpose(image)
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{path}: cannot be read as an image ({error}). Save it again or remove it.") from None
 
 

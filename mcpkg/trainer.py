@@ -74,6 +74,7 @@ def personalise(
     Note:
         All tasks go through the UNet in one forward pass. The identity loss reads those composed
         samples whose timestep happens to be below T', where the authors run a second pass for it.
+        Learning rates rise over the first 5 % of a phase; the authors' fall linearly from the start.
     """
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision: {precision!r} unknown. Choose 'fp32' or 'bf16'.")

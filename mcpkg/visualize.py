@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional
 
+from mcpkg.files import replace_whole
 from mcpkg.generate import Generated
 from mcpkg.portraits import Portraits
 
@@ -95,11 +96,8 @@ def masks_sheet(portraits: Portraits, masks: Float[Tensor, "n 1 h w"]) -> Figure
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = 150) -> None:
     """Write a figure as PNG; the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    figure.savefig(partial, format="png", dpi=dpi)
-    partial.replace(path)
+    with replace_whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=dpi)
 
 
 def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:

@@ -1,10 +1,20 @@
 """Shapes in signatures are checked here, at run time; our own warnings are errors."""
 
+from pathlib import Path
+
 import pytest
 from jaxtyping import install_import_hook
 
+import tests.typecheck  # noqa: F401, the hook below looks it up by name
+
 # Before anything imports mcpkg: what is already imported goes unchecked.
-install_import_hook("mcpkg", "typecheck.typecheck")
+install_import_hook("mcpkg", "tests.typecheck.typecheck")
+
+BASE = Path(__file__).parent.parent / "mcpkg" / "mini" / "weights" / "base"
+needs_weights = pytest.mark.skipif(
+    not (BASE / "model_index.json").is_file(),
+    reason="mcpkg/mini/weights/base is not there: train it with python -m mcpkg.mini.train",
+)
 
 
 def pytest_configure(config):
@@ -22,6 +32,6 @@ def generator():
 @pytest.fixture
 def pipeline():
     """A fresh tiny pipeline that a test may change."""
-    from tiny import tiny_pipeline
+    from tests.tiny import tiny_pipeline
 
     return tiny_pipeline()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from peft import LoraConfig
-from tiny import LATENT_CHANNELS, TEXT_LENGTH, tiny_unet
+from tests.tiny import LATENT_CHANNELS, TEXT_LENGTH, tiny_unet
 from torch.nn.functional import mse_loss
 
 from mcpkg.attention import capture_attention, find_cross_attention

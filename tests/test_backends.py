@@ -4,25 +4,24 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import diffusers
 import pytest
 import torch
+import transformers
 
-from mcpkg.backends import BACKENDS, load_backend
+from mcpkg.backends import BACKENDS, load_backend, mini
 from mcpkg.config import CUSTOM_DIFFUSION, MAGICAPTURE
 from mcpkg.generate import generate_portraits
+from mcpkg.mini.recipes import RECIPES
 from mcpkg.portraits import Portraits
 from mcpkg.trainer import personalise
+from tests.conftest import needs_weights
 from tests.tiny_backend import tiny_backend
 
 
-@pytest.fixture(scope="module", params=["tiny", *BACKENDS])
+@pytest.fixture(scope="module", params=["tiny", *(pytest.param(name, marks=needs_weights) for name in BACKENDS)])
 def backend(request):
-    if request.param == "tiny":
-        return tiny_backend()
-    try:
-        return load_backend(request.param)
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+    return tiny_backend() if request.param == "tiny" else load_backend(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +62,14 @@ def test_the_two_identity_embedders_are_not_one(backend, portraits):
 
 
 def test_style_is_a_unit_vector_blind_outside_the_mask(backend, portraits):
-    keep = torch.ones_like(portraits.faces.face_mask)
+    keep = torch.zeros_like(portraits.faces.face_mask)
+    keep[..., : keep.shape[-1] // 2] = 1
     vectors = backend.style_reader.embed(portraits.images, keep)
     assert torch.allclose(vectors.norm(dim=1), torch.ones(4), atol=1e-4)
+    hidden = torch.where(keep == 1, portraits.images, 1 - portraits.images)
+    shown = torch.where(keep == 1, 1 - portraits.images, portraits.images)
+    assert torch.allclose(backend.style_reader.embed(hidden, keep), vectors, atol=1e-5)
+    assert not torch.allclose(backend.style_reader.embed(shown, keep), vectors, atol=1e-3)
 
 
 def test_the_restorer_doubles_the_size(backend, portraits):
@@ -93,11 +97,19 @@ def test_it_personalises_and_generates(backend, portraits):
     assert generated.images.isfinite().all()
 
 
-def test_tuning_gives_every_method_as_many_steps(backend):
-    if backend.name == "tiny":
-        pytest.skip("the tiny backend does not tune")
-    steps = {sum(phase.steps for phase in backend.tune(method).phases) for method in (MAGICAPTURE, CUSTOM_DIFFUSION)}
+def test_tuning_gives_every_method_as_many_steps():
+    steps = {sum(phase.steps for phase in mini.tune(method).phases) for method in (MAGICAPTURE, CUSTOM_DIFFUSION)}
     assert len(steps) == 1
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_loading_leaves_progress_bars_as_they_were(monkeypatch, shown):
+    for log in (diffusers.utils.logging, transformers.utils.logging):
+        monkeypatch.setattr(log, "_tqdm_active", shown)
+    with mini._quiet():
+        assert not transformers.utils.logging.is_progress_bar_enabled()
+    assert diffusers.utils.logging.is_progress_bar_enabled() == shown
+    assert transformers.utils.logging.is_progress_bar_enabled() == shown
 
 
 def test_unknown_backends_are_refused():
@@ -106,15 +118,19 @@ def test_unknown_backends_are_refused():
 
 
 def test_missing_weights_say_how_to_get_them(tmp_path):
-    from mcpkg.backends.mini import load_mini
-
-    with pytest.raises(FileNotFoundError, match="mcpkg.mini.train"):
-        load_mini(weights=tmp_path)
+    with pytest.raises(FileNotFoundError, match="mcpkg.mini.train for each of autoencoder, .*, base"):
+        mini.load_mini(weights=tmp_path)
 
 
-def test_loading_prints_nothing(backend):
-    if backend.name == "tiny":
-        pytest.skip("nothing is loaded")
-    code = f"from mcpkg.backends import load_backend; load_backend({backend.name!r})"
+def test_every_model_to_train_is_named():
+    named = set(mini.TO_TRAIN.split(", "))
+    assert named <= RECIPES.keys()
+    assert RECIPES.keys() - named == {"autoencoder_decoder"}  # goes on from the autoencoder
+
+
+@needs_weights
+@pytest.mark.parametrize("name", BACKENDS)
+def test_loading_prints_nothing(name):
+    code = f"from mcpkg.backends import load_backend; load_backend({name!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""

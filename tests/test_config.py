@@ -27,6 +27,10 @@ def test_methods_have_names_of_their_own():
     assert len({method.name for method in METHODS}) == len(METHODS) == 7
 
 
+def test_every_method_learns_a_word_for_its_subject():
+    assert all("embeddings" in phase.trains for method in METHODS for phase in method.phases)
+
+
 def test_ablations_change_one_thing_only():
     second = MAGICAPTURE.phases[1]
     for ablation in (config.WITHOUT_REFOCUSING, config.WITHOUT_IDENTITY, config.WITHOUT_COMPOSED):

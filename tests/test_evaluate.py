@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from mcpkg.evaluate import bootstrap_interval, evaluate_portraits, mean_pairwise_cosine, score_table
+from mcpkg.evaluate import N_STRANGERS, bootstrap_interval, evaluate_portraits, mean_pairwise_cosine, score_table
 from mcpkg.generate import Generated
 from tests.tiny_backend import disc, tiny_backend, tiny_portraits
 
@@ -30,9 +30,12 @@ def test_the_sources_own_photo_scores_above_others(setting):
 
 def test_scaled_identity_is_zero_for_strangers_and_one_for_own_photos(setting):
     backend, source, reference = setting
-    scores = evaluate_portraits(backend, generated(source.images), source, reference)
-    low, high = scores.identity_of_strangers, scores.identity_among_source
-    assert scores.identity_scaled.mean == pytest.approx((scores.identity.mean - low) / (high - low), abs=1e-5)
+    strangers, _ = backend.strangers(N_STRANGERS)
+    scores = evaluate_portraits(backend, generated(strangers), source, reference)
+    assert scores.identity_scaled.mean == pytest.approx(0, abs=1e-4)
+    scores = evaluate_portraits(backend, generated(source[:1].images), source[:1], reference)  # the very photo
+    assert scores.identity_scaled.mean == pytest.approx(1, abs=1e-4)
+    assert scores.identity_of_strangers < 0.9
 
 
 def test_leakage_is_the_share_outside_the_face(setting):

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from tiny import TEXT_LENGTH, tiny_unet
+from tests.tiny import TEXT_LENGTH, tiny_unet
 
 from mcpkg.attention import capture_attention
 from mcpkg.leakage import LeakageRow, area_outside, attention_mass, leakage, leakage_rows, mean_leakage

@@ -105,6 +105,14 @@ def test_sixteen_bits_are_refused(tmp_path):
         read_image(tmp_path / "a.png", 8)
 
 
+@pytest.mark.parametrize("side", [12, 20])
+def test_huge_pictures_are_refused(monkeypatch, tmp_path, side):
+    picture(side, side).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow warns above it and fails above twice as many
+    with pytest.raises(ValueError, match="a.png: cannot be read as an image .*decompression bomb"):
+        read_image(tmp_path / "a.png", 8)
+
+
 def test_an_empty_mask_file_is_named(backend, tmp_path):
     picture(32, 32).save(tmp_path / "a.png")
     save_image(torch.zeros(3, 32, 32), tmp_path / "masks" / "a.png")

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tiny import TEXT_LENGTH
+from tests.tiny import TEXT_LENGTH
 
 from mcpkg.prompts import (
     REFERENCE,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import needs_weights
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -23,7 +25,16 @@ def test_every_name_in_the_table_exists(name):
 
 def test_every_equation_has_a_row():
     rows = " ".join(re.findall(r"^\| ([\d–, ]+) \|", README, flags=re.MULTILINE))
-    assert rows == "1 2 3 4–6 7 8 9, 10"
+    assert rows == "1 2 3 4–6 7 8 9, 10 11"
+
+
+def test_modules_import_only_from_those_before_them():
+    (order,) = re.findall(r"`(portraits → [^`]+)`", README)
+    modules = order.split(" → ")
+    for place, module in enumerate(modules):
+        code = (ROOT / "mcpkg" / f"{module}.py").read_text()
+        imported = set(re.findall(r"^from mcpkg\.(\w+) import", code, flags=re.MULTILINE))
+        assert imported & set(modules) <= set(modules[:place]), module
 
 
 def test_every_linked_file_exists():
@@ -44,8 +55,9 @@ def test_every_command_shows_its_help(module):
     assert "usage" in done.stdout.lower()
 
 
+@needs_weights
 def test_the_python_block_runs(monkeypatch):
-    """As written, but for one step a phase: the schedule itself is what `make demo` runs."""
+    """As written, but for one step a phase and two portraits: the schedule itself is what `make demo` runs."""
     backends = importlib.import_module("mcpkg.backends")
     load_backend = backends.load_backend
 
@@ -58,5 +70,5 @@ def test_the_python_block_runs(monkeypatch):
     monkeypatch.chdir(ROOT)
     (code,) = blocks("python")
     names: dict = {}
-    exec(code, names)
-    assert names["portraits"].images.shape == (8, 3, 128, 128)
+    exec(code.replace("n=8", "n=2"), names)
+    assert names["portraits"].images.shape == (2, 3, 128, 128)

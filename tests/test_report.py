@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mcpkg.mini import report
-from mcpkg.mini.measure import MEASUREMENTS, Bar, asked, grounding
+from mcpkg.mini.measure import MEASUREMENTS, Bar, asked, attention_on_part
 from mcpkg.mini.world import ATTRIBUTES, Looks, People
 
 NAN = float("nan")
@@ -18,19 +18,19 @@ def test_a_bar_is_cleared_from_the_right_side():
     assert not Bar("could not be measured", NAN, at_least=0.9).passed
 
 
-def test_grounding_of_attention_on_half_of_its_part():
+def test_attention_on_half_of_its_part():
     region = torch.zeros(4, 4)
     region[:2] = 1  # 8 of 16 cells
     heat = torch.ones(4, 4)
     heat[0] = 5  # 20 + 4 of the 32 are inside; only the first row is above the mean of 2
-    torch.testing.assert_close(grounding(heat, region), torch.tensor([24 / 32, 0.5, 0.5]))
+    torch.testing.assert_close(attention_on_part(heat, region), torch.tensor([24 / 32, 0.5, 0.5]))
 
 
 def test_a_few_bright_cells_do_not_cover_a_part():
     region = torch.ones(4, 4)
     heat = torch.zeros(4, 4)
     heat[0, 0] = 1
-    share, _, covered = grounding(heat, region).tolist()
+    share, _, covered = attention_on_part(heat, region).tolist()
     assert share == 1.0
     assert covered == pytest.approx(1 / 16)
 
@@ -75,7 +75,7 @@ def test_a_missed_bar_shows_in_the_exit_code(stub, capsys, value, code):
 
 
 def test_an_unknown_measurement_is_named():
-    with pytest.raises(SystemExit, match="no measurement named 'basse'. Choose from autoencoder"):
+    with pytest.raises(ValueError, match="no measurement named 'basse'. Choose from autoencoder"):
         report.main(only="basse")
 
 
@@ -90,5 +90,5 @@ def test_the_card_shows_numbers_bars_misses_and_training(tmp_path):
     assert "![world](model_card/world.png)" in card
 
 
-def test_every_part_of_the_issue_is_measured():
+def test_every_model_is_measured():
     assert list(MEASUREMENTS) == "autoencoder style base attention identity parser restorer speed".split()

@@ -40,6 +40,13 @@ class Projection:
         return functional.normalize((thumbnails - shift) @ self.matrix, dim=1)
 
 
+class MaskedProjection(Projection):
+    """Sees only what the mask keeps."""
+
+    def embed(self, images, keep_mask):
+        return super().embed(images * keep_mask, keep_mask)
+
+
 class Doubler:
     def restore(self, images):
         return functional.interpolate(images, scale_factor=2, mode="bilinear")
@@ -58,7 +65,7 @@ def tiny_backend(seed: int = 0) -> Backend:
         face_parser=DiscParser(),
         identity_trainer=Projection(1),
         identity_scorer=Projection(2),
-        style_reader=Projection(3),
+        style_reader=MaskedProjection(3),
         restorer=Doubler(),
         strangers=noise_portraits,
         default_guidance=2.0,

@@ -83,7 +83,8 @@ class Backend:
     identity_trainer: FaceEmbedder
     """Gives the gradient of the identity loss (Eq. 7)."""
     identity_scorer: FaceEmbedder
-    """Measures identity; trained apart, so that it does not share the trainer's blind spots."""
+    """Measures identity with other weights than the trainer's; where both learned from one kind of data and share
+    an architecture, they may share blind spots too."""
     style_reader: StyleReader
     restorer: Restorer
     strangers: Callable[[int], tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 5 2"]]] | None = None

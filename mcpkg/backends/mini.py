@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mcpkg.backends.base import Backend, Faces
-from mcpkg.config import LossWeights, Method, Phase
+from mcpkg.config import Method, Phase
 from mcpkg.mini.nets import (
     FaceParserNet,
     IdentityEmbedder,
@@ -27,6 +27,7 @@ from mcpkg.mini.world import BALANCED, PARTS, sample_nuisance
 WEIGHTS = Path(__file__).parent.parent / "mini" / "weights"
 IMAGE_SIZE_PX = 128
 STRANGERS_SEED = 8_500_000  # of people that no model was trained on
+TO_TRAIN = "autoencoder, parser, identity_train, identity_score, style_reader, restorer, base"
 
 STEPS = 500
 """Optimiser steps of every method, shared among its phases as in the paper."""
@@ -44,7 +45,7 @@ def load_mini(device: str = "cpu", weights: Path = WEIGHTS) -> Backend:
         FileNotFoundError: weights are missing; says how to train them.
     """
     if not (weights / "base" / "model_index.json").is_file():
-        raise FileNotFoundError(f"{weights / 'base'}: no weights. Train them with python -m mcpkg.mini.train.")
+        raise FileNotFoundError(f"{weights / 'base'}: no weights. Run python -m mcpkg.mini.train for each of {TO_TRAIN}.")
     with _quiet():
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
             weights / "base", local_files_only=True,
@@ -67,7 +68,7 @@ def load_mini(device: str = "cpu", weights: Path = WEIGHTS) -> Backend:
 
 
 def tune(method: Method) -> Method:
-    """The method with steps and learning rates that converge within two minutes on two cores."""
+    """The method with fewer steps and higher learning rates, for a small model."""
     total = sum(phase.steps for phase in method.phases)
 
     def suit(phase: Phase) -> Phase:
@@ -77,7 +78,7 @@ def tune(method: Method) -> Method:
             steps=round(STEPS * phase.steps / total),
             learning_rate=min(rates, default=phase.learning_rate),
             embedding_learning_rate=EMBEDDING_LEARNING_RATE if phase.trains == ("embeddings",) else 1e-3,
-            weights=_lighter_identity(phase.weights),
+            weights=replace(phase.weights, identity=min(phase.weights.identity, IDENTITY_WEIGHT)),
         )
 
     return replace(
@@ -96,14 +97,17 @@ def _quiet() -> Iterator[None]:
     """No bars for a load of half a second, and no advice on image processors that nothing here uses."""
     logs = (diffusers.utils.logging, transformers.utils.logging)
     levels = [log.get_verbosity() for log in logs]
+    with_bars = [log for log in logs if log.is_progress_bar_enabled()]
     for log in logs:
         log.set_verbosity_error()
+    for log in with_bars:
         log.disable_progress_bar()
     try:
         yield
     finally:
         for log, level in zip(logs, levels, strict=True):
             log.set_verbosity(level)
+        for log in with_bars:
             log.enable_progress_bar()
 
 
@@ -114,10 +118,6 @@ def draw_strangers(n: int) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 5
     people = BALANCED.people(n, generator)
     renders = render(people, BALANCED.looks(people, generator), sample_nuisance(n, generator), IMAGE_SIZE_PX)
     return renders.image, renders.landmarks
-
-
-def _lighter_identity(weights: LossWeights) -> LossWeights:
-    return replace(weights, identity=min(weights.identity, IDENTITY_WEIGHT))
 
 
 @dataclass(frozen=True)
