@@ -4,12 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from mcpkg.mini.data import LOOKS_PER_PERSON, Pool, degrade, generator_for, make_pool, part_shares
+from mcpkg.mini.data import (
+    LOOKS_PER_PERSON,
+    Pool,
+    degrade,
+    generator_for,
+    make_pool,
+    part_shares,
+    wear_out,
+    whoever_is_first,
+)
 from mcpkg.mini.world import PARTS
 
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory) -> Pool:
+    # One chunk, which is rendered in this process: no workers are started.
     return make_pool(tmp_path_factory.mktemp("pool"), "web", 32, seed=0, images=64)
 
 
@@ -17,7 +27,25 @@ def test_a_pool_is_rendered_once(pool):
     made = (pool.folder / "images.npy").stat().st_mtime_ns
     again = make_pool(pool.folder.parent, "web", 32, seed=0, images=64)
     assert len(again) == 64 and (again.folder / "images.npy").stat().st_mtime_ns == made
-    assert not list(pool.folder.parent.glob("*.partial"))
+    assert list(pool.folder.parent.iterdir()) == [pool.folder]
+
+
+def test_of_two_processes_that_make_the_same_the_first_wins(tmp_path):
+    with whoever_is_first(tmp_path / "pool") as slow:
+        slow.mkdir()
+        (slow / "by").write_text("slow")
+        with whoever_is_first(tmp_path / "pool") as fast:
+            fast.mkdir()
+            (fast / "by").write_text("fast")
+    assert (tmp_path / "pool" / "by").read_text() == "fast"
+    assert [path.name for path in tmp_path.iterdir()] == ["pool"]
+
+
+def test_what_was_half_made_is_gone_after_an_error(tmp_path):
+    with pytest.raises(RuntimeError), whoever_is_first(tmp_path / "pool") as partial:
+        partial.mkdir()
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_batch_knows_who_and_what_is_in_it(pool):
@@ -56,6 +84,12 @@ def test_damage_stays_within_the_range_of_a_picture_and_is_repeatable(generator)
     assert damaged.shape == images.shape and 0 <= damaged.min() and damaged.max() <= 1
     assert torch.equal(damaged, degrade(images, generator_for(0, 0))) and not torch.equal(damaged, images)
     assert torch.equal(images, before)
+
+
+def test_worn_pictures_are_half_the_size_and_still_alike(generator):
+    sharp = torch.rand(8, 3, 1, 1, generator=generator).expand(-1, -1, 64, 64)  # even, so that blur changes nothing
+    worn = wear_out(sharp, generator_for(0, 0))
+    assert worn.shape == (8, 3, 32, 32) and 0 < (worn - sharp[..., :32, :32]).abs().mean() < 0.05
 
 
 def test_damage_lets_gradients_through(generator):

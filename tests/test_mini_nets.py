@@ -66,6 +66,17 @@ def test_fitted_directions_listen_to_what_is_reliable(generator):
     assert before < 0.5 and verified() > 0.95
 
 
+def test_fitted_directions_whiten_the_scatter_within_people(generator):
+    # Two pictures of each: deviations from the mean of two have half the variance, whatever the number of people.
+    net, people = IdentityEmbedder(width=8), 2000
+    identity = torch.arange(people).repeat_interleave(2)
+    traits = 3.0 * torch.randn(people, net.centre.numel(), generator=generator).repeat_interleave(2, dim=0)
+    net.fit_directions(traits + 0.5 * torch.randn(traits.shape, generator=generator), identity)
+    # each axis: 1 / 0.5 to whiten, times the weight sqrt(36 / (1 + 36)) of people who scatter six times as far
+    lengths = torch.linalg.svdvals(net.directions)
+    assert lengths.mean().item() == pytest.approx(2 * (36 / 37) ** 0.5, rel=0.05)
+
+
 def test_the_parser_gives_a_part_for_each_pixel(generator):
     logits, landmarks = FaceParserNet(width=8).eval()(torch.rand(2, 3, 64, 64, generator=generator))
     assert logits.shape == (2, len(PARTS), 64, 64)

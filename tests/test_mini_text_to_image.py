@@ -2,15 +2,17 @@
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor2_0
+from torch import nn
 
 from mcpkg.mini.captions import Caption, write_captions
 from mcpkg.mini.data import Batch, generator_for
 from mcpkg.mini.recipes import RECIPES
-from mcpkg.mini.setting import LATENT_CHANNELS, Setting
+from mcpkg.mini.setting import LATENT_CHANNELS, Setting, read_metadata, save_folder
 from mcpkg.mini.text_to_image import ShownAttention, TextToImage, _denoise, grounding, save_pipeline, tokenize
 from mcpkg.mini.world import BALANCED, PARTS
+from tests.tiny_mini import tiny_autoencoder
 
 
 @pytest.fixture(scope="module")
@@ -99,21 +101,36 @@ def test_both_terms_teach_and_a_step_is_repeatable(model):
     assert loss.item() == pytest.approx((terms["denoising"] + 0.02 * terms["grounding"]).item())
 
 
-def test_the_saved_folder_is_a_stable_diffusion_pipeline(model, tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    blocks = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "latent_channels": 8, "sample_size": 128}
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, **blocks
-    )
+def test_an_encoder_trained_anew_meanwhile_is_refused(model, tmp_path):
     setting = Setting(RECIPES["base"], 0, 1, "web", 64, tmp_path, tmp_path, torch.device("cpu"))
-    monkeypatch.setitem(setting.__dict__, "autoencoder", vae.eval())
+    vae = tiny_autoencoder()
+    vae.save_pretrained(tmp_path / "base" / "vae")
+    assert setting.autoencoder is not None  # loaded at the start
+    nn.init.ones_(vae.quant_conv.bias)
+    vae.save_pretrained(tmp_path / "base" / "vae")
+    with pytest.raises(ValueError, match="another encoder than at the start"):
+        save_pipeline(model, setting, {"recipe": "base"})
+
+
+def test_the_saved_folder_is_a_stable_diffusion_pipeline(model, tmp_path, monkeypatch):
+    setting = Setting(RECIPES["base"], 0, 1, "web", 64, tmp_path, tmp_path, torch.device("cpu"))
+    vae = tiny_autoencoder()
+    save_folder(vae.save_pretrained, tmp_path / "base" / "vae", {"recipe": "autoencoder", "seed": "7"})
+    assert setting.autoencoder.config.scaling_factor == 0.5
+    nn.init.ones_(vae.decoder.conv_out.bias)  # the decoder is trained on while the diffusion model learns
+    save_folder(vae.save_pretrained, tmp_path / "base" / "vae", {"recipe": "autoencoder_decoder", "seed": "8"})
     monkeypatch.setattr(Setting, "unseen", lambda self, images: [batch_of(torch.zeros(2, 128, 128, dtype=torch.int64))])
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    measured = save_pipeline(model, setting, {"recipe": "base"})
+    measured = save_pipeline(model, setting, {"recipe": "base", "seed": "0"})
     assert set(measured) == {"denoising", "grounding", "inside"}
+    told = {path.parent.name: read_metadata(path) for path in tmp_path.rglob("*.safetensors")}
+    assert {name: (metadata["recipe"], metadata["seed"]) for name, metadata in told.items()} == {
+        "vae": ("autoencoder_decoder", "8"), "unet": ("base", "0"), "text_encoder": ("base", "0"),
+    }  # fmt: skip
 
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "base")
     pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.vae.config.scaling_factor == 0.5 and (pipeline.vae.decoder.conv_out.bias == 1).all()
     assert {module.dtype for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {torch.float32}
     images = pipeline("a red dress", num_inference_steps=2, guidance_scale=3.0, output_type="pt").images
     assert images.shape == (1, 3, 128, 128)

@@ -1,18 +1,28 @@
 """The training loop goes on exactly where it was killed; every recipe teaches every weight."""
 
 import itertools
+import json
+import runpy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mcpkg.mini import train
+from mcpkg.mini import checkpoint, train
 from mcpkg.mini.data import _render_chunk, generator_for
 from mcpkg.mini.recipes import RECIPES
-from mcpkg.mini.setting import Recipe, Setting
+from mcpkg.mini.setting import HELD_OUT, Recipe, Setting, read_metadata, save_folder
+from tests.tiny_mini import tiny_autoencoder
+
+
+@pytest.fixture(autouse=True)
+def no_weights_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr("mcpkg.mini.setting.WEIGHTS", tmp_path / "package")
 
 
 def setting_of(recipe: Recipe, folder, steps: int = 1) -> Setting:
@@ -24,14 +34,22 @@ def setting_of(recipe: Recipe, folder, steps: int = 1) -> Setting:
 
 @pytest.fixture(scope="module")
 def pools(tmp_path_factory):
-    """One chunk of portraits in the place of every pool that a recipe asks for."""
+    """One chunk of portraits in the place of every pool that a recipe asks for, and an autoencoder."""
     folder = tmp_path_factory.mktemp("pools")
-    for name, size, chunk in [("128-0-0-64", 128, 0), ("256-0-0-64", 256, 0), ("128-0-1000000-64", 128, 15625)]:
+    for name, size, chunk, times in [
+        ("128-0-0-64", 128, 0, 1), ("256-0-0-64", 256, 0, 1),
+        ("128-0-1000000-64", 128, 15625, 1), ("256-0-1000000-128", 256, 15625, 2),
+    ]:  # fmt: skip
         home = folder / f"pool-web-{name}"
         home.mkdir()
         for key, rows in _render_chunk("web", size, 0, chunk).items():
-            np.save(home / f"{key}.npy", rows)
+            np.save(home / f"{key}.npy", np.concatenate([rows] * times))
+    save_autoencoder(folder / "weights")
     return folder
+
+
+def save_autoencoder(out) -> None:
+    save_folder(tiny_autoencoder().save_pretrained, out / "base" / "vae", {"recipe": "autoencoder", "seed": "7"})
 
 
 class Killed(Exception):
@@ -47,12 +65,15 @@ def _toy(kill_at: int | None = None) -> Recipe:
         x = torch.randn(8, 2, generator=rng)
         return (model(x) - x.sum(dim=1, keepdim=True)).square().mean(), {}
 
-    return Recipe(lambda setting: nn.Linear(2, 1), loss, lambda *_: {}, steps=8, learning_rate=0.1, batch_size=8)
+    return Recipe(
+        lambda setting: nn.Linear(2, 1), loss, lambda *_: {},
+        steps=8, learning_rate=0.1, batch_size=8, uses_autoencoder=False,
+    )  # fmt: skip
 
 
-def _run(recipe: Recipe, path) -> train.TrainingState:
+def _run(recipe: Recipe, path, steps: int = 8, **changes) -> train.TrainingState:
     torch.manual_seed(0)
-    state = train.TrainingState(setting_of(recipe, path.parent, steps=8), path)
+    state = train.TrainingState(replace(setting_of(recipe, path.parent, steps), **changes), path)
     if path.exists():
         state.load()
     train.train(state, "toy")
@@ -68,6 +89,50 @@ def test_a_killed_run_goes_on_exactly(tmp_path, monkeypatch):
     assert resumed.step == 8
     assert torch.equal(resumed.model.weight, whole.model.weight)
     assert torch.equal(resumed.ema.weight, whole.ema.weight)
+
+
+def test_a_checkpoint_tells_who_trained_it_where_and_for_how_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "current_commit", lambda: "1111111")
+    path = tmp_path / "toy.safetensors"
+    first = _run(_toy(), path)
+    assert first.seconds > 0
+    monkeypatch.setattr(checkpoint, "current_commit", lambda: "2222222-dirty")
+    assert _run(_toy(), path).origin["commit"] == "1111111"  # it was finished: nothing was trained since
+    longer = _run(_toy(), path, steps=12)
+    assert longer.step == 12 and longer.seconds > first.seconds
+    told = read_metadata(path)
+    assert told["commit"] == "1111111; 2222222-dirty" and told["machine"] == f"{torch.get_num_threads()} threads, cpu"
+    assert float(told["seconds"]) == longer.seconds and longer.hours() == "0.00"
+
+
+def test_a_checkpoint_of_before_all_this_was_noted_is_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "current_commit", lambda: "2222222")
+    path = tmp_path / "toy.safetensors"
+    _run(_toy(), path)
+    save_file(load_file(path), path, metadata={"step": "8"})
+    state = _run(_toy(), path, steps=12)
+    assert state.hours() == "0.00 since step 8" and state.origin["commit"] == "unknown; 2222222"
+
+
+def test_a_checkpoint_is_not_gone_on_with_on_other_portraits(tmp_path):
+    path = tmp_path / "toy.safetensors"
+    _run(_toy(), path)
+    with pytest.raises(ValueError, match=r"toy.safetensors: trained with images 64, not 128\. Give the same"):
+        _run(_toy(), path, images=128)
+
+
+def test_a_checkpoint_is_not_gone_on_with_through_another_autoencoder(tmp_path):
+    recipe, path = replace(_toy(), uses_autoencoder=True), tmp_path / "toy.safetensors"
+    save_autoencoder(tmp_path / "weights")
+    _run(recipe, path)
+    vae = tiny_autoencoder()
+    nn.init.ones_(vae.decoder.conv_out.bias)  # leaves the latents as they are
+    vae.save_pretrained(tmp_path / "weights" / "base" / "vae")
+    _run(recipe, path)
+    nn.init.ones_(vae.encoder.conv_out.bias)
+    vae.save_pretrained(tmp_path / "weights" / "base" / "vae")
+    with pytest.raises(ValueError, match="trained with autoencoder"):
+        _run(recipe, path)
 
 
 def test_the_average_starts_fast_and_ends_slow(tmp_path):
@@ -101,12 +166,30 @@ def test_a_recipe_teaches_every_weight(name, pools):
     setting = setting_of(recipe, pools)
     torch.manual_seed(0)
     model = recipe.build(setting)
-    if name == "restorer":
-        nn.init.normal_(model.leave.weight, std=0.01)  # it starts at 0, where nothing behind it learns
+    for weight in model.parameters():
+        if weight.ndim > 1 and not weight.any():
+            nn.init.normal_(weight, std=0.01)  # some start at 0, where nothing before them learns
     loss, terms = recipe.loss(model, setting, generator_for(0, 0), 0.75)
     loss.backward()
     idle = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert torch.isfinite(loss) and idle == [] and all(torch.isfinite(term) for term in terms.values())
+
+
+def test_a_decoder_is_trained_on_and_its_latents_stay_what_they_were(pools, tmp_path):
+    save_autoencoder(tmp_path)
+    recipe = replace(RECIPES["autoencoder_decoder"], batch_size=2)
+    setting = replace(setting_of(recipe, pools), out=tmp_path)
+    vae = recipe.build(setting).train()
+    loss, _ = recipe.loss(vae, setting, generator_for(0, 0), 0.5)
+    loss.backward()
+    learnt = {key.split(".")[0] for key, p in vae.named_parameters() if p.grad is not None}
+    assert learnt == {"decoder", "post_quant_conv"}
+    measured = recipe.save(vae.eval(), setting, {"recipe": "autoencoder_decoder", "seed": "0"})
+    assert measured["latent_std"] == 2.0
+    again = AutoencoderKL.from_pretrained(tmp_path / "base" / "vae")
+    assert again.config.scaling_factor == 0.5
+    told = read_metadata(next(tmp_path.rglob("*.safetensors")))
+    assert told["recipe"] == "autoencoder_decoder" and json.loads(told["encoder"])["seed"] == "7"
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "identity_train", "parser", "style_reader"])
@@ -122,7 +205,33 @@ def test_finished_weights_say_how_they_came_to_be(name, pools, tmp_path):
     assert measured and all(np.isfinite(list(measured.values())))
 
 
-def test_an_autoencoder_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr("mcpkg.mini.setting.WEIGHTS", tmp_path)
-    with pytest.raises(FileNotFoundError, match="mcpkg.mini.train autoencoder"):
-        setting_of(RECIPES["base"], tmp_path).trained_autoencoder()
+def test_a_restorer_is_measured_on_damaged_pictures(pools, tmp_path):
+    # Untrained it is bicubic enlargement; of undamaged pictures that alone reaches more than 30 dB.
+    recipe = RECIPES["restorer"]
+    setting = replace(setting_of(recipe, pools), out=tmp_path)
+    measured = recipe.save(recipe.build(setting).eval(), setting, {"recipe": "restorer"})
+    assert read_metadata(tmp_path / "restorer.safetensors")["recipe"] == "restorer"
+    assert measured["psnr_db"] == pytest.approx(measured["bicubic_psnr_db"], abs=1e-3) and measured["psnr_db"] < 30
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "autoencoder"])
+def test_an_autoencoder_is_asked_for_before_anything_is_rendered(name, tmp_path):
+    arguments = train.Arguments(name, checkpoints=tmp_path / "checkpoints", out=tmp_path, device="cpu")
+    with pytest.raises(FileNotFoundError, match="First: python -m mcpkg.mini.train autoencoder"):
+        train.main(arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_ends_with_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["train", "base", "--out", str(tmp_path), "--images", str(HELD_OUT + 1)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(train.__file__, run_name="__main__")
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.count("\n") == 1 and "where the held-out portraits begin" in error
+
+
+def test_portraits_that_are_held_out_are_not_learnt_from(tmp_path):
+    setting = setting_of(RECIPES["base"], tmp_path)
+    for images in (0, HELD_OUT + 1):
+        with pytest.raises(ValueError, match=f"--images: {images} is not in 1 to {HELD_OUT}"):
+            replace(setting, images=images)

@@ -78,7 +78,8 @@ def main(arguments: Arguments) -> None:
     )
     if recipe.uses_autoencoder:
         setting.autoencoder_folder()  # raises, before a pool is rendered in vain
-    state = TrainingState(setting, arguments.checkpoints / f"{arguments.name}-{setting.population}-{setting.seed}.safetensors")
+    path = arguments.checkpoints / f"{arguments.name}-{setting.population}-{setting.seed}.safetensors"
+    state = TrainingState(setting, path)
     if state.path.exists():
         state.load()
         print(f"{arguments.name}: going on from step {state.step}", flush=True)
