@@ -30,7 +30,7 @@ _identity = partial(Recipe, lambda s: IdentityEmbedder(s.recipe.width), identity
 
 RECIPES: dict[str, Recipe] = {
     "autoencoder": Recipe(
-        build_autoencoder, autoencoder_loss, save_autoencoder, 6000, 2e-3, batch_size=8, uses_autoencoder=False
+        build_autoencoder, autoencoder_loss, save_autoencoder, 4400, 2e-3, batch_size=8, uses_autoencoder=False
     ),
     "autoencoder_decoder": Recipe(build_decoder, decoder_loss, save_decoder, 2000, 5e-4, batch_size=8),
     # The two embedders share neither seed nor width, so that one can judge what the other was used to optimise.
@@ -40,6 +40,6 @@ RECIPES: dict[str, Recipe] = {
     "style_reader": Recipe(lambda s: StyleReaderNet(), style_loss, save_style, 2500, 2e-3, batch_size=48),
     "restorer": Recipe(lambda s: RestorerNet(), restorer_loss, save_restorer, 1500, 1e-3, batch_size=16),
     "base": Recipe(
-        TextToImage, denoising_loss, save_pipeline, 6000, 8e-4, batch_size=32, population="web", ema_decay=0.999
+        TextToImage, denoising_loss, save_pipeline, 6000, 1.2e-3, batch_size=32, population="web", ema_decay=0.999
     ),
 }

@@ -79,6 +79,11 @@ class TextToImage(nn.Module):
             cross_attention_dim=TEXT_WIDTH,
             norm_num_groups=16,
         )
+        # As in the original latent diffusion code: every block starts as its shortcut. diffusers leaves this out.
+        for name, module in self.unet.named_modules():
+            if name.endswith((".conv2", ".proj_out", "conv_out")):
+                nn.init.zeros_(module.weight)
+                nn.init.zeros_(module.bias)
         for module in self.unet.modules():
             if isinstance(module, Attention) and module.is_cross_attention:
                 module.set_processor(ShownAttention())
