@@ -13,7 +13,7 @@ install_import_hook("mcpkg", "tests.typecheck.typecheck")
 BASE = Path(__file__).parent.parent / "mcpkg" / "mini" / "weights" / "base"
 needs_weights = pytest.mark.skipif(
     not (BASE / "model_index.json").is_file(),
-    reason="mcpkg/mini/weights/base is not there: train it with python -m mcpkg.mini.train",
+    reason="the diffusion model's weights are not there: train them with python -m mcpkg.mini.train base",
 )
 
 

@@ -53,7 +53,7 @@ def build_autoencoder(setting: Setting) -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * len(CHANNELS),
         layers_per_block=1,
         norm_num_groups=2,  # groups of few channels would forget how bright and colourful the picture is
-        mid_block_add_attention=False,  # costs a tenth of the time and adds nothing at 16x16
+        mid_block_add_attention=False,  # an image is encoded from what is near
         sample_size=128,
     )
     _start_linear(vae)
@@ -63,8 +63,7 @@ def build_autoencoder(setting: Setting) -> AutoencoderKL:
 def _start_linear(vae: AutoencoderKL) -> None:
     """Every residual block starts as its shortcut, every other convolution keeps its input's size.
 
-    From torch's own start a signal shrinks at every layer; the network then finds the colours one by one, each
-    after hundreds of steps.
+    From torch's own start a signal shrinks at every layer, and the network is slow to find the colours.
     """
     for name, module in vae.named_modules():
         if isinstance(module, nn.Conv2d):
