@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 from diffusers import AutoencoderKL
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -133,6 +135,34 @@ def test_a_checkpoint_is_not_gone_on_with_through_another_autoencoder(tmp_path):
     vae.save_pretrained(tmp_path / "weights" / "base" / "vae")
     with pytest.raises(ValueError, match="trained with autoencoder"):
         _run(recipe, path)
+
+
+def _train_together(rank: int, folder) -> None:
+    """One of two processes; spawned, so it sees nothing of this test but the folder."""
+    dist.init_process_group("gloo", init_method=(folder / "address").as_uri(), rank=rank, world_size=2)
+    torch.manual_seed(0)
+    state = train.TrainingState(setting_of(_toy(), folder, steps=8), folder / "toy.safetensors")
+    train.train(state, "toy", rank, processes=2)
+    dist.destroy_process_group()
+
+
+def test_two_processes_learn_what_one_learns_from_both_halves_of_each_batch(tmp_path):
+    torch.multiprocessing.spawn(_train_together, (tmp_path,), nprocs=2)
+
+    def loss_of_both_halves(model, setting, rng, progress):
+        step = round(progress * 8)
+        halves = [torch.randn(8, 2, generator=generator_for(0, 2 * step + rank)) for rank in range(2)]
+        return torch.stack([(model(x) - x.sum(dim=1, keepdim=True)).square().mean() for x in halves]).mean(), {}
+
+    alone = _run(replace(_toy(), loss=loss_of_both_halves), tmp_path / "alone.safetensors")
+    together = load_file(tmp_path / "toy.safetensors")
+    torch.testing.assert_close(together["model.weight"], alone.model.weight.detach())
+    torch.testing.assert_close(together["ema.weight"], alone.ema.weight)
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused():
+    with pytest.raises(ValueError, match="--processes: a batch of 24 cannot be shared among 5"):
+        train.main(train.Arguments("parser", processes=5))
 
 
 def test_the_average_starts_fast_and_ends_slow(tmp_path):

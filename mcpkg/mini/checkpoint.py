@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -93,9 +94,10 @@ class TrainingState:
 
 
 def machine(device: torch.device) -> str:
-    """E.g. "2 threads, cpu"."""
+    """E.g. "2 threads, cpu" or "2 processes of 1 threads, cpu"."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return f"{torch.get_num_threads()} threads, {where}"
+    processes = f"{dist.get_world_size()} processes of " if dist.is_initialized() else ""
+    return f"{processes}{torch.get_num_threads()} threads, {where}"
 
 
 def current_commit() -> str:

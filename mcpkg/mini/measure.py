@@ -191,6 +191,11 @@ def measure_speed(exam: Exam) -> Iterator[Bar]:
     generate(exam.backend, ["a photo of a woman wearing a red kimono"] * 8, seed=7)
     torch.set_num_threads(threads)
     yield Bar(f"speed: 8 images, {STEPS} guided steps, two threads, s", time.perf_counter() - start, at_most=15.0)
+    torch.set_num_threads(1)
+    start, portraits = time.perf_counter(), 256
+    draw_portraits(BALANCED, portraits, seed=8, size_px=exam.backend.image_size_px)
+    torch.set_num_threads(threads)
+    yield Bar("speed: portraits rendered per second, one thread", portraits / (time.perf_counter() - start), at_least=100.0)
 
 
 MEASUREMENTS: dict[str, Callable[[Exam], Iterator[Bar]]] = {
