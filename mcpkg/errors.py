@@ -1,15 +1,74 @@
-"""How commands speak of bad input."""
+"""How commands speak of bad input, and of what they chose for the user."""
 
+import errno
 import sys
+import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+EXIT_CODE = 2
+EXPECTED = (OSError, ValueError, FloatingPointError)
+"""Bad input, trouble with files, diverged training; anything else is our own mistake and keeps its traceback."""
+
+
+class Notice(UserWarning):
+    """Something that the user should know although all goes on; one line."""
+
+
+def notify(text: str) -> None:
+    """Tell the user, once for each text: a line in a command, a warning in a notebook or a program."""
+    warnings.warn(text, Notice, stacklevel=3)
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Bad input, files and diverged training end the command with one line and exit code 2, without a traceback."""
-    try:
-        yield
-    except (OSError, ValueError, FloatingPointError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
+    """Bad input ends the command with one line and exit code 2, without a traceback; a notice is one line too.
+
+    Both go to standard error, so that standard output stays clean for programs.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", Notice)
+        show_others = warnings.showwarning
+
+        def show(message, category, *where, **options) -> None:
+            if issubclass(category, Notice):
+                print(f"notice: {_joined(message)}", file=sys.stderr)
+            else:
+                show_others(message, category, *where, **options)
+
+        warnings.showwarning = show
+        try:
+            yield
+        except Exception as error:
+            if (line := describe_error(error)) is None:
+                raise
+            print(f"error: {line}", file=sys.stderr)
+            raise SystemExit(EXIT_CODE) from None
+
+
+def describe_error(error: Exception) -> str | None:
+    """One line about what is wrong and what to do; None for our own mistakes."""
+    if type(error).__name__ == "SafetensorError":  # by name, for safetensors may not be imported
+        return f"{_weights_file(error)}: damaged, or not a safetensors file ({_joined(error)}). Copy or train it again."
+    if not isinstance(error, EXPECTED):
+        return None
+    if isinstance(error, OSError) and error.strerror:  # the system's own words
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"{error.filename or 'disk'}: no space left. Free some and repeat the command."
+        return f"{error.filename or 'file'}: {_joined(error.strerror).lower()}."
+    return _joined(error)
+
+
+def _weights_file(error: Exception) -> str:
+    """The safetensors file that was being read; the error itself does not say."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        for value in frame.f_locals.values():
+            if isinstance(value, str | Path) and str(value).endswith(".safetensors"):
+                return str(value)
+    return "weights"
+
+
+def _joined(text: object) -> str:
+    return " ".join(str(text).split()) or type(text).__name__

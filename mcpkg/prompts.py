@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mcpkg.errors import notify
+
 TEMPLATES = {
     "source": ("a photo of {source} person",),                                   # c_s, Eq. 4
     "reference": ("a photo of a person in the {reference} style",),              # c_r, Eq. 5
@@ -30,7 +32,7 @@ class Placeholder:
     token: str
     """As written in prompts, such as "<v1>"."""
     initializer: str
-    """The word whose embedding it starts from; a single token of the model's vocabulary."""
+    """What it starts from: one token of the model's vocabulary, or as many as it has vectors ("young woman" for 2)."""
     vectors: int = 1
     """How many embedding vectors it stands for."""
 
@@ -38,6 +40,9 @@ class Placeholder:
         if self.vectors < 1:
             raise ValueError(f"{self.token}: {self.vectors} vectors. Give 1 or more.")
 
+
+PIECES_FROM = 10_000
+"""Size from which a vocabulary is taken to be of pieces of words; CLIP's has 49,408, one of whole words far fewer."""
 
 SOURCE = Placeholder("<v1>", "person")
 REFERENCE = Placeholder("<v2>", "style")
@@ -77,9 +82,9 @@ def add_placeholders(
 
     Raises:
         ValueError: if a token is a word of the vocabulary or was added with another number of vectors,
-            or an initializer is not a single token.
+            or an initializer is neither one token nor one per vector.
     """
-    starts = [_single_token_id(tokenizer, placeholder) for placeholder in placeholders]
+    starts = [_start_ids(tokenizer, placeholder) for placeholder in placeholders]
     for placeholder in placeholders:
         _add_tokens(tokenizer, placeholder)
     ids = {p.token: tokenizer.convert_tokens_to_ids(vector_tokens(p)) for p in placeholders}
@@ -88,22 +93,24 @@ def add_placeholders(
         text_encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     matrix = text_encoder.get_input_embeddings().weight.data
     for placeholder, start in zip(placeholders, starts, strict=True):
-        rows = matrix[start].float().repeat(placeholder.vectors, 1)                            # v d
-        if placeholder.vectors > 1:
+        rows = matrix[start].float()                                                           # v d
+        if len(set(start)) < placeholder.vectors:
             noise = torch.randn(rows.shape, generator=generator, device=generator.device)
             rows = rows + 0.1 * rows.std() * noise.to(rows)
         matrix[ids[placeholder.token]] = rows.to(matrix)
     return ids
 
 
-def _single_token_id(tokenizer, placeholder: Placeholder) -> int:
+def _start_ids(tokenizer, placeholder: Placeholder) -> list[int]:
+    """The token that each vector starts from."""
     ids = tokenizer(placeholder.initializer, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+    if len(ids) not in (1, placeholder.vectors) or unknown_words(tokenizer, placeholder.initializer):
+        wanted = "one token" if placeholder.vectors == 1 else f"one token or {placeholder.vectors}"
         raise ValueError(
-            f"{placeholder.token}: initializer {placeholder.initializer!r} is not one token of the vocabulary. "
+            f"{placeholder.token}: initializer {placeholder.initializer!r} is not {wanted} of the vocabulary. "
             "Choose a plain word such as 'person' or 'style'."
         )
-    return ids[0]
+    return ids * (placeholder.vectors // len(ids))
 
 
 def _add_tokens(tokenizer, placeholder: Placeholder) -> None:
@@ -200,25 +207,45 @@ def tokenize_prompts(tokenizer, texts: Sequence[str]) -> Int[Tensor, "b n"]:
     """Token ids, padded to the model's full length; a placeholder of several vectors becomes several tokens.
 
     Raises:
-        ValueError: if a text is too long or holds a word that the tokenizer does not know. Cut or dropped words
-            would otherwise vanish without a word, a placeholder among them.
+        ValueError: if a text is too long; cut words would vanish, a placeholder among them.
+
+    Warns:
+        Notice: naming the `unknown_words` of a text.
     """
     added, length = tokenizer.get_added_vocab(), tokenizer.model_max_length
     rows = []
     for text in texts:
+        expanded = text
         for token in added:
             if len(family := _family(added, token)) > 1:
-                text = re.sub(re.escape(token) + r"(?!_\d)", lambda _: " ".join(family), text)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if tokenizer.unk_token_id in ids:
-            pieces = {word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in text.split()}
-            unknown = [word for word, ids in pieces.items() if tokenizer.unk_token_id in ids]
-            raise ValueError(f"prompt {text!r}: the model does not know {unknown}. Use other words.")
+                expanded = re.sub(re.escape(token) + r"(?!_\d)", lambda _: " ".join(family), expanded)
+        ids = tokenizer(expanded, add_special_tokens=False)["input_ids"]
         if len(ids) + 2 > length:
             raise ValueError(f"prompt {text!r}: {len(ids)} tokens; the model reads at most {length - 2}. Shorten it.")
+        if unknown := unknown_words(tokenizer, text):
+            notify(f"prompt {text!r}: the model never learned {', '.join(map(repr, unknown))}. Use other words.")
         padding = [tokenizer.pad_token_id] * (length - len(ids) - 2)
         rows.append([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *padding])
     return torch.tensor(rows)
+
+
+def unknown_words(tokenizer, text: str) -> list[str]:
+    """Words of a text that mean nothing to the model, in order.
+
+    These are words with a part for which the tokenizer has no token, and, under a vocabulary of whole words, words
+    that it spells out. CLIP's own vocabulary is of pieces, which its model learned to read together: it has none.
+    """
+    added, whole_words = tokenizer.get_added_vocab(), len(tokenizer) < PIECES_FROM
+
+    def is_unknown(text: str) -> bool:
+        pieces = tokenizer.tokenize(text)
+        spelled_out = (not piece.endswith("</w>") and piece not in added for piece in pieces)  # CLIP's mark of an end
+        return tokenizer.unk_token in pieces or (whole_words and any(spelled_out))
+
+    if not is_unknown(text):  # as almost always
+        return []
+    unknown = ((word, word.strip(",.;:!?")) for word in text.split() if is_unknown(word))
+    return list(dict.fromkeys(bare if bare and is_unknown(bare) else word for word, bare in unknown))
 
 
 def encode_prompts(tokenizer, text_encoder, texts: Sequence[str]) -> Float[Tensor, "b n d"]:

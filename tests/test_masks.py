@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mcpkg.masks import reference_mask, source_mask, to_latent_mask
+from mcpkg.masks import reference_mask, source_mask, to_attention_mask, to_latent_mask
 from tests.tiny_backend import DiscParser
 
 
@@ -12,21 +12,55 @@ def test_a_cell_holds_the_share_that_the_mask_covers():
     assert to_latent_mask(mask, 2)[0, 0].tolist() == [[0.25, 0.0], [0.0, 1.0]]
 
 
-def test_small_parts_are_kept():
+def test_a_part_smaller_than_a_cell_keeps_one():
+    mask = torch.zeros(1, 1, 128, 128)
+    mask[..., 32:64, 32:64] = 1  # a face of 4 x 4 cells of 8
+    mask[..., 100, 17] = 1  # an earring: 1 pixel of 64, below the eighth; cell 100 // 8 = 12, 17 // 8 = 2
+    shrunk = to_latent_mask(mask, (16, 16))[0, 0]
+    assert shrunk[12, 2] == 1 and shrunk.sum() == 16 + 1
+
+
+def test_a_mask_of_a_single_pixel_is_not_empty():
     mask = torch.zeros(1, 1, 128, 128)
     mask[..., 63, 17] = 1
-    assert to_latent_mask(mask, (16, 16)).sum() == pytest.approx(1 / 64)  # one pixel of 8 x 8
+    assert to_latent_mask(mask, 16).sum() == 1
+
+
+def test_a_thin_line_stays_a_line():
+    mask = torch.zeros(1, 1, 128, 128)
+    mask[..., 63, :] = 1  # 8 pixels of each cell that it crosses: 8 / 64 = 1 / 8, just enough
+    assert to_latent_mask(mask, 16)[0, 0, 7].tolist() == [1 / 8] * 16
+    # at 4 cells a side it covers 32 of 1024 pixels, too few for a share: whole cells instead
+    assert to_latent_mask(mask, 4)[0, 0, 1].tolist() == [1.0] * 4
+
+
+def test_outlines_do_not_swell():
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 4:9, 4:9] = 1  # of four cells of 4 x 4 pixels, one full, two with 1/4, one with 1/16: below the eighth
+    assert to_latent_mask(mask, 4)[0, 0].tolist() == [[0, 0, 0, 0], [0, 1, 0.25, 0], [0, 0.25, 0, 0], [0, 0, 0, 0]]
+
+
+def test_a_parsers_faint_doubt_is_no_part():
+    mask = torch.full((1, 1, 16, 16), 0.01)
+    mask[..., :4, :4] = 1
+    assert (to_latent_mask(mask, 4) > 0).sum() == 1
 
 
 def test_empty_masks_are_refused_by_number():
-    masks = torch.stack((torch.ones(1, 8, 8), torch.zeros(1, 8, 8)))
-    with pytest.raises(ValueError, match=r"masks \[1\] are empty"):
+    masks = torch.stack((torch.ones(1, 8, 8), torch.zeros(1, 8, 8), torch.full((1, 8, 8), 1e-3)))
+    with pytest.raises(ValueError, match=r"masks \[1, 2\] are empty"):
         to_latent_mask(masks, 4)
 
 
 def test_masks_do_not_grow():
     with pytest.raises(ValueError, match="it would grow"):
         to_latent_mask(torch.ones(1, 1, 8, 8), 16)
+
+
+def test_a_word_may_look_wherever_the_mask_touches():
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., 0, 0] = 0.7
+    assert to_attention_mask(mask, 2)[0, 0].flatten().tolist() == pytest.approx([0.7, 0, 0, 0])
 
 
 def test_the_two_masks_share_the_image_between_them():

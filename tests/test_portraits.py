@@ -3,7 +3,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mcpkg.portraits import load_portraits, read_image, save_image
+from mcpkg.errors import Notice
+from mcpkg.portraits import load_portraits, save_image
+from tests.test_framing import RedParser, scene
+from tests.test_pictures import picture, write_bad
 from tests.tiny_backend import tiny_backend
 
 
@@ -12,109 +15,162 @@ def backend():
     return tiny_backend()
 
 
-def picture(width, height, mode="RGB"):
-    """Left half red, right half blue."""
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[:, : width // 2, 0] = 255
-    pixels[:, width // 2 :, 2] = 255
-    return Image.fromarray(pixels).convert(mode)
+@pytest.fixture
+def folder(tmp_path):
+    """Two good photos of the backend's own size."""
+    for name in ("a.png", "b.png"):
+        picture(32, 32).save(tmp_path / name)
+    return tmp_path
+
+
+def save_mask(path, columns=5, size=(32, 32)):
+    """White in the first columns."""
+    mask = Image.new("L", size)
+    mask.paste(255, (0, 0, columns, size[1]))
+    path.parent.mkdir(exist_ok=True)
+    mask.save(path)
+    return mask
 
 
 def test_folders_are_read_in_order_of_the_names(backend, tmp_path):
     for name in ("b.jpg", "a.png", "c.webp"):
         picture(40, 40).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / ".a.png").write_text("nor this")
     (tmp_path / "masks").mkdir()
     portraits = load_portraits(tmp_path, backend)
     assert [path.name for path in portraits.paths] == ["a.png", "b.jpg", "c.webp"]
     assert portraits.images.shape == (3, 3, 32, 32)
     assert len(portraits) == len(portraits.faces) == 3
-    assert len(portraits[:2].faces) == 2
+    assert len(portraits[:2].faces) == len(portraits[:2].paths) == 2
 
 
-def test_photos_are_turned_upright(tmp_path):
-    image = picture(40, 40)
-    exif = image.getexif()
-    exif[0x0112] = 3  # taken upside down: turned by 180 degrees, left and right change sides
-    image.save(tmp_path / "a.png", exif=exif)
-    pixels = read_image(tmp_path / "a.png", 8)
-    assert pixels[:, 4, 1].round().tolist() == [0, 0, 1]
+def test_every_bad_file_is_named_in_one_error(backend, folder):
+    write_bad(folder, "truncated")
+    Image.new("RGB", (32, 32), "black").save(folder / "dark.png")
+    save_mask(folder / "masks" / "b.png", size=(30, 20))
+    with pytest.raises(ValueError) as error:
+        load_portraits(folder, backend)
+    bad, dark, mask = str(error.value).splitlines()
+    assert "bad.png: cannot be read" in bad
+    assert "dark.png: no face found. Crop closer to the face or remove the file." in dark
+    assert "masks/b.png: the mask is 30 x 20 pixels, its image b.png 32 x 32." in mask
 
 
-def test_transparent_means_white(tmp_path):
-    Image.new("RGBA", (16, 16), (255, 0, 0, 0)).save(tmp_path / "a.png")
-    assert (read_image(tmp_path / "a.png", 8) == 1).all()
+def test_several_faces_give_a_notice(backend, folder):
+    Image.new("RGB", (32, 32), "white").save(folder / "c.png")  # the tiny parser sees two there
+    with pytest.warns(Notice, match="c.png: several faces; the largest is taken"):
+        assert len(load_portraits(folder, backend)) == 3
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "LA"])
-def test_every_common_mode_is_read(tmp_path, mode):
-    suffix = "jpg" if mode == "CMYK" else "png"
-    picture(16, 16, mode).save(tmp_path / f"a.{suffix}")
-    assert read_image(tmp_path / f"a.{suffix}", 8).shape == (3, 8, 8)
+def test_small_faces_and_unread_formats_give_notices(backend, folder):
+    picture(20, 16).save(folder / "c.png")  # 16 is half of the 32 that the backend wants, and still enough
+    (folder / "d.heic").touch()
+    with pytest.warns(Notice, match="d.heic: left out") as notices:
+        load_portraits(folder, backend)
+    assert len(notices) == 1
+    small = tiny_backend()
+    small.image_size_px = 64
+    (folder / "d.heic").unlink()
+    with pytest.warns(Notice, match="c.png: 16 pixels around the face are enlarged to 64"):
+        load_portraits(folder, small)
 
 
-def test_tall_photos_keep_their_upper_part(tmp_path):
-    image = Image.new("RGB", (10, 30))
-    image.paste((255, 255, 255), (0, 0, 10, 10))  # a white head on top
-    image.save(tmp_path / "a.png")
-    # 20 rows are cut away: 30 % of them above, so that rows 6 to 16 remain, 4 of 10 white.
-    assert read_image(tmp_path / "a.png", 10)[0, :, 5].tolist() == [1] * 4 + [0] * 6
+def test_mask_files_win_over_the_parser(backend, folder):
+    save_mask(folder / "masks" / "a.png")
+    save_mask(folder / "masks" / "b.png", columns=9)
+    faces = load_portraits(folder, backend).faces
+    assert faces.face_mask[:, 0].sum(dim=(1, 2)).tolist() == [5 * 32, 9 * 32]
+    assert faces.face_mask[0, 0, :, :5].all()
+    parsed = load_portraits(folder, backend, mask_from="parser").faces
+    assert torch.equal(parsed.face_mask, backend.face_parser.parse(torch.rand(2, 3, 32, 32)).face_mask)
 
 
-def test_mask_files_win_over_the_parser(backend, tmp_path):
+def test_masks_may_lie_in_a_folder_of_their_own(backend, folder):
     for name in ("a.png", "b.png"):
-        picture(32, 32).save(tmp_path / name)
-    mask = torch.zeros(3, 32, 32)
-    mask[:, :, :5] = 1
-    save_image(mask, tmp_path / "masks" / "a.png")
-    faces = load_portraits(tmp_path, backend).faces
-    assert torch.equal(faces.face_mask[0, 0], mask[0])
-    parsed = load_portraits(tmp_path, backend, mask_files=False).faces
-    assert torch.equal(faces.face_mask[1], parsed.face_mask[1])
-    assert not torch.equal(faces.face_mask[0], parsed.face_mask[0])
+        save_mask(folder / "mine" / name)
+        save_mask(folder / "masks" / name, columns=9)
+    assert load_portraits(folder, backend, masks=folder / "mine").faces.face_mask.sum() == 2 * 5 * 32
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        load_portraits(folder, backend, masks=folder / "nowhere")
 
 
-def test_saved_images_are_read_back(tmp_path):
-    image = torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(0))
-    save_image(image, tmp_path / "deep" / "a.png")
-    assert torch.allclose(read_image(tmp_path / "deep" / "a.png", 12), image, atol=0.5 / 255 + 1e-6)
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.png"]
+def test_no_mask_goes_unused_or_missing_in_silence(backend, folder):
+    save_mask(folder / "masks" / "a.png")
+    save_mask(folder / "masks" / "z.png")
+    with pytest.warns(Notice) as notices:
+        load_portraits(folder, backend)
+    told = " ".join(str(notice.message) for notice in notices)
+    assert "masks/z.png: no image of this name, the mask is not used." in told
+    assert "b.png: has no mask file; its mask is the face parser's." in told
 
 
-def test_bad_folders_and_files_are_named(backend, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        load_portraits(tmp_path / "nowhere", backend)
-    with pytest.raises(FileNotFoundError, match="no image found"):
-        load_portraits(tmp_path, backend)
-    (tmp_path / "torn.png").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match="torn.png: cannot be read"):
-        load_portraits(tmp_path, backend)
+def test_image_and_mask_are_cropped_alike(tmp_path):
+    backend = tiny_backend()
+    backend.face_parser = RedParser()
+    for name in ("a.png", "b.png"):
+        picture = scene(320, 320, (100, 100, 40))
+        picture.save(tmp_path / name)
+        save_image(torch.from_numpy(np.asarray(picture) == (255, 0, 0)).all(dim=2).float().expand(3, -1, -1),
+                   tmp_path / "masks" / name)  # fmt: skip
+    portraits = load_portraits(tmp_path, backend)
+    red = (portraits.images[:, :1] - portraits.images[:, 1:2]).clamp(0, 1)  # about 1 on the face, 0 around it
+    assert portraits.faces.face_mask.mean() == pytest.approx(1 / 9, abs=0.01)  # a third of the crop, squared
+    assert (red - portraits.faces.face_mask).abs().mean() < 0.02
 
 
-@pytest.mark.parametrize("colour, message", [("black", "no face found"), ("white", "2 faces found")])
-def test_exactly_one_face_is_wanted(backend, tmp_path, colour, message):
-    picture(32, 32).save(tmp_path / "a.png")
-    Image.new("RGB", (32, 32), colour).save(tmp_path / "b.png")
-    with pytest.raises(ValueError, match=f"b.png: {message}"):
-        load_portraits(tmp_path, backend)
+def test_a_mask_is_upright_as_its_image_is(backend, tmp_path):
+    image = picture(32, 24)
+    exif = image.getexif()
+    exif[0x0112] = 6  # shown as 24 x 32
+    for name in ("a", "b"):
+        image.save(tmp_path / f"{name}.jpg", exif=exif)
+        save_mask(tmp_path / "masks" / f"{name}.png", columns=12, size=(24, 32))
+    # white on the left 12 of 24 columns: half of the square
+    assert load_portraits(tmp_path, backend).faces.face_mask.mean() == pytest.approx(0.5, abs=0.02)
 
 
-def test_sixteen_bits_are_refused(tmp_path):
-    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="8 bits"):
-        read_image(tmp_path / "a.png", 8)
+def test_alpha_can_be_the_mask_and_then_hides_nothing(backend, tmp_path):
+    image = picture(32, 32)
+    image.putalpha(save_mask(tmp_path / "other" / "a.png"))
+    image.save(tmp_path / "a.png")
+    picture(32, 32).save(tmp_path / "b.png")
+    with pytest.warns(Notice, match="b.png: not transparent anywhere"):
+        portraits = load_portraits(tmp_path, backend, mask_from="alpha")
+    assert portraits.faces.face_mask[0].sum() == 5 * 32
+    assert portraits.images[0, :, 8, 30].tolist() == [0, 0, 1]  # blue, though transparent
+    flat = load_portraits(tmp_path, backend)
+    assert flat.images[0, :, 8, 30].tolist() == [1, 1, 1]
+    assert torch.equal(flat.faces.face_mask[0], flat.faces.face_mask[1])
 
 
-@pytest.mark.parametrize("side", [12, 20])
-def test_huge_pictures_are_refused(monkeypatch, tmp_path, side):
-    picture(side, side).save(tmp_path / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow warns above it and fails above twice as many
-    with pytest.raises(ValueError, match="a.png: cannot be read as an image .*decompression bomb"):
-        read_image(tmp_path / "a.png", 8)
+def test_masks_painted_on_nothing_are_read(backend, folder):
+    paint = Image.new("RGBA", (32, 32), (255, 255, 255, 0))
+    paint.paste((255, 255, 255, 255), (0, 0, 5, 32))
+    (folder / "masks").mkdir()
+    for name in ("a.png", "b.png"):
+        paint.save(folder / "masks" / name)
+    assert load_portraits(folder, backend).faces.face_mask.sum() == 2 * 5 * 32
 
 
-def test_an_empty_mask_file_is_named(backend, tmp_path):
-    picture(32, 32).save(tmp_path / "a.png")
-    save_image(torch.zeros(3, 32, 32), tmp_path / "masks" / "a.png")
-    with pytest.raises(ValueError, match="masks/a.png: the mask is empty"):
-        load_portraits(tmp_path, backend)
+@pytest.mark.parametrize("columns, message", [(0, "the mask is empty"), (32, "the mask covers everything")])
+def test_masks_that_say_nothing_are_refused(backend, folder, columns, message):
+    save_mask(folder / "masks" / "a.png", columns)
+    save_mask(folder / "masks" / "b.png")
+    with pytest.raises(ValueError, match=f"masks/a.png: {message}"):
+        load_portraits(folder, backend)
+    portraits = load_portraits(folder, backend, strict=False)
+    assert list(portraits.mask_problems) == [folder / "a.png"]
+    assert portraits.faces.face_mask[0].mean() == columns / 32
+
+
+def test_unknown_mask_origins_are_refused(backend, folder):
+    with pytest.raises(ValueError, match="mask_from: 'files or so' unknown. Choose from"):
+        load_portraits(folder, backend, mask_from="files or so")
+
+
+def test_saved_images_are_loaded_as_they_were(backend, tmp_path):
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for name, image in zip("ab", images):
+        save_image(image, tmp_path / f"{name}.png")
+    assert torch.allclose(load_portraits(tmp_path, backend).images, images, atol=0.5 / 255 + 1e-6)

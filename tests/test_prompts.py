@@ -2,6 +2,9 @@ import pytest
 import torch
 from tests.tiny import TEXT_LENGTH
 
+from mcpkg import prompts
+from mcpkg.errors import Notice
+from mcpkg.mini.tokenizer import build_tokenizer
 from mcpkg.prompts import (
     REFERENCE,
     SOURCE,
@@ -13,6 +16,7 @@ from mcpkg.prompts import (
     encode_prompts,
     token_positions,
     tokenize_prompts,
+    unknown_words,
 )
 
 COMPOSED = "a photo of a <v1> person in the <v2> style"
@@ -38,6 +42,14 @@ def test_a_placeholder_starts_from_its_initializer(parts):
     rows, start = matrix(text_encoder)[ids["<v2>"]], matrix(text_encoder)[style]
     assert len(rows.unique(dim=0)) == 3
     assert (rows - start).std() < 0.3 * start.std()
+
+
+def test_several_vectors_may_start_from_a_word_each(pipeline, generator):
+    ids = add_placeholders(
+        pipeline.tokenizer, pipeline.text_encoder, [Placeholder("<v1>", "red hat", vectors=2)], generator
+    )
+    words = pipeline.tokenizer.convert_tokens_to_ids(["red</w>", "hat</w>"])
+    assert torch.equal(matrix(pipeline.text_encoder)[ids["<v1>"]], matrix(pipeline.text_encoder)[words])
 
 
 def test_adding_placeholders_leaves_the_other_rows(pipeline, generator):
@@ -147,9 +159,25 @@ def test_ids_are_those_the_pipeline_makes_itself(parts, pipeline):
     assert ours.shape == (1, TEXT_LENGTH, 16)
 
 
-def test_unknown_words_and_long_prompts_are_errors(parts):
-    with pytest.raises(ValueError, match=r"does not know \['9!'\]"):
-        tokenize_prompts(parts[0], ["a photo 9!"])
+def test_unknown_words_are_named_in_a_notice(parts):
+    # 9 has no token at all, "hot" and "tub" are spelled out in letters; "red" and the placeholders are known.
+    with pytest.warns(Notice, match=r"'a red hot <v2> tub, 9!': the model never learned 'hot', 'tub', '9'\."):
+        ids = tokenize_prompts(parts[0], ["a red hot <v2> tub, 9!"])
+    assert ids.shape == (1, TEXT_LENGTH)
+
+
+def test_the_mini_models_own_words_are_known():
+    tokenizer = build_tokenizer()
+    assert unknown_words(tokenizer, "a portrait of a woman wearing a red kimono, blue background") == []
+    assert unknown_words(tokenizer, "a woman riding a xylophone, a xylophone") == ["riding", "xylophone"]
+
+
+def test_a_vocabulary_of_pieces_knows_every_word(parts, monkeypatch):
+    monkeypatch.setattr(prompts, "PIECES_FROM", len(parts[0]))  # as CLIP's 49,408 tokens are above it
+    assert unknown_words(parts[0], "a red hot tub") == []
+
+
+def test_long_prompts_are_errors(parts):
     with pytest.raises(ValueError, match=f"19 tokens; the model reads at most {TEXT_LENGTH - 2}"):
         tokenize_prompts(parts[0], [" ".join(["a"] * 19)])
 
@@ -158,7 +186,9 @@ def test_unknown_words_and_long_prompts_are_errors(parts):
     "placeholder, message",
     [
         (Placeholder("<v3>", "9"), "initializer '9' is not one token"),
-        (Placeholder("<v3>", "red hat"), "initializer 'red hat' is not one token"),
+        (Placeholder("<v3>", "red hat"), "initializer 'red hat' is not one token of"),
+        (Placeholder("<v3>", "red hat", vectors=3), "initializer 'red hat' is not one token or 3 of"),
+        (Placeholder("<v3>", "ox", vectors=2), "initializer 'ox' is not"),  # two letters, but no word of this model
         (Placeholder("person", "person"), "person: already a word"),
         (Placeholder("<v2>", "style", vectors=2), "already added with 3 vectors, not 2"),
     ],

@@ -1,0 +1,123 @@
+"""Look at masks before training does: what each covers at every size that training reads, and what seems wrong."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional
+
+from mcpkg.backends.base import Backend
+from mcpkg.masks import ROLE_MASKS, to_attention_mask, to_latent_mask
+from mcpkg.portraits import Portraits
+
+FULL = 0.9
+"""Share of the image above which a face mask is nearly full."""
+FEW_CELLS = 4.0
+"""Latent cells below which a face is too small to learn from."""
+ON_FACE = 0.5
+"""Share of the face that a mask should cover at least."""
+TINT = torch.tensor([1.0, 0.2, 0.1])  # of the mask on the sheet
+CELL_IN = 1.8  # side of one picture on the sheet, in inches
+
+
+@dataclass(frozen=True)
+class MaskFinding:
+    """One image's mask at the sizes that training reads; shares are of the whole image."""
+
+    path: Path
+    pixels: Float[Tensor, "1 h w"]
+    """Where reconstruction counts."""
+    latent: Float[Tensor, "1 k k"]
+    """The same at the latents' size, as the loss weighs it."""
+    attention: Float[Tensor, "1 a a"]
+    """Where the word may look."""
+    on_face: float
+    """Share of the face found by the parser that the face mask covers; low if the mask is inverted or misplaced."""
+    warnings: tuple[str, ...]
+    """One line each; empty if all seems well."""
+
+    @property
+    def coverage(self) -> dict[str, float]:
+        """Size -> share of the image that the mask covers."""
+        return {name: getattr(self, name).mean().item() for name in ("pixels", "latent", "attention")}
+
+    def as_dict(self) -> dict:
+        """Ready for JSON."""
+        rest = {"on_face": self.on_face, "warnings": list(self.warnings)}
+        return {"image": str(self.path), "coverage": self.coverage} | rest
+
+
+@torch.no_grad()
+def diagnose_masks(backend: Backend, portraits: Portraits, role: str = "source") -> list[MaskFinding]:
+    """What training will make of the masks, one finding per image.
+
+    Args:
+        portraits: loaded with strict=False, or the worst masks are refused before they can be looked at.
+        role: "source" trains inside the face and "reference" outside it. Warnings speak of the face mask for both.
+
+    Raises:
+        ValueError: unknown role, or masks that are not of the images' size.
+    """
+    if role not in ROLE_MASKS:
+        raise ValueError(f"role: {role!r} unknown. Choose from {list(ROLE_MASKS)}.")
+    if portraits.faces.face_mask.shape[-2:] != portraits.images.shape[-2:]:
+        sizes = "{} x {}, images of {} x {}".format(*portraits.faces.face_mask.shape[-2:], *portraits.images.shape[-2:])
+        raise ValueError(f"face masks of {sizes} pixels. Bring both to one size.")
+    face, parsed = portraits.faces.face_mask, backend.face_parser.parse(portraits.images).face_mask
+    side = backend.image_size_px // backend.pipeline.vae_scale_factor
+    findings = []
+    for i, path in enumerate(portraits.paths):
+        mask = ROLE_MASKS[role](portraits.faces[i : i + 1])                                    # 1 1 h w
+        latent = to_latent_mask(mask, side) if mask.amax() >= 0.5 else mask.new_zeros(1, 1, side, side)
+        on_face = ((face[i] * parsed[i]).sum() / parsed[i].sum().clamp_min(1e-6)).item()
+        warnings = tuple(_warnings(path, face[i], side, on_face, portraits.mask_problems.get(path)))
+        attention = to_attention_mask(mask, backend.attention_size)
+        findings.append(MaskFinding(path, mask[0], latent[0], attention[0], on_face, warnings))
+    return findings
+
+
+def mask_doctor_sheet(portraits: Portraits, findings: list[MaskFinding]) -> Figure:
+    """One row an image: the mask over it in red, at the size of pixels, of latents and of attention maps."""
+    figure = Figure(figsize=(3 * CELL_IN + 2.4, len(findings) * (CELL_IN + 0.35) + 0.6), layout="constrained")
+    rows = figure.subfigures(len(findings), 1, squeeze=False)[:, 0]
+    for subfigure, image, finding in zip(rows, portraits.images, findings, strict=True):
+        for axis, (name, share) in zip(subfigure.subplots(1, 3), finding.coverage.items(), strict=True):
+            mask = getattr(finding, name)
+            axis.imshow(_tinted(image, mask))
+            axis.set_title(f"{name} {mask.shape[-1]} x {mask.shape[-2]}: {share:.0%}", fontsize=8)
+            axis.set_axis_off()
+        subfigure.suptitle("\n".join(finding.warnings) or finding.path.name, fontsize=7, wrap=True,
+                           color="firebrick" if finding.warnings else "black")  # fmt: skip
+    warned = sum(bool(finding.warnings) for finding in findings)
+    figure.suptitle(f"{warned} of {len(findings)} masks need a look" if warned else f"{len(findings)} masks, all well")
+    return figure
+
+
+def _warnings(
+    path: Path, face: Float[Tensor, "1 h w"], side: int, on_face: float, problem: str | None
+) -> Iterator[str]:
+    """Lines about the face mask: what its file has against it, else the worst that the mask itself shows."""
+    share, cells = face.mean().item(), face.mean().item() * side**2
+    if problem:
+        yield problem
+    elif face.amax() < 0.5:
+        yield f"{path}: the mask is empty. Paint the face white, or take the parser's mask."
+    elif share > FULL:
+        yield f"{path}: the mask covers {share:.0%} of the image. Paint only the face white."
+    elif cells < FEW_CELLS:
+        yield f"{path}: the mask covers {cells:.1f} latent cells; little can be learned from so few. Crop closer."
+    elif on_face < ON_FACE:
+        yield f"{path}: the mask covers {on_face:.0%} of the face. Is it inverted, or another image's?"
+
+
+def _tinted(image: Float[Tensor, "3 h w"], mask: Float[Tensor, "1 k l"]) -> np.ndarray:
+    """The image in grey with the mask over it in red: h w 3."""
+    heat = functional.interpolate(mask[None].float(), image.shape[-2:])[0]                     # 1 h w, cells to be seen
+    grey = image.mean(dim=0, keepdim=True).clamp(0, 1)
+    tint = TINT.to(image)[:, None, None]
+    return (grey * (1 - 0.6 * heat) + tint * 0.6 * heat).permute(1, 2, 0).cpu().numpy()
