@@ -1,8 +1,9 @@
 """Capture of chosen tokens' cross-attention maps, read beside the fast path (Eq. 2).
 
 Hooks on each layer's query and key projections keep their outputs; the processor runs untouched, so the UNet's
-output is the same to the bit. When the UNet has finished, only the softmax columns of the wanted tokens are
-computed, with gradient. That happens outside any gradient checkpoint, so a recomputation has nothing to repeat.
+output is the same to the bit. When the UNet has finished, the columns of the wanted tokens are computed from them,
+with gradient, layer by layer and only for the layers, grids and prompts that were asked for. That happens outside
+any gradient checkpoint, so a recomputation has nothing to repeat.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from diffusers.models import attention_processor as processors
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mcpkg.attention_maps import MapStore, NamedMaps, attention_columns, grid_size
+from mcpkg.attention_maps import KEEP, MapStore, NamedMaps, attention_columns, grid_size
 
 SOFTMAX_PROCESSORS = (
     processors.AttnProcessor,
@@ -54,7 +55,10 @@ class _Recorder:
     """The hooks of one `capture_attention` block."""
 
     def __init__(self, store: MapStore, tokens, layers: dict[str, processors.Attention], min_size, max_size):
-        self.store, self.tokens, self.layers = store, tokens, layers
+        self.store, self.layers = store, layers
+        self.positions = torch.stack([positions.cpu() for positions in tokens.values()], dim=1)  # b tokens n
+        self.used = self.positions.any(dim=(1, 2)).nonzero().flatten()                   # rows with any token
+        self.of_token = {name: rows[self.used].nonzero().flatten() for name, rows in store.rows.items()}
         self.min_size, self.max_size = min_size, max_size
         self.running = False
 
@@ -100,32 +104,32 @@ class _Recorder:
                 f"{lacking[0]} and {len(lacking) - 1} more of {len(self.layers)} layers gave no attention: their "
                 "projections are fused, or were replaced since the block began. Add LoRA before it; do not fuse."
             )
-        maps: NamedMaps = {token: [] for token in self.tokens}
-        sizes = set()
+        maps: NamedMaps = {token: [] for token in self.of_token}
+        sizes, parts, self.parts = set(), self.parts, {}
         for name, layer in self.layers.items():
-            h, w = grid_size(self.parts[name]["query"].shape[1], *self.latent_size)
+            h, w = grid_size(parts[name]["query"].shape[1], *self.latent_size)
             sizes.add(max(h, w))
             if self.min_size <= max(h, w) <= self.max_size:
-                for token, positions in self.tokens.items():
-                    columns = self._columns(layer, positions, **self.parts[name])        # r heads cells
-                    maps[token].append((name, columns.unflatten(-1, (h, w))))
-        self.parts = {}
+                columns = self._columns(layer, **parts[name]).unflatten(-1, (h, w))      # u tokens heads h w
+                for number, (token, rows) in enumerate(self.of_token.items()):
+                    maps[token].append((name, columns[rows.to(columns.device), number]))
         if not any(maps.values()):
             raise ValueError(f"no layer's grid is within {self.min_size} to {self.max_size}. Grids: {sorted(sizes)}.")
         self.store.add(maps, self.timestep)
 
     def _columns(
-        self, layer: processors.Attention, positions: Bool[Tensor, "b n"], query: Tensor, key: Tensor, mask=None
-    ) -> Float[Tensor, "r heads cells"]:
-        b, n = positions.shape
+        self, layer: processors.Attention, query: Tensor, key: Tensor, mask: Tensor | None = None
+    ) -> Float[Tensor, "u tokens heads cells"]:
+        b, _, n = self.positions.shape
         if key.shape[1] != n or len(query) not in (b, 2 * b):
             raise ValueError(
                 f"tokens: a mask of {b} rows and {n} tokens does not fit a UNet batch of {len(query)} rows and "
                 f"{key.shape[1]} tokens. Give one row per prompt, or per conditional prompt of a guidance batch."
             )
-        rows = positions.any(dim=1).nonzero().flatten()
-        at = (rows + len(query) - b).to(query.device)                                    # guidance: the second half
-        query, key = (x[at].unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (query, key))
+        at = (self.used + len(query) - b).to(query.device)                               # guidance: the second half
+        if len(at) < len(query):
+            query, key = query[at], key[at]
+        query, key = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (query, key))
         query = query if layer.norm_q is None else layer.norm_q(query)
         key = key if layer.norm_k is None else layer.norm_k(key)
         if self.store.heads is not None:
@@ -133,7 +137,7 @@ class _Recorder:
                 raise ValueError(f"heads: {self.store.heads} asked of a layer with heads 0 to {layer.heads - 1}.")
             query, key = query[:, self.store.heads], key[:, self.store.heads]
         bias = None if mask is None else mask[at].reshape(len(at), 1, -1, n)
-        return attention_columns(query, key, positions[rows].to(query.device), bias)
+        return attention_columns(query, key, self.positions[self.used].to(query.device), bias)
 
 
 @contextmanager
@@ -158,8 +162,9 @@ def capture_attention(
             predicate of the name; all if None.
         heads: indices of the heads to keep; all if None.
         min_size, max_size: bounds of the longer side of a map's grid, in latent cells, both inclusive.
-        keep: "last" holds the latest forward pass with its gradient; "mean" a running mean over forward passes,
-            and "all" every pass, both detached on the CPU.
+        keep: "last" holds the latest forward pass with its gradient. The others are detached and on the CPU: "mean"
+            and "max" reduce over forward passes as these come, so that memory does not grow with them; "all" holds
+            every pass and their mean.
 
     Yields:
         A MapStore, filled each time the UNet has run.
@@ -169,11 +174,13 @@ def capture_attention(
         RuntimeError: if a layer's processor is not one whose attention is known, a layer did not run or ran without
             gradient, or the UNet never ran in the block.
     """
-    if keep not in ("last", "mean", "all"):
-        raise ValueError(f"keep: {keep!r} unknown. Choose 'last', 'mean' or 'all'.")
+    if keep not in KEEP:
+        raise ValueError(f"keep: {keep!r} unknown. Choose from {list(KEEP)}.")
     absent = [name for name, positions in tokens.items() if not positions.any()]
     if absent or not tokens:
         raise ValueError(f"tokens: {absent or 'none given'}: in no prompt. Use token_positions on the prompts you run.")
+    if len({positions.shape for positions in tokens.values()}) > 1:
+        raise ValueError("tokens: masks of different shapes. Give each token a mask over the same prompts.")
     store = MapStore(tokens, heads, keep)
     recorder = _Recorder(store, tokens, find_cross_attention(unet, layers), min_size, max_size or math.inf)
     with ExitStack() as hooks:

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from mcpkg.attention_maps import by_grid
+
 SMALL = 1e-8
 
 
@@ -16,7 +18,7 @@ def masked_reconstruction(
     noise: Float[Tensor, "b c h w"],
     mask: Float[Tensor, "b 1 h w"],
 ) -> Float[Tensor, " b"]:
-    """Squared noise error per masked latent value (Eqs. 4-6); a mask of ones gives Eq. 1.
+    """Squared noise error per masked latent value (Eqs. 4-6); a mask of ones gives Eq. 1, and prior preservation.
 
     Args:
         noise_pred, noise: in latent units, standard deviation about 1.
@@ -123,19 +125,19 @@ def attention_share(
     return (1 - share).square().mean(dim=1)                                              # b
 
 
-def mean_over_layers(
+def mean_over_grids(
     loss: Callable[..., Tensor],
     layer_maps: Iterable[tuple[str, Tensor]],
     mask: Float[Tensor, "b 1 H W"],
     **options,
 ) -> Float[Tensor, " b"]:
-    """An attention loss averaged over layers, whatever their grids.
+    """An attention loss averaged over grids; all layers of a grid count as heads of one.
 
     Args:
-        loss: `attention_refocusing` or `attention_share`.
+        loss: of maps and mask, such as `attention_refocusing`.
         layer_maps: (layer name, map) pairs, as `MapStore.maps[name]` holds them.
         mask: where the token may look.
         options: passed on to the loss.
     """
-    losses = [loss(maps, mask, **options) for _, maps in layer_maps]
+    losses = [loss(maps, mask, **options) for maps in by_grid(layer_maps).values()]
     return sum(losses) / len(losses)

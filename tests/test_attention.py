@@ -211,13 +211,50 @@ def test_keep_mean_and_all_agree_over_steps(unet):
                 sample, _, states = inputs(seed=step)
                 unet(sample, torch.tensor(30 - 10 * step), states)
         stores[keep] = store
-    assert [timestep for timestep, _ in stores["all"].history] == [30, 20, 10]
+    assert [timesteps for timesteps, _ in stores["all"].history] == [(30, 30), (20, 20), (10, 10)]
     assert not stores["mean"].history and not stores["last"].history
     for i, (_, mean) in enumerate(stores["mean"].maps["source"]):
         steps = torch.stack([maps["source"][i][1] for _, maps in stores["all"].history])
         torch.testing.assert_close(mean, steps.mean(dim=0))
         torch.testing.assert_close(stores["all"].maps["source"][i][1], steps.mean(dim=0))
         assert torch.equal(stores["last"].maps["source"][i][1], steps[-1])
+
+
+def test_the_running_maximum_is_that_of_all_passes_and_holds_no_more_than_one(unet):
+    with torch.no_grad(), capture_attention(unet, {"source": positions([3], [4])}, keep="all") as every:
+        with capture_attention(unet, {"source": positions([3], [4])}, keep="max") as store:
+            for step in range(3):
+                sample, t, states = inputs(seed=step)
+                unet(sample, t, states)
+    assert not store.history
+    for i, (_, most) in enumerate(store.maps["source"]):
+        steps = torch.stack([maps["source"][i][1] for _, maps in every.history])
+        assert torch.equal(most, steps.amax(dim=0)) and most.shape == steps.shape[1:]
+
+
+def test_every_row_has_its_timestep(unet):
+    with torch.no_grad(), capture_attention(unet, {"source": positions([3], [4])}) as store:
+        sample, _, states = inputs()
+        unet(sample, torch.tensor([7, 30]), states)
+        assert store.timesteps == (7, 30)
+        sample, t, states = inputs(b=4)
+        unet(sample, torch.tensor([5, 6, 5, 6]), states)  # guidance
+        assert store.timesteps == (5, 6)
+
+
+def test_guidance_lora_checkpointing_and_autocast_at_once_leave_the_output_alone(unet):
+    unet.add_adapter(LORA)
+    unet.train()
+    unet.enable_gradient_checkpointing()
+    args = inputs(b=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = unet(*args).sample
+        with capture_attention(unet, {"source": positions([3], [4]), "reference": positions([], [9])}) as store:
+            captured = unet(*args).sample
+    assert torch.equal(plain, captured)
+    assert [len(store.maps[token][0][1]) for token in ("source", "reference")] == [2, 1]
+    sum(maps.sum() for _, maps in store.maps["reference"]).backward()
+    assert any(p.grad is not None and p.grad.any() for name, p in unet.named_parameters() if "to_k.lora" in name)
 
 
 def test_everything_is_restored_also_after_an_error(unet):
@@ -272,6 +309,7 @@ def test_a_block_in_which_the_unet_never_ran_is_an_error(unet):
         ({"source": positions([], [])}, {}, r"\['source'\]: in no prompt"),
         ({}, {}, "none given"),
         ({"source": positions([3])}, {"keep": "some"}, "'some' unknown"),
+        ({"source": positions([3], [4]), "reference": positions([3])}, {}, "masks of different shapes"),
         ({"source": positions([3], [4], [5])}, {}, "3 rows and 20 tokens does not fit a UNet batch of 2 rows"),
         ({"source": positions([3], [4])[:, :9]}, {}, "9 tokens does not fit"),
         ({"source": positions([3], [4])}, {"heads": [2]}, "heads 0 to 1"),

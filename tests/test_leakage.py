@@ -5,7 +5,16 @@ import torch
 from tests.tiny import TEXT_LENGTH, tiny_unet
 
 from mcpkg.attention import capture_attention
-from mcpkg.leakage import LeakageRow, area_outside, attention_mass, leakage, leakage_rows, mean_leakage
+from mcpkg.leakage import (
+    LeakageRow,
+    area_outside,
+    attention_mass,
+    leakage,
+    leakage_by_token,
+    leakage_rows,
+    mean_leakage,
+    write_leakage_csv,
+)
 
 # Two heads of 2x2 cells; the region is the left column.
 MAP = torch.tensor([[[[0.4, 0.2], [0.1, 0.1]], [[0.0, 0.5], [0.0, 0.0]]]])
@@ -35,8 +44,9 @@ def test_leakage_does_not_see_a_token_fade_but_mass_does():
     torch.testing.assert_close(attention_mass(0.001 * MAP, LEFT), 0.001 * attention_mass(MAP, LEFT))
 
 
-def test_a_map_without_attention_has_no_leakage():
+def test_without_attention_or_without_a_region_there_is_no_leakage():
     assert leakage(torch.zeros(1, 1, 2, 2), LEFT).isnan().all()
+    assert leakage(MAP, torch.zeros_like(LEFT)).isnan().all()
 
 
 def capture(keep, heads=None):
@@ -63,17 +73,30 @@ def test_rows_tell_token_sample_layer_head_and_timestep():
     assert all(0 < row.leakage < 1 if row.sample == 0 else row.leakage < 1e-6 for row in rows)
 
 
+def test_in_training_every_sample_has_its_own_timestep():
+    tokens = torch.zeros(2, TEXT_LENGTH, dtype=torch.bool)
+    tokens[:, 3] = True
+    unet, rng = tiny_unet(), torch.Generator().manual_seed(0)
+    with capture_attention(unet, {"source": tokens}) as store:
+        sample = torch.randn(2, unet.config.in_channels, 8, 8, generator=rng)
+        unet(sample, torch.tensor([7, 500]), torch.randn(2, TEXT_LENGTH, 16, generator=rng))
+    rows = leakage_rows(store, {"source": torch.ones(2, 1, 8, 8)})
+    assert {(row.sample, row.timestep) for row in rows} == {(0, 7), (1, 500)}
+
+
 def test_a_running_mean_has_no_timestep_and_chosen_heads_keep_their_numbers():
     rows = leakage_rows(capture("mean", heads=[1]), {"source": torch.ones(3, 1, 8, 8)})
     assert {row.timestep for row in rows} == {None}
     assert {row.head for row in rows} == {1}
 
 
-def test_rows_are_averaged_by_any_field():
-    def row(token, timestep, value):
-        return LeakageRow(token, 0, "layer", 8, 0, timestep, value, 0.5, 2 * value)
+def row(token="source", sample=0, timestep=10, leakage=0.5, attention=1.0):
+    return LeakageRow(token, sample, "layer", 8, 0, timestep, leakage, 0.5, 2 * leakage, attention)
 
-    rows = [row("source", 10, 0.2), row("source", 20, 0.4), row("reference", 10, 0.6), row("reference", 10, math.nan)]
+
+def test_rows_are_averaged_by_any_field():
+    rows = [row(leakage=0.2), row(timestep=20, leakage=0.4)]
+    rows += [row("reference", leakage=0.6), row("reference", leakage=math.nan)]
     assert mean_leakage(rows) == [
         {"token": "source", "leakage": pytest.approx(0.3), "area_outside": 0.5, "mass": pytest.approx(0.6), "n": 2},
         {"token": "reference", "leakage": 0.6, "area_outside": 0.5, "mass": 1.2, "n": 1},
@@ -82,6 +105,34 @@ def test_rows_are_averaged_by_any_field():
     assert [(group["timestep"], group["n"]) for group in by_timestep] == [(10, 2), (20, 1)]
 
 
+def test_a_head_weighs_as_much_as_it_looks_and_every_sample_alike():
+    # First sample: (0.2 * 3 + 1.0 * 1) / 4 = 0.4; second: 0.8, however strong. Their mean: 0.6.
+    rows = [row(leakage=0.2, attention=3.0), row(leakage=1.0, attention=1.0)]
+    rows += [row(sample=1, leakage=0.8, attention=50.0)]
+    assert leakage_by_token(rows) == {"source": pytest.approx(0.6)}
+
+
+def test_the_number_of_a_token_is_the_leakage_of_its_mean_map():
+    region = torch.zeros(3, 1, 32, 32)
+    region[..., :12, 5:] = 1
+    store = capture("all")
+    fine = [row for row in leakage_rows(store, {"source": region}) if row.size == 8]
+    of_mean = leakage(store.mean("source", 8)[:, None], region[[0, 2]]).mean()
+    assert leakage_by_token(fine)["source"] == pytest.approx(of_mean.item(), abs=1e-6)
+
+
+def test_the_table_is_written_with_its_columns_and_gaps(tmp_path):
+    rows = leakage_rows(capture("mean"), {"source": torch.ones(3, 1, 8, 8)})
+    write_leakage_csv([*rows, row(leakage=math.nan)], tmp_path / "new" / "leakage.csv")
+    header, first, *_, last = (tmp_path / "new" / "leakage.csv").read_text().splitlines()
+    assert header == "token,sample,layer,size,head,timestep,leakage,area_outside,mass,attention"
+    assert first.startswith(f"source,0,{rows[0].layer},8,0,,")  # a mean over timesteps has none
+    assert float(first.split(",")[-2]) == rows[0].mass  # every digit
+    assert last == "source,0,layer,8,0,10,,0.5,,1.0"
+
+
 def test_a_token_without_a_region_is_an_error():
     with pytest.raises(ValueError, match=r"none for \['source'\]"):
         leakage_rows(capture("mean"), {"face": torch.ones(3, 1, 8, 8)})
+    with pytest.raises(ValueError, match="2 for 'source', whose capture had 3 prompts"):
+        leakage_rows(capture("mean"), {"source": torch.ones(2, 1, 8, 8)})

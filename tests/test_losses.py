@@ -8,7 +8,7 @@ from mcpkg.losses import (
     attention_share,
     identity_loss,
     masked_reconstruction,
-    mean_over_layers,
+    mean_over_grids,
     scale_map,
 )
 
@@ -112,12 +112,13 @@ def test_share_by_hand():
     torch.testing.assert_close(attention_share(MAP, LEFT), torch.tensor([0.375**2]))
 
 
-def test_layers_of_different_grids_are_averaged():
+def test_grids_are_averaged_and_the_layers_of_one_count_as_its_heads():
     coarse = torch.tensor([[[[0.5, 0.5]]]])  # one row of two cells: scaled 1 outside, loss 1
-    pairs = [("fine", MAP), ("coarse", coarse)]
-    expected = ((0.5**2 + 0.25**2) / 2 + 1) / 2
-    torch.testing.assert_close(mean_over_layers(attention_refocusing, pairs, LEFT), torch.tensor([expected]))
-    unscaled = mean_over_layers(attention_refocusing, pairs, LEFT, scale="none")
+    fine = (0.5**2 + 0.25**2) / 2
+    pairs = [("fine", MAP), ("coarse", coarse), ("inside", MAP * LEFT)]  # the last: 0 outside, loss 0
+    expected = ((fine + 0) / 2 + 1) / 2
+    torch.testing.assert_close(mean_over_grids(attention_refocusing, pairs, LEFT), torch.tensor([expected]))
+    unscaled = mean_over_grids(attention_refocusing, pairs[:2], LEFT, scale="none")
     torch.testing.assert_close(unscaled, torch.tensor([((0.2**2 + 0.1**2) / 2 + 0.25) / 2]))
 
 

@@ -1,0 +1,316 @@
+"""What each part of a training step costs, in time and memory: python -m benchmarks.step_cost --json.
+
+All variants take the same batches in turns, round by round, so that a machine that slows down slows all of them alike.
+Timesteps are drawn below T', so that the identity loss sees every composed image of every step.
+"""
+
+import json
+import multiprocessing
+import platform
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Annotated
+
+import torch
+import tyro
+from torch import Tensor
+
+from mcpkg.attention import find_cross_attention
+from mcpkg.attention_maps import MapStore
+from mcpkg.backends import load_backend
+from mcpkg.backends.base import Backend
+from mcpkg.concepts import Concept, draw_batch
+from mcpkg.config import MAGICAPTURE, Phase
+from mcpkg.errors import one_line_errors
+from mcpkg.objective import refocusing_terms, training_loss, weighted_sum, word_positions
+from mcpkg.portraits import load_portraits
+from mcpkg.prompts import draw_prompts, tokenize_prompts
+from mcpkg.trainable import PhaseOptimizer
+from mcpkg.trainer import Training, open_training
+
+SAMPLES = Path("data_samples")
+BAR = 1.05  # of refocusing, as a ratio to the plain step
+WARMUP_STEPS = 2  # of each variant, not timed: the first ones also allocate
+MEMORY_STEPS = 3
+MB = 2**20
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a step consists of, besides reconstruction."""
+
+    refocusing: bool = False
+    """Attention captured beside the fast path, and its loss (Eq. 8)."""
+    identity: bool = False
+    """Decoder, parser, face embedder and the identity loss (Eq. 7)."""
+    spelled_out: bool = False
+    """Attention instead captured in the manner of prompt-to-prompt (Hertz et al. 2022, arXiv 2208.01626): the softmax
+    is spelled out in every cross-attention layer, in place of the fast path, and kept with its gradient."""
+    pass_per_task: bool = False
+    """Each task goes forward and backward by itself."""
+
+
+VARIANTS = {
+    "plain": Variant(),
+    "refocusing": Variant(refocusing=True),
+    "prompt-to-prompt": Variant(refocusing=True, spelled_out=True),
+    "identity": Variant(refocusing=True, identity=True),
+    "plain-in-three": Variant(pass_per_task=True),
+    "refocusing-in-three": Variant(refocusing=True, pass_per_task=True),
+    "identity-in-three": Variant(refocusing=True, identity=True, pass_per_task=True),
+}
+
+
+def main(
+    backend: str = "mini",
+    steps: int = 30,
+    variants: tuple[str, ...] = tuple(VARIANTS),
+    source: Path = SAMPLES / "subjects" / "amara",
+    reference: Path = SAMPLES / "styles" / "kimono",
+    device: str = "cpu",
+    memory: bool = True,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Time one optimiser step of every variant, and measure its peak memory in a process of its own.
+
+    Args:
+        backend: which models.
+        steps: timed, of each variant.
+        variants: which to measure; "plain" always is, for the others are compared with it.
+        source: photos of one person.
+        reference: portraits that share a look.
+        device: where the models run, as torch names it.
+        memory: whether to measure memory; each variant starts a process of its own, which loads the models again.
+        as_json: print JSON instead of a table.
+    """
+    unknown = [name for name in variants if name not in VARIANTS]
+    if unknown:
+        raise ValueError(f"--variants: {unknown} unknown. Choose from {', '.join(VARIANTS)}.")
+    if steps < 2:
+        raise ValueError(f"--steps: {steps} is below 2; a spread needs two.")
+    chosen = {name: variant for name, variant in VARIANTS.items() if name == "plain" or name in variants}
+    opened = partial(open_bench, partial(load_backend, backend, device), source, reference)
+    with opened() as bench:
+        costs = measure_time(bench, chosen, steps)
+        result = {"settings": describe(bench) | {"steps": steps}, "faceless_share": bench.faceless_share, "bar": BAR}
+    if memory:
+        for name, variant in chosen.items():
+            costs[name] |= measure_memory(opened, variant)
+    result["variants"] = costs
+    print(json.dumps(result, indent=2) if as_json else table(result))
+
+
+@dataclass
+class Bench:
+    """An open training, and what its timed steps have seen."""
+
+    training: Training
+    phase: Phase
+    optimizer: PhaseOptimizer
+    identity_images: int = 0
+    faceless: int = 0
+
+    @property
+    def faceless_share(self) -> float | None:
+        """Of the images that the identity loss was to judge: a step in which it finds no face does less."""
+        return self.faceless / self.identity_images if self.identity_images else None
+
+    def step(self, variant: Variant, seed: int) -> float:
+        """One optimiser step on the batch of this seed; returns its seconds."""
+        training, phase = self.training, self.phase
+        rng = torch.Generator().manual_seed(seed)
+        weights = replace(
+            phase.weights,
+            refocusing=phase.weights.refocusing if variant.refocusing and not variant.spelled_out else 0.0,
+            identity=phase.weights.identity if variant.identity else 0.0,
+        )
+        passes = []
+        for tasks in [(task,) for task in phase.tasks] if variant.pass_per_task else [phase.tasks]:
+            with_identity = weights.identity if "composed" in tasks else 0.0
+            part = replace(phase, tasks=tasks, weights=replace(weights, identity=with_identity))
+            passes.append((part, *self.draw(part, rng)))
+        wait_for(training.backend.device)
+        start = time.perf_counter()
+        for part, batch, prompts, positions in passes:
+            with spelled_out(training.backend, positions) if variant.spelled_out else nullcontext() as maps:
+                outcome = training_loss(training.backend, training.method, part, batch, prompts, training.target, rng)
+                loss = outcome.loss
+                if maps is not None:
+                    terms = {"refocusing": refocusing_terms(maps(), batch, training.method, phase.weights)}
+                    loss = loss + weighted_sum(terms, phase.weights, training.method.samples_per_task)
+                loss.backward()
+            self.identity_images += outcome.identity_images
+            self.faceless += outcome.faceless
+        self.optimizer.step(0)
+        wait_for(training.backend.device)
+        return time.perf_counter() - start
+
+    def draw(self, phase: Phase, rng: torch.Generator) -> tuple[Concept, list[str], dict[str, Tensor]]:
+        """A batch, its prompts, and where the words stand in them; not timed."""
+        training, n = self.training, self.training.method.samples_per_task
+        batch = draw_batch(training.concepts, phase.tasks, n, rng)
+        prompts = draw_prompts([task for task in phase.tasks for _ in range(n)], rng)
+        ids = tokenize_prompts(training.backend.pipeline.tokenizer, prompts)
+        return batch, prompts, word_positions(training.backend, ids, training.method.vectors)
+
+
+@contextmanager
+def open_bench(load: Callable[[], Backend], source: Path, reference: Path) -> Iterator[Bench]:
+    """A training of MagiCapture at the start of its second phase (Eq. 10)."""
+    backend = load()
+    method = backend.tune(MAGICAPTURE)
+    who, look = load_portraits(source, backend), load_portraits(reference, backend)
+    phase = replace(method.phases[-1], max_timestep=method.identity_max_timestep)
+    method = replace(method, phases=(phase,))
+    with open_training(backend, who, look, method, seed=0) as training:
+        yield Bench(training, phase, PhaseOptimizer(phase, method, training.trainable))
+
+
+class SpelledOut:
+    """Cross-attention whose probabilities are computed in full and kept, with gradient."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask=None):
+        query, key, value = (
+            project(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2)                           # b heads n d
+            for project, x in ((attn.to_q, hidden_states), (attn.to_k, encoder_hidden_states),
+                               (attn.to_v, encoder_hidden_states))
+        )  # fmt: skip
+        self.probabilities = (query @ key.mT * attn.scale).softmax(dim=-1)                       # b heads cells n
+        return attn.to_out[1](attn.to_out[0]((self.probabilities @ value).transpose(1, 2).flatten(2)))
+
+
+@contextmanager
+def spelled_out(backend: Backend, positions: dict[str, Tensor]) -> Iterator[Callable[[], MapStore]]:
+    """Within the block every cross-attention layer is spelled out; gives what then reads the words' maps."""
+    layers, size = find_cross_attention(backend.pipeline.unet), backend.attention_size
+    before = {name: layer.processor for name, layer in layers.items()}
+    for layer in layers.values():
+        layer.set_processor(SpelledOut())
+
+    def maps() -> MapStore:
+        """Of the layers that refocusing reads: see `objective.capture_words`."""
+        store = MapStore(positions, None, "last")
+        named = {role: [] for role in positions}
+        for name, layer in layers.items():
+            full = layer.processor.probabilities
+            if name.startswith(("down_blocks", "up_blocks")) and full.shape[2] == size**2:
+                for role, at in positions.items():
+                    wanted = at[store.rows[role]].to(full)[:, None, :, None]                     # r 1 n 1
+                    columns = full[store.rows[role].to(full.device)] @ wanted                    # r heads cells 1
+                    named[role].append((name, columns[..., 0].unflatten(-1, (size, size))))
+        store.add(named, 0)
+        return store
+
+    try:
+        yield maps
+    finally:
+        for name, layer in layers.items():
+            layer.set_processor(before[name])
+
+
+def measure_time(bench: Bench, variants: dict[str, Variant], steps: int) -> dict[str, dict]:
+    """Median seconds of a step, and its ratio to the plain step: the median over rounds, with its quartiles.
+
+    Beside it the ratio of the fastest tenths, that is of the steps that other programs disturbed least: on a machine
+    that is not idle the two differ, for what moves much memory is slowed down more.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    names = list(variants)
+    for number in range(-WARMUP_STEPS, steps):
+        start = number % len(names)  # each variant comes first, second, ... equally often
+        for name in names[start:] + names[:start]:
+            took = bench.step(variants[name], seed=WARMUP_STEPS + number)
+            if number >= 0:
+                seconds[name].append(took)
+    costs, fastest = {}, {name: quantiles(took, n=10, method="inclusive")[0] for name, took in seconds.items()}
+    for name, took in seconds.items():
+        ratios = [one / plain for one, plain in zip(took, seconds["plain"], strict=True)]
+        low, _, high = quantiles(ratios, n=4, method="inclusive")
+        costs[name] = {
+            "seconds": median(took),
+            "ratio": median(ratios),
+            "ratio_quartiles": [low, high],
+            "ratio_of_fastest": fastest[name] / fastest["plain"],
+        }
+    return costs
+
+
+def measure_memory(opened: Callable, variant: Variant) -> dict[str, float]:
+    """Peak memory of a few steps, in a process that runs nothing else."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peak_memory, opened, variant).result()
+
+
+def _peak_memory(opened: Callable, variant: Variant) -> dict[str, float]:
+    with opened() as bench:
+        device = bench.training.backend.device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        before = _memory(device, peak=False)
+        for seed in range(MEMORY_STEPS):
+            bench.step(variant, seed)
+        peak = _memory(device, peak=True)
+    return {"peak_mb": round(peak / MB, 1), "peak_mb_of_steps": round((peak - before) / MB, 1)}
+
+
+def _memory(device: torch.device, peak: bool) -> int:
+    """Bytes that tensors hold on a GPU, else those of the whole process; now or at most."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        raise ValueError("--memory: measured on a GPU or on Linux only. Give --no-memory.")
+    # not getrusage, whose peak is inherited from the process that started this one
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(lines["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the GPU has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def describe(bench: Bench) -> dict:
+    """What the numbers depend on."""
+    backend, method = bench.training.backend, bench.training.method
+    on_gpu = backend.device.type == "cuda"
+    return {
+        "backend": backend.name,
+        "device": torch.cuda.get_device_name(backend.device) if on_gpu else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "image_size_px": backend.image_size_px,
+        "samples": len(bench.phase.tasks) * method.samples_per_task,
+        "lora_rank": method.lora_rank,
+    }
+
+
+def table(result: dict) -> str:
+    """One line a variant, and whether refocusing met its bar."""
+    costs = result["variants"]
+    lines = [f"{'':<20}{'ms a step':>12}{'ratio':>8}{'quartiles':>16}{'fastest':>10}{'peak MB':>10}{'of steps':>10}"]
+    for name, cost in costs.items():
+        low, high = cost["ratio_quartiles"]
+        spread = f"{low:.3f} to {high:.3f}"
+        peaks = [f"{cost[key]:.0f}" if key in cost else "-" for key in ("peak_mb", "peak_mb_of_steps")]
+        lines.append(f"{name:<20}{1000 * cost['seconds']:>12.1f}{cost['ratio']:>8.3f}{spread:>16}"
+                     f"{cost['ratio_of_fastest']:>10.3f}" + "".join(f"{peak:>10}" for peak in peaks))  # fmt: skip
+    if "refocusing" in costs:
+        more, least = (costs["refocusing"][key] - 1 for key in ("ratio", "ratio_of_fastest"))
+        lines.append(f"refocusing adds {more:.1%} to a plain step, {least:.1%} undisturbed (bar: at most {BAR - 1:.0%})")
+    if result["faceless_share"]:
+        share = result["faceless_share"]
+        lines.append(f"no face in {share:.0%} of predicted images, where the identity loss does less")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        tyro.cli(main, prog="python -m benchmarks.step_cost")
