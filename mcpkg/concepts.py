@@ -35,12 +35,19 @@ class Concept:
 def encode_concepts(
     backend: Backend, source: Portraits, reference: Portraits, method: Method, rng: torch.Generator
 ) -> dict[str, Concept]:
-    """Latents and masks of every task: the composed task's pseudo-labels are the reference images (Eq. 6)."""
+    """Latents and masks of every task: the composed task's pseudo-labels are the reference images (Eq. 6).
+
+    Where the method flips, every picture is followed, after all others, by its mirror image.
+    """
 
     def concept(portraits: Portraits, mask: Float[Tensor, "n 1 h w"]) -> Concept:
-        faces, latents = portraits.faces, backend.encode(portraits.images)
+        images, face, landmarks = portraits.images, portraits.faces.face_mask, portraits.faces.landmarks
+        if method.flip:  # before encoding, for an autoencoder's mirrored latents are not those of a mirrored image
+            images, mask, face = (torch.cat((x, x.flip(-1))) for x in (images, mask, face))
+            landmarks = torch.cat((landmarks, mirror_landmarks(landmarks)))
+        latents = backend.encode(images)
         mask = to_latent_mask(mask if method.masked else torch.ones_like(mask), tuple(latents.shape[-2:]))
-        return Concept(latents, mask, faces.face_mask, faces.landmarks)
+        return Concept(latents, mask, face, landmarks)
 
     concepts = {
         "source": concept(source, source_mask(source.faces)),
@@ -53,6 +60,12 @@ def encode_concepts(
         no_face = latents.new_zeros(n, 1, side, side)  # never read: the prior's prompt holds no placeholder
         concepts["prior"] = Concept(latents, torch.ones_like(latents[:, :1]), no_face, latents.new_zeros(n, 5, 2))
     return concepts
+
+
+def mirror_landmarks(landmarks: Float[Tensor, "b 5 2"]) -> Float[Tensor, "b 5 2"]:
+    """Where the landmarks of the mirrored image are; the eye at the viewer's left was the other one before."""
+    mirrored = torch.stack((1 - landmarks[..., 0], landmarks[..., 1]), dim=-1)
+    return mirrored[:, [1, 0, 2, 4, 3]]
 
 
 @torch.no_grad()

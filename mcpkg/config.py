@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 TASKS = ("source", "reference", "composed", "prior")
 TRAINABLE = ("embeddings", "lora", "cross_attention_kv", "unet", "text_encoder")
-REFOCUSING_FORMS = ("mask", "share")
+REFOCUSING_FORMS = ("mask", "share", "break_a_scene", "mix_of_show", "fastcomposer")
 REFOCUSING_SCALES = ("max", "minmax", "none")
 
 
@@ -41,7 +41,8 @@ class LossWeights:
     identity: float = 1.0
     """Pulls the composed face to the source's identity (Eq. 7); the paper finds 0.25 and 0.5 fine as well."""
     refocusing_form: str = "mask"
-    """"mask" is Eq. 8; "share" asks only that the attention's share outside the mask be small."""
+    """"mask" is Eq. 8; "share" asks only that the attention's share outside the mask be small. The others are rivals'
+    losses, for comparison: "break_a_scene", "mix_of_show", "fastcomposer"; give them weights of their own."""
 
     def __post_init__(self):
         for name, weight in asdict(self).items():
@@ -115,6 +116,8 @@ class Method:
     """Of AdamW, on network weights; embeddings have none."""
     gradient_clip: float = 1.0
     """Largest norm of the whole gradient."""
+    flip: bool = False
+    """Also show every picture mirrored, masks alike; off, for faces are not symmetric and a mirrored one is another."""
 
     def __post_init__(self):
         _check(bool(self.name) and bool(self.phases), "Method: give it a name and at least one phase.")
@@ -180,6 +183,19 @@ MAGICAPTURE = Method(
 WITHOUT_REFOCUSING = with_weights(MAGICAPTURE, "without refocusing", refocusing=0.0)
 WITHOUT_IDENTITY = with_weights(MAGICAPTURE, "without identity", identity=0.0)
 WITHOUT_COMPOSED = without_task(MAGICAPTURE, "composed", "without composed prompts")
+"""Note: goes without the identity loss as well, for that reads the composed task."""
+WITHOUT_REFOCUSING_AND_COMPOSED = without_task(
+    WITHOUT_REFOCUSING, "composed", "without refocusing and composed prompts"
+)
+WITHOUT_MASKS = replace(MAGICAPTURE, name="without masks", masked=False)
+"""Reconstructs whole images; refocusing still knows where the face is."""
+ONE_PHASE = replace(
+    MAGICAPTURE,
+    name="one phase",
+    phases=(replace(MAGICAPTURE.phases[1], steps=sum(phase.steps for phase in MAGICAPTURE.phases),
+                    embedding_learning_rate=MAGICAPTURE.phases[0].embedding_learning_rate),),
+)
+"""All steps under Eq. 10; words learn at the rate of phase 1, for here they start from nothing too."""
 CUSTOM_DIFFUSION = Method(
     name="Custom Diffusion",
     phases=(Phase(steps=750, trains=("cross_attention_kv", "embeddings"), tasks=("source", "reference", "prior"),
@@ -199,3 +215,17 @@ TEXTUAL_INVERSION = Method(
     phases=(Phase(steps=5000, trains=("embeddings",), tasks=("source", "reference"), embedding_learning_rate=5e-3),),
     masked=False,
 )
+
+METHODS = {
+    "magicapture": MAGICAPTURE,
+    "without-refocusing": WITHOUT_REFOCUSING,
+    "without-composed": WITHOUT_COMPOSED,
+    "without-refocusing-and-composed": WITHOUT_REFOCUSING_AND_COMPOSED,
+    "without-identity": WITHOUT_IDENTITY,
+    "without-masks": WITHOUT_MASKS,
+    "one-phase": ONE_PHASE,
+    "dreambooth": DREAMBOOTH,
+    "textual-inversion": TEXTUAL_INVERSION,
+    "custom-diffusion": CUSTOM_DIFFUSION,
+}
+"""By their names on the command line."""

@@ -1,5 +1,6 @@
-"""Writing files that a reader finds whole or not at all."""
+"""Writing files that a reader finds whole or not at all, and one clear line where that fails."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -9,18 +10,60 @@ from pathlib import Path
 
 @contextmanager
 def replace_whole(path: str | Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to; what is there at the end becomes `path`, after an error it is gone."""
+    """Gives a path beside `path` to write to; what is there at the end becomes `path`, after an error it is gone.
+
+    Raises:
+        OSError: no space left; the message names the folder.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
+    with explain_full_disk(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())  # else a power cut could leave the new name with nothing behind it
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def explain_full_disk(folder: str | Path) -> Iterator[None]:
+    """An error for want of space within the block becomes one line that names the folder.
+
+    Raises:
+        OSError: no space left.
+    """
     try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except Exception as error:
+        # libraries wrap the system's error in one of their own and keep only its text
+        if getattr(error, "errno", None) != errno.ENOSPC and "os error 28" not in str(error):
+            raise
+        raise OSError(f"{folder}: no space left on the disk. Free some and repeat the command.") from None
 
 
 def write_json(values: dict, path: str | Path) -> None:
     """Indented JSON; what JSON cannot say, such as NaN, is an error."""
     with replace_whole(path) as partial:
         partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> dict:
+    """What `write_json` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file.")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:  # broken text as well as broken JSON
+        raise ValueError(f"{path}: damaged ({error}). Copy it again, or remove its folder.") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: damaged (holds no settings). Copy it again, or remove its folder.")
+    return values

@@ -2,24 +2,25 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from mcpkg.adapter import Adapter, add_lora, add_words, borrowed, on_cpu, own_copies, read_lora
+from mcpkg.adapter import Adapter
 from mcpkg.backends.base import Backend
+from mcpkg.borrowing import add_words, borrowed, on_cpu, read_lora
 from mcpkg.concepts import Concept, draw_batch, encode_concepts, source_identity
 from mcpkg.config import MAGICAPTURE, Method, Phase
-from mcpkg.losses import masked_reconstruction
-from mcpkg.noising import add_noise, training_target
-from mcpkg.objective import ROLES, capture_words, identity_terms, refocusing_terms, weighted_sum
+from mcpkg.objective import ROLES, training_loss
 from mcpkg.portraits import Portraits
-from mcpkg.prompts import PlaceholderEmbeddings, draw_prompts, encode_prompts
-
-WARMUP = 0.05  # share of a phase over which learning rates rise from 0, before they fall linearly to 0
+from mcpkg.prompts import Placeholder, PlaceholderEmbeddings, draw_prompts
+from mcpkg.trainable import PhaseOptimizer, Trainable, open_parameters
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,43 @@ class StepReport:
 
     phase: int
     step: int
+    """In this phase, from 0."""
     steps: int
     """Steps in this phase."""
     loss: float
     terms: dict[str, float]
     """Mean of each loss term before its weight; a term that did not apply is absent."""
-    learning_rate: float
-    """Of network weights, as a share of the phase's own."""
+    learning_rates: dict[str, float]
+    """Kind of parameters -> its rate in this step."""
     gradient_norm: float
     """Before clipping."""
     faceless: int
     """Predicted images in this step in which no face was found; they are left out of the identity loss."""
+    seconds: float
+
+
+@dataclass
+class Progress:
+    """How far a training has come."""
+
+    phase: int = 0
+    step: int = 0
+    """Steps done in this phase."""
+    identity_images: int = 0
+    """Predicted images that the identity loss was asked about."""
+    faceless_images: int = 0
+    """Those of them in which no face was found."""
+    seconds: float = 0.0
+    """Spent on preparing and training, in all sittings; not on what was done between the steps."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that changes while training: what the same training, begun again, needs to go on bit for bit."""
+
+    tensors: dict[str, Tensor]
+    """Parameters, AdamW's moments, and each process's random generator."""
+    progress: Progress
 
 
 def personalise(
@@ -51,7 +78,7 @@ def personalise(
     precision: str = "fp32",
     progress: bool = True,
 ) -> Adapter:
-    """Learn who is in the source and what the reference looks like.
+    """Learn who is in the source and what the reference looks like, in memory; see `run_folder` for one on disk.
 
     Args:
         backend: its models are as before when this returns, or fails.
@@ -70,149 +97,157 @@ def personalise(
     Raises:
         ValueError: an unknown precision.
         FloatingPointError: the loss is no longer finite.
+    """
+    with open_training(backend, source, reference, method, seed, precision) as training:
+        for report in training.steps(progress):
+            if on_step is not None:
+                on_step(report)
+        return training.adapter()
+
+
+@contextmanager
+def open_training(
+    backend: Backend, source: Portraits, reference: Portraits, method: Method, seed: int, precision: str = "fp32"
+) -> Iterator["Training"]:
+    """A training at its first step; the backend's models are lent to it within the block.
 
     Note:
-        All tasks go through the UNet in one forward pass. The identity loss reads those composed
-        samples whose timestep happens to be below T', where the authors run a second pass for it.
-        Learning rates rise over the first 5 % of a phase; the authors' fall linearly from the start.
+        Of accelerate, only PartialState is used (which process, of how many). Its Accelerator keeps one
+        precision for the life of the process, so that a notebook could not compare two, and one made here
+        would bind the user's own; torch.autocast is what it would call.
     """
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision: {precision!r} unknown. Choose 'fp32' or 'bf16'.")
     started = time.perf_counter()
+    process = PartialState(cpu=backend.device.type == "cpu").process_index
     placeholders = {role: replace(word, vectors=method.vectors) for role, word in ROLES.items()}
     rng = torch.Generator().manual_seed(seed)
     with borrowed(backend):
-        concepts = encode_concepts(backend, source, reference, method, rng)
+        concepts, target = encode_concepts(backend, source, reference, method, rng), source_identity(backend, source)
         ids = add_words(backend, placeholders, rng)
         with PlaceholderEmbeddings(backend.pipeline.text_encoder, ids) as words:
-            trainable, originals = _open_parameters(backend, method, words, rng)
-            run = _Run(backend, method, concepts, source_identity(backend, source), trainable, rng, precision)
-            for number, phase in enumerate(method.phases):
-                steps = tqdm(run.train(number, phase), f"{method.name} {number + 1}", phase.steps, disable=not progress)
-                for report in steps:
-                    if on_step is not None:
-                        on_step(report)
-            learned = {name: parameter for named in trainable.values() for name, parameter in named.items()}
-            return Adapter(
-                method=method,
-                seed=seed,
-                placeholders=placeholders,
-                embeddings=on_cpu(words.as_dict()),
-                lora=read_lora(backend.pipeline.unet) if "lora" in trainable else {},
-                deltas=on_cpu({name: learned[name] - before for name, before in originals.items()}),
-                record={
-                    "identity_images": run.identity_images,
-                    "faceless_images": run.faceless_images,
-                    "seconds": round(time.perf_counter() - started, 1),
-                },
-            )
+            trainable = open_parameters(backend, method, words, rng)
+            if process:  # all start from the same parameters, and draw batches of their own
+                rng.manual_seed(rng.initial_seed() + process)
+            training = Training(backend, method, seed, precision, placeholders, concepts, target, words, trainable, rng)
+            training.progress.seconds = time.perf_counter() - started
+            yield training
 
 
 @dataclass
-class _Run:
-    """What stays the same through all phases, and two counts."""
+class Training:
+    """A training under way; between two of its steps it can be looked at, kept and drawn from."""
 
     backend: Backend
     method: Method
+    seed: int
+    precision: str
+    placeholders: dict[str, Placeholder]
     concepts: dict[str, Concept]
     target: Float[Tensor, "1 d"]
-    trainable: dict[str, dict[str, nn.Parameter]]
+    words: PlaceholderEmbeddings
+    trainable: Trainable
     rng: torch.Generator
-    precision: str
-    identity_images: int = 0
-    faceless_images: int = 0
+    progress: Progress = field(default_factory=Progress)
+    optimizer: PhaseOptimizer | None = None
 
-    def train(self, number: int, phase: Phase) -> Iterator[StepReport]:
-        method, pipeline, n = self.method, self.backend.pipeline, self.method.samples_per_task
-        length = pipeline.scheduler.config.num_train_timesteps
-        tasks = [task for task in phase.tasks for _ in range(n)]
-        composed = torch.tensor([task == "composed" for task in tasks])
-        optimizer, schedule, parameters = _optimizer(phase, method, self.trainable)
+    def steps(self, show_progress: bool = True) -> Iterator[StepReport]:
+        """Train from where this stands to the end."""
+        at, phases, quiet = self.progress, self.method.phases, not (show_progress and PartialState().is_main_process)
+        while at.phase < len(phases):
+            phase, label = phases[at.phase], f"{self.method.name} {at.phase + 1}/{len(phases)}"
+            self.optimizer = self.optimizer or PhaseOptimizer(phase, self.method, self.trainable)
+            with tqdm(total=phase.steps, initial=at.step, desc=label, disable=quiet) as bar:
+                while at.step < phase.steps:
+                    report = self._take_step(phase)
+                    bar.set_postfix({name: f"{value:.3f}" for name, value in report.terms.items()}, refresh=False)
+                    bar.update()
+                    yield report
+            at.phase, at.step, self.optimizer = at.phase + 1, 0, None
 
-        for step in range(phase.steps):
-            weights = replace(phase.weights, identity=_identity_weight(phase, method, step))
-            history, faceless = [], 0
-            for _ in range(method.accumulation_steps):
-                batch = draw_batch(self.concepts, phase.tasks, n, self.rng)  # all tasks, one after the other
-                prompts = draw_prompts(tasks, self.rng)
-                noisy, noise, t = add_noise(batch.latents, pipeline.scheduler, self.rng, round(phase.max_timestep * length))
-                with torch.autocast(self.backend.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                    with capture_words(self.backend, prompts, weights) as maps:
-                        context = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, prompts)
-                        noise_pred = pipeline.unet(noisy, t, context).sample.float()
+    def _take_step(self, phase: Phase) -> StepReport:
+        started, at, method, n = time.perf_counter(), self.progress, self.method, self.method.samples_per_task
+        weights = replace(phase.weights, identity=_identity_weight(phase, method, at.step))
+        now, tasks = replace(phase, weights=weights), [task for task in phase.tasks for _ in range(n)]
+        batches = []
+        for _ in range(method.accumulation_steps):
+            batch = draw_batch(self.concepts, phase.tasks, n, self.rng)  # all tasks, one after the other
+            prompts = draw_prompts(tasks, self.rng)
+            with torch.autocast(self.backend.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                outcome = training_loss(self.backend, method, now, batch, prompts, self.target, self.rng)
+            if not outcome.loss.isfinite():
+                raise FloatingPointError(
+                    f"phase {at.phase + 1}, step {at.step}: the loss is {outcome.loss}. Lower the learning rate."
+                )
+            (outcome.loss / method.accumulation_steps).backward()
+            batches.append(outcome)
+        rates, norm = self.optimizer.step(at.step)
 
-                    truth = training_target(batch.latents, noise, t, pipeline.scheduler)
-                    reconstruction = masked_reconstruction(noise_pred, truth, batch.mask)  # b
-                    terms = dict(zip(phase.tasks, reconstruction.split(n), strict=True))
-                    if maps is not None:
-                        terms["refocusing"] = refocusing_terms(maps, batch, method, weights)
-                    if weights.identity > 0:
-                        clear = composed & (t.cpu() < method.identity_max_timestep * length)  # t < T'
-                        terms["identity"], lost = identity_terms(
-                            self.backend, noisy, noise_pred, t, batch, clear, self.target, self.rng
-                        )
-                        self.identity_images += int(clear.sum())
-                        faceless += lost
+        means = _means([{"loss": b.loss} | {name: x.mean() for name, x in b.terms.items() if len(x)} for b in batches])
+        faceless, seconds = sum(b.faceless for b in batches), time.perf_counter() - started
+        report = StepReport(at.phase, at.step, phase.steps, means.pop("loss"), means, rates, norm, faceless, seconds)
+        at.identity_images += sum(b.identity_images for b in batches)
+        at.faceless_images, at.step, at.seconds = at.faceless_images + faceless, at.step + 1, at.seconds + seconds
+        return report
 
-                loss = weighted_sum(terms, weights, n)
-                if not loss.isfinite():
-                    raise FloatingPointError(f"phase {number}, step {step}: the loss is {loss}. Lower the learning rate.")
-                (loss / method.accumulation_steps).backward()
-                history.append({"loss": loss} | {name: values.mean() for name, values in terms.items() if len(values)})
-            norm = nn.utils.clip_grad_norm_(parameters, method.gradient_clip)
-            rate = schedule.get_last_lr()[0] / optimizer.param_groups[0]["initial_lr"]
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            self.faceless_images += faceless
-            means = _means(history)
-            yield StepReport(number, step, phase.steps, means.pop("loss"), means, rate, norm.item(), faceless)
+    def adapter(self) -> Adapter:
+        """What has been learned so far."""
+        record = {key: value for key, value in asdict(self.progress).items() if key not in ("phase", "step")}
+        return Adapter(
+            method=self.method,
+            seed=self.seed,
+            placeholders=self.placeholders,
+            embeddings=on_cpu(self.words.as_dict()),
+            lora=read_lora(self.backend.pipeline.unet) if "lora" in self.trainable.by_kind else {},
+            deltas=on_cpu(self.trainable.changes()),
+            record=record | {"seconds": round(self.progress.seconds, 1)},
+            backend=self.backend.name,
+        )
+
+    def live_adapter(self) -> Adapter:
+        """To draw with between two steps: what has been learned is in the models already, and stays there."""
+        return _LiveAdapter(self.method, self.seed, self.placeholders, embeddings={})
+
+    def state(self) -> TrainingState:
+        """A copy to go on from; every process has to ask for it at the same step."""
+        named = {f"parameter {name}": p for name, p in self.trainable.named().items()}
+        moments = self.optimizer.moments() if self.optimizer else {}
+        named |= {f"moment {name}": moment for name, moment in moments.items()}
+        named |= {f"generator {i}": s for i, s in enumerate(gather_object([self.rng.get_state()]))}
+        tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named.items()}
+        return TrainingState(tensors, replace(self.progress))
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from a state of the same training.
+
+        Raises:
+            ValueError: it is of another one.
+        """
+
+        def below(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): x for name, x in state.tensors.items() if name.startswith(prefix)}
+
+        learned, named, process = below("parameter "), self.trainable.named(), PartialState().process_index
+        if {name: x.shape for name, x in learned.items()} != {name: p.shape for name, p in named.items()}:
+            raise ValueError("the checkpoint holds parameters of another method or backend. Begin anew without it.")
+        if f"generator {process}" not in state.tensors:
+            raise ValueError("the checkpoint lacks this process's random state. Use as many processes as before.")
+        with torch.no_grad():
+            for name, parameter in named.items():
+                parameter.copy_(learned[name])
+        self.rng.set_state(state.tensors[f"generator {process}"])
+        self.progress = replace(state.progress, seconds=state.progress.seconds + self.progress.seconds)
+        if self.progress.phase < len(self.method.phases):
+            self.optimizer = PhaseOptimizer(self.method.phases[self.progress.phase], self.method, self.trainable)
+            self.optimizer.load_moments(below("moment "))
 
 
-def _open_parameters(
-    backend: Backend, method: Method, words: PlaceholderEmbeddings, rng: torch.Generator
-) -> tuple[dict[str, dict[str, nn.Parameter]], dict[str, Tensor]]:
-    """Everything that any phase trains, by kind and name, and what whole weights were before."""
-    wanted = {kind for phase in method.phases for kind in phase.trains}
-    unet, text_encoder = backend.pipeline.unet, backend.pipeline.text_encoder
-    trainable, originals = {"embeddings": {"words": words.weight}}, {}
+class _LiveAdapter(Adapter):
+    """An adapter whose training goes on in the models that it is asked to be brought into."""
 
-    def open_weights(kind: str, part: str, model: nn.Module, keep: Callable[[str], bool]) -> None:
-        before = {name: parameter for name, parameter in model.named_parameters() if keep(name)}
-        originals.update({f"{part}.{name}": parameter for name, parameter in before.items()})
-        trainable[kind] = {f"{part}.{name}": parameter for name, parameter in own_copies(model, before).items()}
-
-    if "unet" in wanted:
-        open_weights("unet", "unet", unet, lambda name: True)
-    if "cross_attention_kv" in wanted:
-        open_weights("cross_attention_kv", "unet", unet, lambda name: ".attn2.to_k." in name or ".attn2.to_v." in name)
-    if "text_encoder" in wanted:
-        open_weights("text_encoder", "text_encoder", text_encoder, lambda name: "token_embedding" not in name)
-    if "lora" in wanted:
-        trainable["lora"] = add_lora(unet, method.lora_rank, rng)
-    return trainable, originals
-
-
-def _optimizer(phase: Phase, method: Method, trainable: dict[str, dict[str, nn.Parameter]]):
-    groups = []
-    for kind, named in trainable.items():
-        for parameter in named.values():
-            parameter.requires_grad_(kind in phase.trains)
-        if kind in phase.trains:
-            words = kind == "embeddings"
-            groups.append({
-                "params": list(named.values()),
-                "lr": phase.embedding_learning_rate if words else phase.learning_rate,
-                "weight_decay": 0.0 if words else method.weight_decay,
-            })  # fmt: skip
-    optimizer = torch.optim.AdamW(groups)
-    warmup = max(1, round(WARMUP * phase.steps))
-
-    def share(step: int) -> float:
-        return min((step + 1) / warmup, (phase.steps - step) / max(1, phase.steps - warmup), 1.0)
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-    return optimizer, schedule, [parameter for group in groups for parameter in group["params"]]
+    @contextmanager
+    def applied(self, backend: Backend, *args, **kwargs) -> Iterator[Backend]:
+        yield backend
 
 
 def _identity_weight(phase: Phase, method: Method, step: int) -> float:

@@ -24,7 +24,8 @@ def test_a_method_survives_json(method):
 
 
 def test_methods_have_names_of_their_own():
-    assert len({method.name for method in METHODS}) == len(METHODS) == 7
+    assert len({method.name for method in METHODS}) == len(METHODS) == 10
+    assert {id(method) for method in config.METHODS.values()} == {id(method) for method in METHODS}
 
 
 def test_every_method_learns_a_word_for_its_subject():
@@ -33,12 +34,22 @@ def test_every_method_learns_a_word_for_its_subject():
 
 def test_ablations_change_one_thing_only():
     second = MAGICAPTURE.phases[1]
-    for ablation in (config.WITHOUT_REFOCUSING, config.WITHOUT_IDENTITY, config.WITHOUT_COMPOSED):
-        assert ablation.phases[0] == MAGICAPTURE.phases[0]
+    for name, ablation in config.METHODS.items():
+        if name.startswith("without-"):
+            assert ablation.phases[0] == MAGICAPTURE.phases[0]
     assert config.WITHOUT_REFOCUSING.phases[1] == replace(second, weights=LossWeights(refocusing=0.0))
     assert config.WITHOUT_IDENTITY.phases[1] == replace(second, weights=LossWeights(identity=0.0))
     assert config.WITHOUT_COMPOSED.phases[1].tasks == ("source", "reference")
     assert config.WITHOUT_COMPOSED.phases[1].weights.identity == 0
+    both = config.WITHOUT_REFOCUSING_AND_COMPOSED.phases[1]
+    assert both == replace(config.WITHOUT_COMPOSED.phases[1], weights=LossWeights(refocusing=0.0, identity=0.0))
+    assert replace(config.WITHOUT_MASKS, masked=True, name=MAGICAPTURE.name) == MAGICAPTURE
+
+
+def test_one_phase_has_all_the_steps_and_a_word_rate_to_start_from():
+    (phase,) = config.ONE_PHASE.phases
+    assert (phase.steps, phase.embedding_learning_rate) == (2700, 5e-4)
+    assert phase.weights == MAGICAPTURE.phases[1].weights
 
 
 def test_with_weights_leaves_a_term_off_where_it_is_off():

@@ -1,12 +1,18 @@
+import json
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from mcpkg.config import CUSTOM_DIFFUSION, DREAMBOOTH, MAGICAPTURE, WITHOUT_REFOCUSING, LossWeights
-from mcpkg.concepts import draw_batch, encode_concepts
-from mcpkg.objective import jitter_landmarks, weighted_sum
-from mcpkg.trainer import personalise
+from mcpkg.config import CUSTOM_DIFFUSION, DREAMBOOTH, MAGICAPTURE, METHODS, WITHOUT_REFOCUSING, LossWeights
+from mcpkg.objective import BatchLoss, jitter_landmarks, weighted_sum
+from mcpkg.trainable import PhaseOptimizer, Trainable, learning_rate_share
+from mcpkg.trainer import open_training, personalise
 from tests.tiny_backend import LANDMARKS, tiny_backend, tiny_portraits
 
 
@@ -130,32 +136,132 @@ def test_bf16_trains_and_other_precisions_are_refused():
         train(short(MAGICAPTURE, steps=1), precision="fp8")
 
 
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_every_method_runs(method):
+    _, adapter = train(short(method, steps=1))
+    assert adapter.method.name == method.name and set(adapter.embeddings) == {"<v1>", "<v2>"}
+
+
+def test_learning_rates_rise_and_then_fall_to_the_last_step():
+    # 40 steps, of which 2 warm up; then 38 fall: (40 - step) / 38
+    assert [learning_rate_share(step, 40) for step in (0, 1, 2, 21, 39)] == [0.5, 1.0, 1.0, 0.5, 1 / 38]
+    reports = []
+    train(short(MAGICAPTURE), on_step=reports.append)
+    assert reports[0].learning_rates == {"embeddings": 1e-2}
+    assert reports[-1].learning_rates == {"embeddings": 1e-2 / 2, "lora": 1e-2 / 2}  # the last of 3, 1 of them warm-up
+    assert all(report.seconds > 0 for report in reports)
+
+
+def test_accumulated_passes_are_averaged_into_one_step(monkeypatch):
+    backend = tiny_backend()
+    portraits = tiny_portraits(backend)
+    slopes = iter((1.0, 3.0))
+    with open_training(backend, portraits, portraits, replace(short(MAGICAPTURE), accumulation_steps=2), seed=0) as training:
+        def loss_of_known_slope(*_):
+            loss = next(slopes) * (1 + (training.words.weight - training.words.weight.detach()).sum())
+            return BatchLoss(loss, {"source": loss.detach()[None]}, None, identity_images=1, faceless=1)
+
+        monkeypatch.setattr("mcpkg.trainer.training_loss", loss_of_known_slope)
+        report = next(training.steps(show_progress=False))
+    # every value's gradient is (1 + 3) / 2 = 2
+    assert report.gradient_norm == pytest.approx(2 * training.words.weight.numel() ** 0.5)
+    assert report.loss == report.terms["source"] == 2.0
+    assert report.faceless == training.progress.identity_images == 2
+
+
+def test_the_bar_shows_the_loss_terms(capsys):
+    backend = tiny_backend()
+    portraits = tiny_portraits(backend)
+    personalise(backend, portraits, portraits, short(MAGICAPTURE))
+    bar = capsys.readouterr().err
+    assert "MagiCapture 1/2" in bar and "MagiCapture 2/2" in bar
+    assert "refocusing=" in bar and "composed=" in bar
+
+
+def test_a_state_of_another_method_is_refused():
+    backend = tiny_backend()
+    portraits = tiny_portraits(backend)
+    with open_training(backend, portraits, portraits, short(MAGICAPTURE), seed=0) as training:
+        state = training.state()
+    with open_training(backend, portraits, portraits, short(CUSTOM_DIFFUSION), seed=0) as training:
+        with pytest.raises(ValueError, match="parameters of another method or backend"):
+            training.restore(state)
+    lonely = replace(state, tensors={name: x for name, x in state.tensors.items() if "generator" not in name})
+    with open_training(backend, portraits, portraits, short(MAGICAPTURE), seed=0) as training:
+        with pytest.raises(ValueError, match="Use as many processes as before"):
+            training.restore(lonely)
+
+
+def test_a_state_is_a_copy_that_training_does_not_touch():
+    backend = tiny_backend()
+    portraits = tiny_portraits(backend)
+    with open_training(backend, portraits, portraits, short(MAGICAPTURE), seed=0) as training:
+        steps = training.steps(show_progress=False)
+        next(steps)
+        state = training.state()
+        kept = {name: x.clone() for name, x in state.tensors.items()}
+        next(steps)
+    assert state.progress.step == 1
+    assert all(torch.equal(kept[name], x) for name, x in state.tensors.items())
+
+
+ONE_OF_TWO = """
+import sys
+from pathlib import Path
+import torch
+from accelerate import PartialState
+from tests.test_run_folder import Killed, killing_after, run, same
+from tests.test_trainer import norm_of_gradients
+folder, process = Path(sys.argv[1]), PartialState(cpu=True).process_index
+print("norm", norm_of_gradients(1.0 + process))
+whole = run(folder / "whole")
+try:
+    run(folder / "killed", on_step=killing_after(3), save_every=2)
+except Killed:
+    pass
+assert same(run(folder / "killed", save_every=2), whole)
+print("words", whole.embeddings["<v1>"].flatten().tolist())
+"""
+
+
+def norm_of_gradients(value):
+    """The norm that an optimiser step sees when this process's only gradient is the value."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    trainable = Trainable({"embeddings": {"words": parameter}}, {})
+    method = short(MAGICAPTURE)
+    optimizer = PhaseOptimizer(method.phases[0], method, trainable)
+    parameter.grad = torch.tensor([value])
+    return optimizer.step(0)[1]
+
+
+def test_two_processes_average_gradients_end_alike_and_resume(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", ONE_OF_TWO, tmp_path], cwd=Path(__file__).parent.parent, text=True,
+            env=os.environ | world | {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    try:
+        said = [process.communicate(timeout=240)[0].splitlines() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0]
+    assert said[0] == said[1] and said[0][0] == "norm 1.5"  # of gradients 1 and 2
+    words = torch.tensor(json.loads(said[0][1].removeprefix("words ")))
+    assert not torch.equal(words, train(short(MAGICAPTURE, steps=4))[1].embeddings["<v1>"].flatten())
+
+
 def test_a_loss_that_is_not_finite_stops_training():
     method = short(MAGICAPTURE, steps=40)
     wild = replace(method, phases=tuple(replace(p, embedding_learning_rate=1e30) for p in method.phases), gradient_clip=1e30)
     with pytest.raises(FloatingPointError, match="Lower the learning rate"):
         train(wild)
-
-
-def test_composed_pseudo_labels_are_the_reference_images(generator):
-    backend = tiny_backend()
-    source, reference = tiny_portraits(backend, 3), tiny_portraits(backend, 2, seed=5)
-    concepts = encode_concepts(backend, source, reference, MAGICAPTURE, generator)
-    assert torch.equal(concepts["composed"].latents, concepts["reference"].latents)
-    assert concepts["source"].latents.shape == (3, 5, 8, 8)
-    # Source counts inside the face, reference outside it: together they cover everything.
-    assert torch.allclose(concepts["source"].mask[:2] + concepts["reference"].mask, torch.ones(2, 1, 8, 8))
-    unmasked = encode_concepts(backend, source, reference, replace(MAGICAPTURE, masked=False), generator)
-    assert (unmasked["source"].mask == 1).all()
-
-
-def test_a_batch_shows_no_image_twice_before_each_was_shown(generator):
-    backend = tiny_backend()
-    portraits = tiny_portraits(backend, 3)
-    concepts = encode_concepts(backend, portraits, portraits, MAGICAPTURE, generator)
-    batch = draw_batch(concepts, ("source", "composed"), 3, generator)
-    assert len(batch.latents.unique(dim=0)) == 3
-    assert len(batch.latents) == 6
 
 
 def test_the_sum_is_over_tasks_of_means_over_samples():

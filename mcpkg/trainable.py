@@ -1,0 +1,119 @@
+"""What learns in each phase and how fast: the parameters, their optimiser and its learning rates."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from torch import Tensor, nn
+
+from mcpkg.backends.base import Backend
+from mcpkg.borrowing import add_lora, own_copies
+from mcpkg.config import Method, Phase
+from mcpkg.prompts import PlaceholderEmbeddings
+
+WARMUP = 0.05  # share of a phase over which learning rates rise from 0, before they fall linearly to 0
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """Everything that any phase of a method trains."""
+
+    by_kind: dict[str, dict[str, nn.Parameter]]
+    """Kind, as in config.TRAINABLE -> name -> parameter; names are unique over all kinds."""
+    originals: dict[str, Tensor]
+    """What whole weights were before."""
+
+    def named(self) -> dict[str, nn.Parameter]:
+        return {name: parameter for of_kind in self.by_kind.values() for name, parameter in of_kind.items()}
+
+    def changes(self) -> dict[str, Tensor]:
+        """How far whole weights have moved; LoRA and words are no changes of anything."""
+        named = self.named()
+        return {name: named[name].detach() - before for name, before in self.originals.items()}
+
+
+def open_parameters(
+    backend: Backend, method: Method, words: PlaceholderEmbeddings, rng: torch.Generator
+) -> Trainable:
+    """Copies of the weights that the method trains, and its LoRA, put into borrowed models."""
+    wanted = {kind for phase in method.phases for kind in phase.trains}
+    unet, text_encoder = backend.pipeline.unet, backend.pipeline.text_encoder
+    by_kind, originals = {"embeddings": {"words": words.weight}}, {}
+
+    def open_weights(kind: str, part: str, model: nn.Module, keep: Callable[[str], bool]) -> None:
+        before = {name: parameter for name, parameter in model.named_parameters() if keep(name)}
+        originals.update({f"{part}.{name}": parameter for name, parameter in before.items()})
+        by_kind[kind] = {f"{part}.{name}": parameter for name, parameter in own_copies(model, before).items()}
+
+    if "unet" in wanted:
+        open_weights("unet", "unet", unet, lambda name: True)
+    if "cross_attention_kv" in wanted:
+        open_weights("cross_attention_kv", "unet", unet, lambda name: ".attn2.to_k." in name or ".attn2.to_v." in name)
+    if "text_encoder" in wanted:
+        open_weights("text_encoder", "text_encoder", text_encoder, lambda name: "token_embedding" not in name)
+    if "lora" in wanted:
+        by_kind["lora"] = add_lora(unet, method.lora_rank, rng)
+    return Trainable(by_kind, originals)
+
+
+class PhaseOptimizer:
+    """AdamW over what one phase trains; everything else is frozen.
+
+    Attributes:
+        adamw: its groups, in the order of the phase's kinds, each with its kind's name.
+        parameters: name -> parameter.
+    """
+
+    def __init__(self, phase: Phase, method: Method, trainable: Trainable):
+        self.phase, self.clip, self.parameters, groups = phase, method.gradient_clip, {}, []
+        for kind, named in trainable.by_kind.items():
+            for parameter in named.values():
+                parameter.requires_grad_(kind in phase.trains)
+            if kind in phase.trains:
+                words = kind == "embeddings"
+                base = phase.embedding_learning_rate if words else phase.learning_rate
+                groups.append({
+                    "params": list(named.values()), "kind": kind, "base": base, "lr": base,
+                    "weight_decay": 0.0 if words else method.weight_decay,
+                })  # fmt: skip
+                self.parameters |= named
+        self.adamw = torch.optim.AdamW(groups)
+
+    def step(self, step: int) -> tuple[dict[str, float], float]:
+        """One update with the gradients there are; gives learning rates by kind, and the gradient's norm.
+
+        Note:
+            Over several processes the gradients are averaged here, once a step. A DistributedDataParallel
+            around the UNet would hide the layers that attention is captured from.
+        """
+        gradients = [p for p in self.parameters.values() if p.grad is not None]
+        if PartialState().num_processes > 1:
+            for parameter in gradients:
+                parameter.grad = reduce(parameter.grad, "mean")
+        norm = nn.utils.clip_grad_norm_(gradients, self.clip)
+        share = learning_rate_share(step, self.phase.steps)
+        for group in self.adamw.param_groups:
+            group["lr"] = group["base"] * share
+        self.adamw.step()
+        self.adamw.zero_grad()
+        return {group["kind"]: group["lr"] for group in self.adamw.param_groups}, norm.item()
+
+    def moments(self) -> dict[str, Tensor]:
+        """AdamW's memory: "<parameter> <what>" -> tensor; empty before the first step."""
+        states = {name: self.adamw.state.get(parameter, {}) for name, parameter in self.parameters.items()}
+        return {f"{name} {what}": value for name, state in states.items() for what, value in state.items()}
+
+    def load_moments(self, moments: dict[str, Tensor]) -> None:
+        """Go on from what `moments` gave."""
+        for key, value in moments.items():
+            name, what = key.rsplit(" ", 1)
+            parameter = self.parameters[name]
+            self.adamw.state[parameter][what] = value.clone().to("cpu" if what == "step" else parameter.device)
+
+
+def learning_rate_share(step: int, steps: int) -> float:
+    """Share of a phase's learning rate at one of its steps: up over the warm-up, then linearly down."""
+    warmup = max(1, round(WARMUP * steps))
+    return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup), 1.0)
