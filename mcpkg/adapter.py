@@ -1,7 +1,5 @@
 """What personalisation learned, apart from the models: brought in for a while, saved, loaded."""
 
-import copy
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,17 +8,33 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcpkg.backends.base import Backend
+from mcpkg.borrowing import (
+    LORA_TARGETS,
+    add_lora,
+    add_words,
+    borrowed,
+    load_lora,
+    on_cpu,
+    own_copies,
+    read_lora,
+)
 from mcpkg.config import Method, from_dict, to_dict
-from mcpkg.prompts import Placeholder, add_placeholders
+from mcpkg.files import read_json, write_json
+from mcpkg.prompts import Placeholder
+from mcpkg.weight_files import read_weights, write_weights
 
-LORA_TARGETS = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
-"""The projections of cross-attention, the only layers that Eq. 3 adapts."""
-LORA_FILE, WEIGHTS_FILE = "pytorch_lora_weights.safetensors", "weight_deltas.safetensors"
-EMBEDDINGS_FILE, SUMMARY_FILE = "learned_embeds.safetensors", "adapter.json"
-_PEFT_NAME = "mcpkg"
+__all__ = [
+    "LORA_TARGETS", "Adapter", "add_lora", "add_words", "borrowed", "on_cpu", "own_copies", "read_lora",
+]  # fmt: skip
+
+SUMMARY_FILE, WEIGHTS_FILE = "adapter.json", "weight_deltas.safetensors"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""The name that diffusers looks for in a folder."""
+EMBEDDING_FILES = {"source": "source_embeds.safetensors", "reference": "reference_embeds.safetensors"}
+"""By role; one token a file, for diffusers reads no more from one."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,8 @@ class Adapter:
     """Changes of whole weights, by "unet." or "text_encoder." and their name."""
     record: dict[str, int | float] = field(default_factory=dict)
     """What happened in training: seconds, images without a face, ..."""
+    backend: str = ""
+    """Name of the backend it was trained on; empty if nobody noted it."""
 
     @property
     def prompt(self) -> str:
@@ -53,7 +69,11 @@ class Adapter:
         Args:
             backend: the one that the adapter was trained on.
             lora_scale: strength of the LoRA and weight changes; 0 leaves the learned words only.
+
+        Raises:
+            ValueError: the adapter was trained on another model.
         """
+        self.check_fit(backend)
         with borrowed(backend):
             pipeline = backend.pipeline
             rows = pipeline.text_encoder.get_input_embeddings()
@@ -63,49 +83,84 @@ class Adapter:
                     rows.weight[ids[token]] = vectors.to(rows.weight)
             for part in ("unet", "text_encoder"):
                 model, start = getattr(pipeline, part), f"{part}."
-                deltas = {name.removeprefix(start): delta for name, delta in self.deltas.items() if name.startswith(start)}
+                deltas = {name.removeprefix(start): d for name, d in self.deltas.items() if name.startswith(start)}
                 parameters = own_copies(model, deltas)
                 with torch.no_grad():
                     for name, parameter in parameters.items():
                         parameter += lora_scale * deltas[name].to(parameter)
             if self.lora:
-                add_lora(pipeline.unet, self.method.lora_rank)
-                _load_lora(pipeline.unet, self.lora)
-                pipeline.unet.set_adapters(_PEFT_NAME, lora_scale)
+                load_lora(pipeline.unet, self.lora, self.method.lora_rank, lora_scale)
             yield backend
+
+    def check_fit(self, backend: Backend) -> None:
+        """Whether every learned tensor has its place in the backend's models.
+
+        Raises:
+            ValueError: names the first that has not.
+        """
+        pipeline = backend.pipeline
+        words = pipeline.text_encoder.get_input_embeddings()
+        weights = {
+            f"{part}.{name}": weight for part in ("unet", "text_encoder")
+            for name, weight in getattr(pipeline, part).named_parameters()
+        }  # fmt: skip
+        fits = {f"the word {token}": rows.shape[1] == words.embedding_dim for token, rows in self.embeddings.items()}
+        for name, tensor in self.lora.items():
+            layer, _, factor = name.partition(".lora_")
+            weight = weights.get(f"unet.{layer}.weight", weights.get(f"unet.{layer}.base_layer.weight"))
+            side = 1 if factor.startswith("A") else 0  # V takes what the layer takes, U gives what it gives
+            fits[layer] = fits.get(layer, True) and weight is not None and tensor.shape[side] == weight.shape[side]
+        for name, delta in self.deltas.items():
+            fits[name] = name in weights and delta.shape == weights[name].shape
+        misfit = next((what for what, fit in fits.items() if not fit), None)
+        if misfit is not None:
+            trained_on = f"It was trained on {self.backend!r}. " if self.backend else ""
+            raise ValueError(
+                f"the adapter does not fit the model {backend.name!r}: {misfit} has another size there, or no place. "
+                f"{trained_on}Use the model that it was trained on."
+            )
 
     def save(self, folder: str | Path) -> Path:
         """Write the adapter; each file appears whole or not at all, `adapter.json` last.
 
-        The LoRA file is what `pipeline.load_lora_weights(folder)` reads; of the embeddings, give
-        each tensor with its key to `pipeline.load_textual_inversion(tensor, token=key)`.
+        Plain diffusers reads it: `pipeline.load_lora_weights(folder)`, and for each of EMBEDDING_FILES
+        `pipeline.load_textual_inversion(folder, weight_name=...)`.
+
+        Raises:
+            OSError: the files cannot be written.
         """
-        from diffusers import StableDiffusionPipeline
         from diffusers.utils import convert_state_dict_to_diffusers
-        from safetensors.torch import save_file
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        words = {role: placeholder.token for role, placeholder in self.placeholders.items()}
+        tensors = {EMBEDDING_FILES[role]: {token: self.embeddings[token]} for role, token in words.items()}
+        if self.lora:
+            lora = convert_state_dict_to_diffusers(dict(self.lora))
+            tensors[LORA_FILE] = {f"unet.{name}": tensor for name, tensor in lora.items()}
+        if self.deltas:
+            tensors[WEIGHTS_FILE] = self.deltas
+        summary = {
+            "method": to_dict(self.method),
+            "seed": self.seed,
+            "backend": self.backend,
+            "prompt": self.prompt,
+            "placeholders": {role: asdict(placeholder) for role, placeholder in self.placeholders.items()},
+            "files": list(tensors),
+            "record": self.record,
+        }
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as partial:
-            partial = Path(partial)
-            if self.lora:
-                StableDiffusionPipeline.save_lora_weights(partial, convert_state_dict_to_diffusers(self.lora))
-            if self.deltas:
-                save_file(self.deltas, partial / WEIGHTS_FILE)
-            save_file(self.embeddings, partial / EMBEDDINGS_FILE)
-            summary = {
-                "method": to_dict(self.method),
-                "seed": self.seed,
-                "prompt": self.prompt,
-                "placeholders": {role: asdict(placeholder) for role, placeholder in self.placeholders.items()},
-                "record": self.record,
-            }
-            (partial / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
-            for name in (LORA_FILE, WEIGHTS_FILE, EMBEDDINGS_FILE, SUMMARY_FILE):
-                if (partial / name).exists():
-                    (partial / name).replace(folder / name)
+            for name, named in tensors.items():
+                write_weights(named, Path(partial) / name, {"format": "pt"})
+            write_json(summary, Path(partial) / SUMMARY_FILE)
+            folder.mkdir(exist_ok=True)
+            (folder / SUMMARY_FILE).unlink(missing_ok=True)  # until all is there, this is no adapter
+            for name in (LORA_FILE, WEIGHTS_FILE, *EMBEDDING_FILES.values()):
+                if name in tensors:
+                    (Path(partial) / name).replace(folder / name)
                 else:
                     (folder / name).unlink(missing_ok=True)  # left by another method saved here before
+            (Path(partial) / SUMMARY_FILE).replace(folder / SUMMARY_FILE)
         return folder
 
     @classmethod
@@ -113,111 +168,35 @@ class Adapter:
         """Read what `save` wrote.
 
         Raises:
-            FileNotFoundError: the folder holds no adapter.
+            FileNotFoundError: the folder holds no adapter, or lacks one of its files.
+            ValueError: a file is damaged, a pickle, or of another version; the message names it.
         """
         from diffusers.utils import convert_unet_state_dict_to_peft
-        from safetensors.torch import load_file
 
         folder = Path(folder)
-        if not (folder / SUMMARY_FILE).is_file():
+        path = folder / SUMMARY_FILE
+        if not path.is_file():
             raise FileNotFoundError(f"{folder}: no {SUMMARY_FILE} there. Give the folder that an adapter was saved to.")
-        summary = json.loads((folder / SUMMARY_FILE).read_text())
-
-        def tensors(name: str) -> dict[str, Tensor]:
-            return load_file(folder / name) if (folder / name).is_file() else {}
-
-        lora = {name.removeprefix("unet."): tensor for name, tensor in tensors(LORA_FILE).items()}
+        summary = read_json(path)
+        try:
+            learned = {
+                "method": from_dict(summary["method"]),
+                "seed": summary["seed"],
+                "placeholders": {role: Placeholder(**values) for role, values in summary["placeholders"].items()},
+                "record": summary["record"],
+                "backend": summary["backend"],
+            }
+            files, tokens = summary["files"], {word.token for word in learned["placeholders"].values()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: of another version of mcpkg, or damaged ({error}). Train again.") from None
+        tensors = {name: read_weights(folder / name) for name in files}
+        embeddings = {token: t for name in EMBEDDING_FILES.values() for token, t in tensors.get(name, {}).items()}
+        if embeddings.keys() != tokens:
+            raise ValueError(f"{folder}: holds the words {sorted(embeddings)}, not {sorted(tokens)}. Train again.")
+        lora = {name.removeprefix("unet."): tensor for name, tensor in tensors.get(LORA_FILE, {}).items()}
         return cls(
-            method=from_dict(summary["method"]),
-            seed=summary["seed"],
-            placeholders={role: Placeholder(**values) for role, values in summary["placeholders"].items()},
-            embeddings=tensors(EMBEDDINGS_FILE),
+            **learned,
+            embeddings=embeddings,
             lora=convert_unet_state_dict_to_peft(lora) if lora else {},
-            deltas=tensors(WEIGHTS_FILE),
-            record=summary["record"],
+            deltas=tensors.get(WEIGHTS_FILE, {}),
         )
-
-
-@contextmanager
-def borrowed(backend: Backend) -> Iterator[None]:
-    """Words, LoRA and `own_copies` brought in within the block are gone after it, also after an error."""
-    pipeline = backend.pipeline
-    models = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
-    tokenizer, embedding = pipeline.tokenizer, pipeline.text_encoder.get_input_embeddings()
-    sizes = embedding.num_embeddings, pipeline.text_encoder.config.vocab_size
-    slots = [(module, name, parameter) for model in models for module in model.modules()
-             for name, parameter in module._parameters.items() if parameter is not None]  # fmt: skip
-    trainable = [parameter.requires_grad for _, _, parameter in slots]
-    training = [(module, module.training) for model in models for module in model.modules()]
-    pipeline.tokenizer = copy.deepcopy(tokenizer)  # words cannot be taken out of a tokenizer again
-    own_copies(embedding, ["weight"])  # new words are written into the matrix itself
-    for model in models:
-        model.requires_grad_(False).eval()
-    try:
-        yield
-    finally:
-        if _PEFT_NAME in getattr(pipeline.unet, "peft_config", {}):
-            pipeline.unet.delete_adapters(_PEFT_NAME)
-            if not getattr(pipeline.unet, "peft_config", {}):  # nobody else's LoRA is in there
-                pipeline.unet.unload_lora()
-        pipeline.tokenizer = tokenizer
-        embedding.num_embeddings, pipeline.text_encoder.config.vocab_size = sizes
-        for (module, name, parameter), requires_grad in zip(slots, trainable, strict=True):
-            module._parameters[name] = parameter.requires_grad_(requires_grad)
-        for module, mode in training:
-            module.training = mode
-
-
-def add_words(
-    backend: Backend, placeholders: dict[str, Placeholder], generator: torch.Generator
-) -> dict[str, list[int]]:
-    """Add the placeholders to the pipeline's vocabulary: token -> ids."""
-    with torch.random.fork_rng(devices=[]):  # the new rows are drawn from torch's global state before they are set
-        return add_placeholders(
-            backend.pipeline.tokenizer, backend.pipeline.text_encoder, tuple(placeholders.values()), generator
-        )
-
-
-def add_lora(unet: nn.Module, rank: int, generator: torch.Generator | None = None) -> dict[str, nn.Parameter]:
-    """Put W' = W + U V^T on the cross-attention projections (Eq. 3), U drawn from the generator, V zero."""
-    from peft import LoraConfig
-
-    with torch.random.fork_rng(devices=[]):  # peft draws from torch's global state; ours come from the generator
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS)), _PEFT_NAME)
-    parameters = {name: parameter for name, parameter in unet.named_parameters() if f".{_PEFT_NAME}." in name}
-    for name, parameter in parameters.items():
-        if generator is not None and "lora_A" in name:
-            bound = parameter.shape[1] ** -0.5
-            noise = torch.rand(parameter.shape, generator=generator, device=generator.device)
-            parameter.data.copy_((2 * noise - 1) * bound)
-    return parameters
-
-
-def read_lora(unet: nn.Module) -> dict[str, Tensor]:
-    """The LoRA that `add_lora` put in, as the adapter keeps it."""
-    from peft import get_peft_model_state_dict
-
-    return on_cpu(get_peft_model_state_dict(unet, adapter_name=_PEFT_NAME))
-
-
-def own_copies(model: nn.Module, names) -> dict[str, nn.Parameter]:
-    """Replace the named parameters by copies that may be written, for `borrowed` to put the old ones back."""
-    copies = {}
-    for name in names:
-        path, _, leaf = name.rpartition(".")
-        module = model.get_submodule(path)
-        copies[name] = module._parameters[leaf] = nn.Parameter(module._parameters[leaf].detach().clone(), False)
-    return copies
-
-
-def _load_lora(unet: nn.Module, lora: dict[str, Tensor]) -> None:
-    from peft import set_peft_model_state_dict
-
-    outcome = set_peft_model_state_dict(unet, lora, adapter_name=_PEFT_NAME)
-    if outcome.unexpected_keys:
-        raise ValueError(f"the adapter's LoRA does not fit this backend: it has no layer {outcome.unexpected_keys[0]}.")
-
-
-def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Detached float32 copies that outlive the models."""
-    return {name: tensor.detach().to("cpu", torch.float32).clone().contiguous() for name, tensor in tensors.items()}

@@ -1,82 +1,32 @@
-"""Score the images that came out: who is it, in which style, and did the words leak?"""
+"""Score the images that came out: who is it, in which style, how real, how varied, and did the words leak?"""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mcpkg.backends.base import Backend, Faces
 from mcpkg.generate import Generated
+from mcpkg.intervals import NAN, bootstrap_diversity, bootstrap_interval, mean_pairwise_cosine
 from mcpkg.leakage import area_outside, attention_mass, leakage
 from mcpkg.masks import reference_mask, source_mask
 from mcpkg.portraits import Portraits
+from mcpkg.realism import distance_to_real
+from mcpkg.scores import ImageScores, Interval, Scores, score_table
 
-RESAMPLES = 2000
+__all__ = [
+    "ImageScores", "Interval", "Scores", "bootstrap_interval", "collapse", "evaluate_portraits",
+    "mean_pairwise_cosine", "score_images", "score_table",
+]  # fmt: skip
+
 N_STRANGERS = 64
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over images with its 95 % bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-    """Images that the mean is over."""
-
-
-@dataclass(frozen=True)
-class ImageScores:
-    """One value per image; NaN where it cannot be told (no single face, no maps)."""
-
-    identity: Float[Tensor, " n"]
-    """Mean cosine to the source photos."""
-    identity_to_reference: Float[Tensor, " n"]
-    """Mean cosine to the reference portraits' faces: high if the style's people leak in."""
-    style: Float[Tensor, " n"]
-    """Mean cosine of the style outside the face to that of the reference photos."""
-    leakage: dict[str, Float[Tensor, " n"]]
-    """Role -> share of its word's attention outside its region (source: face, reference: rest)."""
-    mass: dict[str, Float[Tensor, " n"]]
-    """Role -> mean attention inside its region; near 0 means that the word is not looked at."""
-    area: dict[str, Float[Tensor, " n"]]
-    """Role -> share of the image outside its region: the leakage of attention that is uniform."""
-    has_one_face: Float[Tensor, " n"]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What one method made of one pair of source and reference."""
-
-    identity: Interval
-    identity_scaled: Interval
-    """0 for a stranger, 1 for the source's own photos among themselves."""
-    identity_to_reference: Interval
-    style: Interval
-    leakage_source: Interval
-    leakage_reference: Interval
-    attention_mass_source: Interval
-    attention_mass_reference: Interval
-    area_source: float
-    """Leakage that uniform attention of the source word would have."""
-    area_reference: float
-    identity_among_source: float
-    identity_of_strangers: float
-    style_among_references: float
-    faceless_share: float
-    """Share of images with no face or several; they are left out of identity."""
-    n_images: int
-    images: ImageScores | None = None
-    """The same, image by image."""
-
-    def as_dict(self) -> dict:
-        """Means and intervals as plain numbers, ready for JSON (NaN becomes None)."""
-        values = asdict(replace(self, images=None))
-        values.pop("images")
-        return _without_nan(values)
+HALF_WAY = 0.5
+"""Where a face begins to be a person's, not a stranger's, and a look to be the references', not the source's."""
+COPY_MARGIN = 0.1
+"""How much nearer to a reference person than to the source a copy is, on the scale stranger = 0, source = 1."""
+CHANCE = 0.05
+"""Share of strangers who may pass for the reference person that they happen to resemble most."""
 
 
 @torch.no_grad()
@@ -90,20 +40,39 @@ def evaluate_portraits(
     """Score generated images with the models that training did not see.
 
     Args:
-        backend: its `identity_scorer` and `style_reader` judge, its parser finds the faces.
+        backend: its `identity_scorer` and `style_reader` judge, its parser finds the faces. Its strangers are the
+            zero of scaled identity and the real images that the others are compared with; without them, scaled
+            identity is NaN and the given portraits are what is real.
         generated: leakage is scored where it holds attention maps.
         seed: of the bootstrap.
     """
+    generated = replace(generated, images=generated.images.to(backend.device))
     faces = backend.face_parser.parse(generated.images)
+    one_face = faces.count == 1
     images = score_images(backend, generated, faces, source, reference)
-
+    people, looks = _identity(backend, generated.images, faces), _style(backend, generated.images, faces)
     own = _identity(backend, source.images, source.faces)
-    among_source = mean_pairwise_cosine(own)
-    strangers = float("nan")
+    references = _style(backend, reference.images, reference.faces)
+    among_source, among_references = mean_pairwise_cosine(own), mean_pairwise_cosine(references)
+    style_of_source = (_style(backend, source.images, source.faces) @ references.T).mean().item()
+
+    real, strangers, copy_from = torch.cat((source.images, reference.images)), NAN, HALF_WAY
     if backend.strangers is not None:
-        others = backend.identity_scorer.embed(*(part.to(backend.device) for part in backend.strangers(N_STRANGERS)))
+        real, landmarks = (part.to(backend.device) for part in backend.strangers(N_STRANGERS))
+        others = backend.identity_scorer.embed(real, landmarks)
         strangers = (others @ own.T).mean().item()
-    scaled = (images.identity - strangers) / (among_source - strangers)
+        nearest = (others @ _identity(backend, reference.images, reference.faces).T).amax(dim=1)
+        copy_from = max(HALF_WAY, scaled(nearest, strangers, among_source).quantile(1 - CHANCE).item())
+    # Where strangers are not known: directions that have nothing to do with each other have a cosine of 0.
+    identity_scale = (0.0 if backend.strangers is None else strangers, among_source)
+    style_scale = (style_of_source, among_references)
+    copies, drops = collapse(images, identity_scale, style_scale, copy_from)
+    images = replace(
+        images,
+        distance_to_real=distance_to_real(generated.images, real),
+        copies_reference=copies,
+        drops_style=drops,
+    )
 
     generator = torch.Generator().manual_seed(seed)
 
@@ -112,21 +81,30 @@ def evaluate_portraits(
 
     return Scores(
         identity=interval(images.identity),
-        identity_scaled=interval(scaled),
+        identity_scaled=interval(scaled(images.identity, strangers, among_source)),
         identity_to_reference=interval(images.identity_to_reference),
         style=interval(images.style),
+        style_scaled=interval(scaled(images.style, *style_scale)),
         leakage_source=interval(images.leakage["source"]),
         leakage_reference=interval(images.leakage["reference"]),
         attention_mass_source=interval(images.mass["source"]),
         attention_mass_reference=interval(images.mass["reference"]),
+        collapse=interval(torch.maximum(copies, drops)),
+        copies_reference=interval(copies),
+        drops_style=interval(drops),
+        distance_to_real=interval(images.distance_to_real),
+        diversity_identity=bootstrap_diversity(people[one_face], generator),
+        diversity_style=bootstrap_diversity(looks, generator),
         area_source=images.area["source"].nanmean().item(),
         area_reference=images.area["reference"].nanmean().item(),
         identity_among_source=among_source,
         identity_of_strangers=strangers,
-        style_among_references=mean_pairwise_cosine(
-            backend.style_reader.embed(reference.images, reference_mask(reference.faces))
-        ),
+        style_among_references=among_references,
+        style_of_source=style_of_source,
+        distance_to_real_of_references=distance_to_real(reference.images, real).mean().item(),
         faceless_share=1 - images.has_one_face.mean().item(),
+        n_without_face=int((faces.count == 0).sum()),
+        n_with_several_faces=int((faces.count > 1).sum()),
         n_images=len(generated.images),
         images=images,
     )
@@ -137,14 +115,14 @@ def score_images(
 ) -> ImageScores:
     """One value per image, before any averaging."""
     one_face = faces.count == 1
-    nan = torch.full((len(faces),), float("nan"), device=faces.found.device)
+    nan = torch.full((len(faces),), NAN, device=faces.found.device)
 
     identity = _identity(backend, generated.images, faces)
     to_source = (identity @ _identity(backend, source.images, source.faces).T).mean(dim=1)
-    to_reference = (identity @ _identity(backend, reference.images, reference.faces).T).mean(dim=1)
+    to_reference = identity @ _identity(backend, reference.images, reference.faces).T           # n m
 
-    style = backend.style_reader.embed(generated.images, reference_mask(faces))
-    wanted = backend.style_reader.embed(reference.images, reference_mask(reference.faces))
+    style = _style(backend, generated.images, faces)
+    wanted = _style(backend, reference.images, reference.faces)
 
     leaks, mass, area = {}, {}, {}
     for role, region in {"source": source_mask(faces), "reference": reference_mask(faces)}.items():
@@ -156,7 +134,8 @@ def score_images(
             mass[role] = torch.where(one_face, attention_mass(heat, region)[:, 0], nan)
     return ImageScores(
         identity=torch.where(one_face, to_source, nan),
-        identity_to_reference=torch.where(one_face, to_reference, nan),
+        identity_to_reference=torch.where(one_face, to_reference.mean(dim=1), nan),
+        nearest_reference=torch.where(one_face, to_reference.amax(dim=1), nan),
         style=(style @ wanted.T).mean(dim=1),
         leakage=leaks,
         mass=mass,
@@ -165,42 +144,47 @@ def score_images(
     )
 
 
-def bootstrap_interval(values: Float[Tensor, " n"], generator: torch.Generator) -> Interval:
-    """Mean and 95 % interval by drawing the images again with replacement; NaN are left out."""
-    values = values[values.isfinite()].double().cpu()
-    n = len(values)
-    if n == 0:
-        return Interval(float("nan"), float("nan"), float("nan"), 0)
-    draws = torch.randint(n, (RESAMPLES, n), generator=generator)
-    low, high = values[draws].mean(dim=1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Interval(values.mean().item(), low, high, n)
+def collapse(
+    images: ImageScores, identity_scale: tuple[float, float], style_scale: tuple[float, float], copy_from: float
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Which images fell back on one of the two concepts: the failure that the paper shows without Refocusing.
+
+    An image *copies the reference* if its face is that of a person in the reference portraits: on the scale of
+    identity (stranger 0, source 1) its nearest reference face is at `copy_from` or above, and nearer than the source
+    by more than COPY_MARGIN. A face that resembles nobody is no copy; low identity tells of it.
+
+    An image *drops the style* if outside the face it looks rather like the source's own photos: on the scale of style
+    (source photos 0, references among themselves 1) it is below HALF_WAY.
+
+    Args:
+        images: their identity, nearest reference and style.
+        identity_scale: the cosines to the source of a stranger and of the source's own photos.
+        style_scale: the cosines to the references of the source photos and of the references themselves.
+        copy_from: on the scale of identity; HALF_WAY, or what only CHANCE of all strangers reach.
+
+    Returns:
+        (copies the reference, drops the style), 1 or 0 per image. NaN without a single face, and where a scale has
+        no length: source photos as unlike as strangers, or source photos that have the style already.
+    """
+    source = scaled(images.identity, *identity_scale)
+    nearest = scaled(images.nearest_reference, *identity_scale)
+    style = scaled(images.style, *style_scale)
+
+    def verdict(found: Bool[Tensor, " n"], measured: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        return torch.where(images.has_one_face.bool() & measured.isfinite(), found.float(), NAN)
+
+    copies = verdict((nearest >= copy_from) & (nearest > source + COPY_MARGIN), source)
+    return copies, verdict(style < HALF_WAY, style)
 
 
-def mean_pairwise_cosine(vectors: Float[Tensor, "n d"]) -> float:
-    """Mean cosine of different unit vectors; 1 where there is only one."""
-    n = len(vectors)
-    if n == 1:
-        return 1.0
-    return (((vectors @ vectors.T).sum() - n) / (n * (n - 1))).item()
-
-
-def score_table(rows: dict[str, Scores], columns: Sequence[str] = ()) -> str:
-    """A small text table, one line a method, mean and interval in each cell."""
-    columns = columns or ("identity", "identity_scaled", "style", "leakage_source", "leakage_reference")
-    width = max(len(name) for name in rows)
-    lines = [" " * width + "".join(f"  {column:>20}" for column in columns)]
-    for name, scores in rows.items():
-        cells = (getattr(scores, column) for column in columns)
-        texts = (f"{cell.mean:.2f} [{cell.low:.2f}, {cell.high:.2f}]" for cell in cells)
-        lines.append(f"{name:<{width}}" + "".join(f"  {text:>20}" for text in texts))
-    return "\n".join(lines)
+def scaled(values: Float[Tensor, " n"], zero: float, one: float) -> Float[Tensor, " n"]:
+    """0 at `zero` and 1 at `one`; NaN where that is no scale, or one of the two is not known."""
+    return (values - zero) / (one - zero) if one > zero else torch.full_like(values, NAN)
 
 
 def _identity(backend: Backend, images: Float[Tensor, "b 3 h w"], faces: Faces) -> Float[Tensor, "b d"]:
     return backend.identity_scorer.embed(images, faces.landmarks)
 
 
-def _without_nan(value):
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and value != value else value
+def _style(backend: Backend, images: Float[Tensor, "b 3 h w"], faces: Faces) -> Float[Tensor, "b d"]:
+    return backend.style_reader.embed(images, reference_mask(faces))

@@ -1,26 +1,26 @@
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from mcpkg.adapter import Adapter
-from mcpkg.config import CUSTOM_DIFFUSION, MAGICAPTURE
+from mcpkg.adapter import EMBEDDING_FILES, LORA_FILE, SUMMARY_FILE, Adapter
+from mcpkg.config import CUSTOM_DIFFUSION, MAGICAPTURE, TEXTUAL_INVERSION
 from mcpkg.prompts import encode_prompts
-from mcpkg.trainer import personalise
+from tests.tiny_adapter import tiny_adapter
 from tests.tiny_backend import tiny_backend, tiny_portraits
 
 
-def learn(method, seed=0):
-    backend = tiny_backend()
-    phases = tuple(replace(p, steps=4, learning_rate=1e-2, embedding_learning_rate=1e-2) for p in method.phases)
-    method = replace(method, phases=phases, accumulation_steps=1)
-    portraits = tiny_portraits(backend, 2)
-    return personalise(backend, portraits, portraits, method, seed, progress=False)
-
-
-@pytest.fixture(scope="module", params=[MAGICAPTURE, CUSTOM_DIFFUSION], ids=lambda method: method.name)
+@pytest.fixture(params=[MAGICAPTURE, CUSTOM_DIFFUSION], ids=lambda method: method.name)
 def adapter(request):
-    return learn(request.param)
+    return tiny_adapter(tiny_backend(), request.param)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder with an adapter that nothing is wrong with yet."""
+    return tiny_adapter(tiny_backend()).save(tmp_path / "adapter")
 
 
 def predict(pipeline, prompt):
@@ -38,8 +38,6 @@ def test_applied_changes_the_model_and_puts_it_back(adapter):
         predict(backend.pipeline, adapter.prompt)
     assert torch.equal(predict(backend.pipeline, "a photo of a person"), plain)
     assert "<v1>" not in backend.pipeline.tokenizer.get_vocab()
-    with pytest.raises(ValueError):
-        predict(backend.pipeline, adapter.prompt)
 
 
 def test_it_is_put_back_after_an_error(adapter):
@@ -63,7 +61,7 @@ def test_scale_zero_keeps_the_words_only(adapter):
 def test_what_is_loaded_is_what_was_saved(adapter, tmp_path):
     again = Adapter.load(adapter.save(tmp_path / "run"))
     assert again.method == adapter.method and again.seed == adapter.seed and again.record == adapter.record
-    assert again.placeholders == adapter.placeholders
+    assert again.placeholders == adapter.placeholders and again.backend == "tiny"
     backend = tiny_backend()
     with adapter.applied(backend):
         first = predict(backend.pipeline, adapter.prompt)
@@ -72,30 +70,42 @@ def test_what_is_loaded_is_what_was_saved(adapter, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]  # nothing half written is left behind
 
 
-def test_diffusers_reads_the_saved_files(tmp_path):
-    from safetensors.torch import load_file
+def test_what_training_gives_can_be_saved_and_loaded(tmp_path):
+    from mcpkg.trainer import personalise
 
-    adapter = learn(MAGICAPTURE)
-    adapter.save(tmp_path)
     backend = tiny_backend()
-    with adapter.applied(backend):
-        wanted = predict(backend.pipeline, adapter.prompt)
-    pipeline = tiny_backend().pipeline
-    pipeline.load_lora_weights(tmp_path)
-    for token, vectors in load_file(tmp_path / "learned_embeds.safetensors").items():
-        pipeline.load_textual_inversion(vectors, token=token)
-    assert torch.allclose(predict(pipeline, adapter.prompt), wanted, atol=1e-5)
+    phases = tuple(replace(phase, steps=1, learning_rate=1e-2) for phase in MAGICAPTURE.phases)
+    portraits = tiny_portraits(backend, 2)
+    method = replace(MAGICAPTURE, phases=phases, accumulation_steps=1)
+    adapter = personalise(backend, portraits, portraits, method, progress=False)
+    again = Adapter.load(adapter.save(tmp_path / "adapter"))
+    assert again.lora.keys() == adapter.lora.keys()
+    assert all(torch.equal(again.lora[name], tensor) for name, tensor in adapter.lora.items())
+    assert all(torch.equal(again.embeddings[token], vectors) for token, vectors in adapter.embeddings.items())
 
 
-def test_files_of_another_method_do_not_stay(tmp_path):
-    learn(MAGICAPTURE).save(tmp_path)
-    learn(CUSTOM_DIFFUSION).save(tmp_path)
-    assert not Adapter.load(tmp_path).lora
+def test_files_of_another_method_do_not_stay(saved):
+    tiny_adapter(tiny_backend(), CUSTOM_DIFFUSION).save(saved)
+    assert not Adapter.load(saved).lora
+    assert not (saved / LORA_FILE).exists()
 
 
-def test_a_folder_without_adapter_says_so(tmp_path):
+def test_a_save_that_breaks_off_leaves_no_adapter_of_mixed_files(saved, monkeypatch):
+    """The last file to be moved fails, as if the process were killed there."""
+    from pathlib import Path
+
+    move = Path.replace
+
+    def fail_at_the_last(self, target):
+        if self.name == SUMMARY_FILE and Path(target).parent == saved:
+            raise OSError("killed")
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail_at_the_last)
+    with pytest.raises(OSError, match="killed"):
+        tiny_adapter(tiny_backend(), TEXTUAL_INVERSION).save(saved)
     with pytest.raises(FileNotFoundError, match="no adapter.json there"):
-        Adapter.load(tmp_path)
+        Adapter.load(saved)
 
 
 def test_somebody_elses_lora_stays(adapter):
@@ -108,3 +118,80 @@ def test_somebody_elses_lora_stays(adapter):
         pass
     assert list(backend.pipeline.unet.peft_config) == ["theirs"]
     assert torch.equal(predict(backend.pipeline, "a photo of a person"), theirs)
+
+
+# --- Bad input: one clear line each -----------------------------------------------------------------------------------
+
+
+def test_a_folder_without_adapter_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no adapter.json there"):
+        Adapter.load(tmp_path)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def write_as_pickle(path):
+    torch.save({"a": torch.zeros(1)}, path)
+
+
+def make_pickle_of(path):
+    write_as_pickle(path.with_suffix(".bin"))
+    path.unlink()
+
+
+def poison(path):
+    save_file({name: tensor * float("nan") for name, tensor in load_file(path).items()}, path)
+
+
+def drop_method(path):
+    values = json.loads(path.read_text())
+    del values["method"]
+    path.write_text(json.dumps(values))
+
+
+def rename_word(path):
+    path.write_text(path.read_text().replace('"token": "<v1>"', '"token": "<who>"'))
+
+
+@pytest.mark.parametrize(
+    "name, harm, message",
+    [
+        (LORA_FILE, cut, "pytorch_lora_weights.safetensors: damaged, or not a safetensors file"),
+        (LORA_FILE, poison, "pytorch_lora_weights.safetensors: .* values that are not finite"),
+        (LORA_FILE, write_as_pickle, "pytorch_lora_weights.safetensors: a pickle, which can run any code"),
+        (LORA_FILE, make_pickle_of, "pytorch_lora_weights.bin: a pickle, which can run any code"),
+        (EMBEDDING_FILES["source"], lambda path: path.unlink(), "source_embeds.safetensors: no such file"),
+        (SUMMARY_FILE, cut, "adapter.json: damaged"),
+        (SUMMARY_FILE, drop_method, r"adapter.json: of another version of mcpkg, or damaged \('method'\)"),
+        (SUMMARY_FILE, rename_word, r"holds the words \['<v1>', '<v2>'\], not \['<v2>', '<who>'\]"),
+    ],
+)
+def test_a_damaged_folder_is_refused_by_the_name_of_the_file(saved, name, harm, message):
+    harm(saved / name)
+    with pytest.raises((ValueError, OSError), match=message):
+        Adapter.load(saved)
+
+
+def with_first(tensors, change):
+    name = next(iter(tensors))
+    return tensors | {name: change(tensors[name])}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: replace(a, lora={f"other.{k}": v for k, v in a.lora.items()}), "'tiny': other.down_blocks"),
+        (lambda a: replace(a, lora=with_first(a.lora, lambda v: v[:, :7])), "down_blocks.*another size"),
+        (lambda a: replace(a, embeddings=with_first(a.embeddings, lambda v: v[:, :7])), "<v1> has another size"),
+        (lambda a: replace(a, deltas={"unet.nowhere.weight": torch.zeros(1)}), "unet.nowhere.weight"),
+    ],
+)
+def test_an_adapter_of_another_model_is_refused_before_anything_changes(change, message):
+    backend = tiny_backend()
+    adapter = replace(change(tiny_adapter(backend)), backend="large")
+    plain = predict(backend.pipeline, "a photo of a person")
+    with pytest.raises(ValueError, match=f"(?s){message}.*trained on 'large'"), adapter.applied(backend):
+        pass
+    assert torch.equal(predict(backend.pipeline, "a photo of a person"), plain)

@@ -1,11 +1,13 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from mcpkg.evaluate import N_STRANGERS, bootstrap_interval, evaluate_portraits, mean_pairwise_cosine, score_table
+from mcpkg.evaluate import N_STRANGERS, ImageScores, collapse, evaluate_portraits, score_table
 from mcpkg.generate import Generated
+from mcpkg.portraits import Portraits
 from tests.tiny_backend import disc, tiny_backend, tiny_portraits
 
 
@@ -19,6 +21,13 @@ def generated(images, **maps):
     return Generated(images, tuple(range(len(images))), "a photo", maps)
 
 
+def alike(backend, seed):
+    """Three portraits that share most of what is in them."""
+    portraits = tiny_portraits(backend, 3, seed)
+    images = 0.8 * portraits.images[:1] + 0.2 * portraits.images
+    return Portraits(portraits.paths, images, backend.face_parser.parse(images))
+
+
 def test_the_sources_own_photo_scores_above_others(setting):
     backend, source, reference = setting
     own = evaluate_portraits(backend, generated(source.images), source, reference)
@@ -28,8 +37,9 @@ def test_the_sources_own_photo_scores_above_others(setting):
     assert other.identity_to_reference.mean > own.identity_to_reference.mean
 
 
-def test_scaled_identity_is_zero_for_strangers_and_one_for_own_photos(setting):
-    backend, source, reference = setting
+def test_scaled_identity_is_zero_for_strangers_and_one_for_own_photos():
+    backend = tiny_backend()
+    source, reference = alike(backend, seed=1), alike(backend, seed=2)
     strangers, _ = backend.strangers(N_STRANGERS)
     scores = evaluate_portraits(backend, generated(strangers), source, reference)
     assert scores.identity_scaled.mean == pytest.approx(0, abs=1e-4)
@@ -56,7 +66,9 @@ def test_images_without_one_face_are_left_out_of_identity(setting):
     images = torch.cat((source.images[:2], torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32)))
     scores = evaluate_portraits(backend, generated(images), source, reference)
     assert scores.identity.n == 2 and scores.n_images == 4
-    assert scores.faceless_share == 0.5
+    assert scores.faceless_share == 0.5 and scores.n_without_face == 1 and scores.n_with_several_faces == 1
+    assert scores.drops_style.n == scores.diversity_identity.n == 2
+    assert scores.distance_to_real.n == scores.style.n == 4
     assert scores.images.identity.isnan().tolist() == [False, False, True, True]
 
 
@@ -70,23 +82,78 @@ def test_scores_without_maps_are_ready_for_json(setting):
     assert "MagiCapture" in score_table({"MagiCapture": scores})
 
 
-def test_bootstrap_matches_the_normal_interval(generator):
-    values = torch.randn(400, generator=generator)
-    interval = bootstrap_interval(values, generator)
-    half = 1.96 * values.std().item() / 20  # sqrt(400)
-    assert interval.mean == pytest.approx(values.mean().item(), abs=1e-6)
-    assert interval.low == pytest.approx(interval.mean - half, abs=0.015)
-    assert interval.high == pytest.approx(interval.mean + half, abs=0.015)
+def faces(identity, nearest, style, one_face=True):
+    """One image's scores, of which only those given count."""
+    values = (torch.tensor([float(x)]) for x in (identity, 0, nearest, style))
+    return ImageScores(*values, leakage={}, mass={}, area={}, has_one_face=torch.tensor([float(one_face)]))
 
 
-def test_bootstrap_leaves_out_what_is_undefined(generator):
-    interval = bootstrap_interval(torch.tensor([1.0, math.nan, 1.0]), generator)
-    assert (interval.mean, interval.low, interval.high, interval.n) == (1.0, 1.0, 1.0, 2)
-    assert math.isnan(bootstrap_interval(torch.tensor([math.nan]), generator).mean)
+@pytest.mark.parametrize(
+    "identity, nearest, style, copies, drops",
+    [
+        (0.8, 0.3, 0.9, 0, 0),  # the source in the style: 0.75 on the scale of identity against 0.125
+        (0.3, 0.8, 0.9, 1, 0),  # a reference person in the style
+        (0.8, 0.3, 0.4, 0, 1),  # the source as in the photos
+        (0.3, 0.8, 0.4, 1, 1),
+        (0.2, 0.5, 0.9, 0, 0),  # nobody: 0.375 to the nearest reference is still a stranger
+        (0.65, 0.7, 0.9, 0, 0),  # between the two: 0.5625 against 0.625, within the margin of 0.1
+        (0.3, 0.8, 0.61, 1, 0),  # the style's middle is (0.3 + 0.9) / 2 = 0.6
+        (0.3, 0.8, 0.59, 1, 1),
+    ],
+)
+def test_collapse_of_hand_made_cases(identity, nearest, style, copies, drops):
+    # Identity is 0.2 among strangers and 1.0 among source photos; style 0.3 for the source photos, 0.9 for references.
+    verdict = collapse(faces(identity, nearest, style), (0.2, 1.0), (0.3, 0.9), copy_from=0.5)
+    assert [x.item() for x in verdict] == [copies, drops]
 
 
-def test_pairwise_cosine_counts_different_vectors_only():
-    # Three pairs of cosines 0, 1 and 0.
-    vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    assert mean_pairwise_cosine(vectors) == pytest.approx(1 / 3)
-    assert mean_pairwise_cosine(vectors[:1]) == 1.0
+def test_collapse_cannot_be_told_without_a_face_or_a_scale():
+    def verdict(one_face=True, identity_scale=(0.2, 1.0), style_scale=(0.3, 0.9), copy_from=0.5):
+        outcome = collapse(faces(0.3, 0.8, 0.4, one_face), identity_scale, style_scale, copy_from)
+        return [x.item() for x in outcome]
+
+    nan = pytest.approx(math.nan, nan_ok=True)
+    assert verdict() == [1, 1]
+    assert verdict(one_face=False) == [nan, nan]
+    assert verdict(identity_scale=(0.2, 0.2)) == [nan, 1]
+    assert verdict(style_scale=(0.3, 0.3)) == [1, nan]
+    assert verdict(copy_from=0.76) == [0, 1]  # (0.8 - 0.2) / 0.8 = 0.75: too many strangers are as near
+
+
+def test_copies_of_the_inputs_collapse():
+    backend = tiny_backend()
+    source, reference = alike(backend, seed=1), alike(backend, seed=2)
+    copied = evaluate_portraits(backend, generated(reference.images), source, reference)
+    assert copied.copies_reference.mean == 1 and copied.drops_style.mean == 0 and copied.collapse.mean == 1
+    assert copied.style_scaled.mean > 1  # each is its own reference, too
+    unchanged = evaluate_portraits(backend, generated(source.images), source, reference)
+    assert unchanged.copies_reference.mean == 0 and unchanged.drops_style.mean == 1
+    assert unchanged.style_scaled.mean == pytest.approx(0, abs=1e-5)
+
+
+def test_real_images_are_about_as_real_as_others_and_blurred_ones_are_not(setting):
+    backend, source, reference = setting
+    images = tiny_portraits(backend, 12, seed=3).images  # noise is what is real here
+    good = evaluate_portraits(backend, generated(images), source, reference)
+    blurred = torch.nn.functional.avg_pool2d(images, 5, stride=1, padding=2)
+    bad = evaluate_portraits(backend, generated(blurred), source, reference)
+    assert good.distance_to_real.mean == pytest.approx(1, abs=0.5)
+    assert good.distance_to_real_of_references == pytest.approx(1, abs=0.5)
+    assert bad.distance_to_real.low > 2 * good.distance_to_real.high
+
+
+def test_the_same_image_again_and_again_is_not_diverse(setting):
+    backend, source, reference = setting
+    varied = evaluate_portraits(backend, generated(source.images), source, reference)
+    alike = evaluate_portraits(backend, generated(source.images[:1].repeat(3, 1, 1, 1)), source, reference)
+    assert alike.diversity_identity.mean == pytest.approx(0, abs=1e-5)
+    assert alike.diversity_style.mean == pytest.approx(0, abs=1e-5)
+    assert varied.diversity_identity.mean == pytest.approx(1 - varied.identity_among_source, abs=1e-5)
+
+
+def test_without_strangers_the_given_portraits_are_what_is_real():
+    backend = replace(tiny_backend(), strangers=None)
+    source, reference = alike(backend, seed=1), alike(backend, seed=2)
+    scores = evaluate_portraits(backend, generated(source.images), source, reference)
+    assert math.isnan(scores.identity_of_strangers) and scores.identity_scaled.n == 0
+    assert scores.distance_to_real.n == scores.copies_reference.n == 3

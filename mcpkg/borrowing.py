@@ -1,0 +1,101 @@
+"""Words and weights lent to a backend's models, and taken out again so that nothing is left behind."""
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from mcpkg.backends.base import Backend
+from mcpkg.prompts import Placeholder, add_placeholders
+
+LORA_TARGETS = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
+"""The projections of cross-attention, the only layers that Eq. 3 adapts."""
+_PEFT_NAME = "mcpkg"
+
+
+@contextmanager
+def borrowed(backend: Backend) -> Iterator[None]:
+    """Words, LoRA and `own_copies` brought in within the block are gone after it, also after an error."""
+    pipeline = backend.pipeline
+    models = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+    tokenizer, embedding = pipeline.tokenizer, pipeline.text_encoder.get_input_embeddings()
+    sizes = embedding.num_embeddings, pipeline.text_encoder.config.vocab_size
+    slots = [(module, name, parameter) for model in models for module in model.modules()
+             for name, parameter in module._parameters.items() if parameter is not None]  # fmt: skip
+    trainable = [parameter.requires_grad for _, _, parameter in slots]
+    training = [(module, module.training) for model in models for module in model.modules()]
+    pipeline.tokenizer = copy.deepcopy(tokenizer)  # words cannot be taken out of a tokenizer again
+    own_copies(embedding, ["weight"])  # new words are written into the matrix itself
+    for model in models:
+        model.requires_grad_(False).eval()
+    try:
+        yield
+    finally:
+        if _PEFT_NAME in getattr(pipeline.unet, "peft_config", {}):
+            pipeline.unet.delete_adapters(_PEFT_NAME)
+            if not getattr(pipeline.unet, "peft_config", {}):  # nobody else's LoRA is in there
+                pipeline.unet.unload_lora()
+        pipeline.tokenizer = tokenizer
+        embedding.num_embeddings, pipeline.text_encoder.config.vocab_size = sizes
+        for (module, name, parameter), requires_grad in zip(slots, trainable, strict=True):
+            module._parameters[name] = parameter.requires_grad_(requires_grad)
+        for module, mode in training:
+            module.training = mode
+
+
+def add_words(
+    backend: Backend, placeholders: dict[str, Placeholder], generator: torch.Generator
+) -> dict[str, list[int]]:
+    """Add the placeholders to the pipeline's vocabulary: token -> ids."""
+    with torch.random.fork_rng(devices=[]):  # the new rows are drawn from torch's global state before they are set
+        return add_placeholders(
+            backend.pipeline.tokenizer, backend.pipeline.text_encoder, tuple(placeholders.values()), generator
+        )
+
+
+def add_lora(unet: nn.Module, rank: int, generator: torch.Generator | None = None) -> dict[str, nn.Parameter]:
+    """Put W' = W + U V^T on the cross-attention projections (Eq. 3), U drawn from the generator, V zero."""
+    from peft import LoraConfig
+
+    with torch.random.fork_rng(devices=[]):  # peft draws from torch's global state; ours come from the generator
+        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS)), _PEFT_NAME)
+    parameters = {name: parameter for name, parameter in unet.named_parameters() if f".{_PEFT_NAME}." in name}
+    for name, parameter in parameters.items():
+        if generator is not None and "lora_A" in name:
+            bound = parameter.shape[1] ** -0.5
+            noise = torch.rand(parameter.shape, generator=generator, device=generator.device)
+            parameter.data.copy_((2 * noise - 1) * bound)
+    return parameters
+
+
+def read_lora(unet: nn.Module) -> dict[str, Tensor]:
+    """The LoRA that `add_lora` put in, as the adapter keeps it."""
+    from peft import get_peft_model_state_dict
+
+    return on_cpu(get_peft_model_state_dict(unet, adapter_name=_PEFT_NAME))
+
+
+def own_copies(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """Replace the named parameters by copies that may be written, for `borrowed` to put the old ones back."""
+    copies = {}
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        module = model.get_submodule(path)
+        copies[name] = module._parameters[leaf] = nn.Parameter(module._parameters[leaf].detach().clone(), False)
+    return copies
+
+
+def load_lora(unet: nn.Module, lora: dict[str, Tensor], rank: int, scale: float) -> None:
+    """Put a LoRA that `read_lora` gave back in, at a strength of `scale`."""
+    from peft import set_peft_model_state_dict
+
+    add_lora(unet, rank)
+    set_peft_model_state_dict(unet, lora, adapter_name=_PEFT_NAME)
+    unet.set_adapters(_PEFT_NAME, scale)
+
+
+def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Detached float32 copies that outlive the models."""
+    return {name: tensor.detach().to("cpu", torch.float32).clone().contiguous() for name, tensor in tensors.items()}
