@@ -12,14 +12,13 @@ import tyro
 
 from mcpkg import config
 from mcpkg.backends import load_backend
-from mcpkg.demo import SAMPLES, check_input, compare_methods
+from mcpkg.compare import compare_methods
+from mcpkg.config import METHODS
+from mcpkg.demo import SAMPLES, check_input
 from mcpkg.errors import one_line_errors
 from mcpkg.files import write_json
 from mcpkg.portraits import load_portraits
 
-METHODS = {
-    name.lower().replace("_", "-"): value for name, value in vars(config).items() if isinstance(value, config.Method)
-}
 COLUMNS = ("identity", "identity_scaled", "identity_to_reference", "style", "leakage_source", "leakage_reference")
 MORE = ("attention_mass_source", "attention_mass_reference")
 
@@ -38,7 +37,7 @@ def main(
 
     Args:
         pairs: subject:style, folders of the samples.
-        methods: names of methods, as in mcpkg.config.
+        methods: names of methods, as in mcpkg.config.METHODS.
         out: one JSON file per pair and method goes here, and summary.json; a file of other settings is replaced.
         backend: which models.
         samples: holds subjects/ and styles/.

@@ -10,10 +10,10 @@ import tests.typecheck  # noqa: F401, the hook below looks it up by name
 # Before anything imports mcpkg: what is already imported goes unchecked.
 install_import_hook("mcpkg", "tests.typecheck.typecheck")
 
-BASE = Path(__file__).parent.parent / "mcpkg" / "mini" / "weights" / "base"
+WEIGHTS = Path(__file__).parent.parent / "mcpkg" / "mini" / "weights"
+MISSING = [name for name in ("base/model_index.json", "restorer.safetensors") if not (WEIGHTS / name).is_file()]
 needs_weights = pytest.mark.skipif(
-    not (BASE / "model_index.json").is_file(),
-    reason="the diffusion model's weights are not there: train them with python -m mcpkg.mini.train base",
+    bool(MISSING), reason=f"weights are not there: {MISSING}. Train them with python -m mcpkg.mini.train base, or restorer."
 )
 
 

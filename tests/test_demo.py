@@ -1,61 +1,54 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mcpkg import demo
+from mcpkg import cli, demo
 from mcpkg.adapter import Adapter
-from mcpkg.portraits import save_image
-from tests.tiny_backend import tiny_backend, tiny_portraits
+from tests.tiny_folders import quick_backend, write_pair, write_pictures
 
 
-def quick_backend(name):
-    backend = tiny_backend()
-    backend.tune = lambda method: replace(
-        method, phases=tuple(replace(phase, steps=1) for phase in method.phases), accumulation_steps=1
-    )
-    return backend
-
-
-def test_the_demo_writes_sheets_scores_and_adapter(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(demo, "load_backend", quick_backend)
+def test_the_demo_writes_sheets_scores_report_and_adapter(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("mcpkg.backends.load_backend", quick_backend)
     monkeypatch.setattr(demo, "SAMPLES", tmp_path)
-    for folder, seed in (("subjects/ann", 1), ("subjects/bea", 2), ("styles/chic", 3)):
-        for number, image in enumerate(tiny_portraits(tiny_backend(), 2, seed=seed).images):
-            save_image(image, tmp_path / folder / f"{number}.png")
-    demo.main(out=tmp_path / "out", n=2)
-    assert (tmp_path / "out" / "portraits.png").is_file() and (tmp_path / "out" / "attention.png").is_file()
-    summary = json.loads((tmp_path / "out" / "scores.json").read_text())
+    write_pair(tmp_path)
+    write_pictures(tmp_path / "subjects" / "bea")
+    out = tmp_path / "out"
+    cli.main(["demo", "--out", str(out), "--n", "2"])
+    assert (out / "portraits.png").is_file() and (out / "attention.png").is_file()
+    summary = json.loads((out / "scores.json").read_text())
     assert summary["source"].endswith("ann")  # the first by name
     scores = summary["methods"]["MagiCapture"]
     assert {"identity", "identity_scaled", "style", "leakage_source", "leakage_reference", "seconds"} <= scores.keys()
     assert scores["leakage_source"].keys() == {"mean", "low", "high", "n"}
     assert scores["n_images"] == 2
-    assert Adapter.load(tmp_path / "out" / "adapter").method.name == "MagiCapture"
-    assert "without refocusing" in capsys.readouterr().out
+    assert Adapter.load(out / "adapter").method.name == "MagiCapture"
+    shown = capsys.readouterr().out
+    assert "without refocusing" in shown
+    assert shown.splitlines()[-1] == str(out / "report.html")
+    report = (out / "report.html").read_text()
+    assert report.index("Before: without refocusing") < report.index("After: MagiCapture")
 
 
 def test_missing_samples_are_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(demo, "load_backend", quick_backend)
     monkeypatch.setattr(demo, "SAMPLES", tmp_path)
     with pytest.raises(FileNotFoundError, match="no samples"):
-        demo.main(out=tmp_path)
+        demo.demo(out=tmp_path)
 
 
 def test_bad_input_is_seen_before_anything_is_loaded(monkeypatch, tmp_path):
-    monkeypatch.setattr(demo, "load_backend", lambda name: pytest.fail("loaded"))
-    save_image(tiny_portraits(tiny_backend(), 1).images[0], tmp_path / "ann" / "0.png")
+    monkeypatch.setattr("mcpkg.backends.load_backend", lambda name: pytest.fail("loaded"))
+    ann = write_pictures(tmp_path / "ann")
     (tmp_path / "taken").write_text("a file")
-    ann = tmp_path / "ann"
     with pytest.raises(ValueError, match="--n: 0 is below 1"):
-        demo.main(ann, ann, out=tmp_path / "out", n=0)
+        demo.demo(ann, ann, out=tmp_path / "out", n=0)
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
-        demo.main(ann, tmp_path / "nowhere", out=tmp_path / "out")
-    with pytest.raises(FileExistsError):
-        demo.main(ann, ann, out=tmp_path / "taken")
+        demo.demo(ann, tmp_path / "nowhere", out=tmp_path / "out")
+    with pytest.raises(ValueError, match="taken: is a file"):
+        demo.demo(ann, ann, out=tmp_path / "taken")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bad_folder_ends_the_command_with_one_line(tmp_path):

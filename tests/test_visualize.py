@@ -1,10 +1,19 @@
+import numpy as np
 import torch
 from PIL import Image
 
 from mcpkg.evaluate import evaluate_portraits
 from mcpkg.generate import Generated
 from mcpkg.masks import source_mask
-from mcpkg.visualize import attention_sheet, masks_sheet, overlay, portraits_sheet, save_figure
+from mcpkg.visualize import (
+    attention_sheet,
+    loss_sheet,
+    masks_sheet,
+    moving_mean,
+    overlay,
+    portraits_sheet,
+    save_figure,
+)
 from tests.tiny_backend import tiny_backend, tiny_portraits
 
 
@@ -52,3 +61,19 @@ def test_masks_dim_what_they_leave_out():
     shown = torch.tensor(figure.axes[0].images[0].get_array())
     assert torch.allclose(shown[16, 16], portraits.images[0, :, 16, 16])
     assert torch.allclose(shown[0, 0], 0.2 * portraits.images[0, :, 0, 0])
+
+
+def test_losses_have_a_panel_each_and_a_line_where_a_phase_begins():
+    steps = [{"step": i % 2, "terms": {"source": 1.0, "identity": 2.0} if i > 1 else {"source": 1.0}} for i in range(4)]
+    figure = loss_sheet({"full": steps, "ablated": steps[:2]})
+    assert [title for title in titles(figure) if title] == ["source", "identity"]
+    pale, bold, begins = figure.axes[1].lines[:3]  # the ablated method has no such term
+    assert pale.get_xdata().tolist() == bold.get_xdata().tolist() == [2, 3]
+    assert begins.get_xdata() == [2, 2]
+
+
+def test_a_moving_mean_is_over_a_tenth():
+    values = np.zeros(40)
+    values[20] = 5.0
+    smooth = moving_mean(values)  # 40 // 20 = 2 to each side: five values
+    assert smooth[18:23].tolist() == [1.0] * 5 and smooth.sum() == 5

@@ -27,7 +27,7 @@ from mcpkg.mini.world import BALANCED, PARTS, sample_nuisance
 WEIGHTS = Path(__file__).parent.parent / "mini" / "weights"
 IMAGE_SIZE_PX = 128
 STRANGERS_SEED = 8_500_000  # of people that no model was trained on
-TO_TRAIN = "autoencoder, parser, identity_train, identity_score, style_reader, restorer, base"
+JUDGES = ("identity_train", "identity_score", "parser", "style_reader", "restorer")
 
 STEPS = 500
 """Optimiser steps of every method, shared among its phases as in the paper."""
@@ -44,8 +44,9 @@ def load_mini(device: str = "cpu", weights: Path = WEIGHTS) -> Backend:
     Raises:
         FileNotFoundError: weights are missing; says how to train them.
     """
-    if not (weights / "base" / "model_index.json").is_file():
-        raise FileNotFoundError(f"{weights / 'base'}: no weights. Run python -m mcpkg.mini.train for each of {TO_TRAIN}.")
+    missing = missing_weights(weights)
+    if missing:
+        raise FileNotFoundError(f"{weights}: no weights of {', '.join(missing)}. Run python -m mcpkg.mini.train for each.")
     with _quiet():
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
             weights / "base", local_files_only=True,
@@ -65,6 +66,14 @@ def load_mini(device: str = "cpu", weights: Path = WEIGHTS) -> Backend:
         attention_size=16,
         tune=tune,
     )
+
+
+def missing_weights(weights: Path = WEIGHTS) -> dict[str, Path]:
+    """What `load_mini` would miss: model, as mcpkg.mini.train names it, in the order of training -> its file."""
+    files = {"autoencoder": weights / "base" / "vae" / "diffusion_pytorch_model.safetensors"}
+    files |= {name: weights / f"{name}.safetensors" for name in JUDGES}
+    files["base"] = weights / "base" / "model_index.json"
+    return {name: file for name, file in files.items() if not file.is_file()}
 
 
 def tune(method: Method) -> Method:

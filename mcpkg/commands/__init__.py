@@ -1,0 +1,1 @@
+"""What `mcpkg <command>` does, a module each. Heavy imports happen inside the functions, so that help comes at once."""

@@ -1,0 +1,135 @@
+"""mcpkg generate | evaluate | leakage: what can be done with a trained adapter."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Literal
+
+from mcpkg.commands.options import (
+    AsJson,
+    Consent,
+    Drawing,
+    DrawingFlat,
+    Models,
+    ModelsFlat,
+    PicturesFlat,
+    check_out,
+    find_adapter,
+)
+
+
+def generate(
+    adapter: Path,
+    out: Path,
+    prompt: str | None = None,
+    seeds: tuple[int, ...] = (),
+    restore: bool = False,
+    drawing: DrawingFlat = Drawing(),
+    as_json: AsJson = False,
+    models: ModelsFlat = Models(),
+) -> None:
+    """Draw portraits with a trained adapter; each PNG says of itself that, and how, it was generated.
+
+    Args:
+        adapter: folder of a finished run, or of its adapter.
+        out: folder for the portraits, named by their seeds.
+        prompt: with the learned words, as in "a photo of a <v1> person in the <v2> style", which is the default.
+        seeds: which seeds, instead of --seed and --n.
+        restore: sharpen and enlarge the portraits.
+    """
+    check_out(out)
+    learned = find_adapter(adapter)
+
+    from mcpkg.generate import generate_portraits
+    from mcpkg.provenance import save_portraits
+
+    backend = models.load()
+    generated = generate_portraits(backend, learned, prompt, seeds=seeds or None, **asdict(drawing))
+    if restore:
+        restored = backend.restorer.restore(generated.images)
+        generated = replace(generated, images=restored, settings=generated.settings | {"restored": 1})
+    files = [str(path) for path in save_portraits(generated, out)]
+    answer = {"prompt": generated.prompt, "seeds": generated.seeds, "files": files, "settings": generated.settings}
+    print(json.dumps(answer, indent=2) if as_json else "\n".join(files))
+
+
+def evaluate(
+    pictures: PicturesFlat,
+    adapter: Path,
+    out: Path,
+    against: Path | None = None,
+    drawing: DrawingFlat = Drawing(),
+    consent: Consent = "",
+    as_json: AsJson = False,
+    models: ModelsFlat = Models(),
+) -> None:
+    """Draw with a trained adapter, score the portraits and write a report.
+
+    Args:
+        adapter: folder of a finished run, or of its adapter.
+        out: folder for portraits, scores and report.
+        against: a second run on the same pictures to compare with, such as one without refocusing; by default the
+            method before training.
+    """
+    check_out(out)
+    pictures.check()
+    learned, other = find_adapter(adapter), find_adapter(against) if against else None
+
+    from mcpkg.commands.results import write_results
+    from mcpkg.compare import judge, untrained
+    from mcpkg.evaluate import score_table
+    from mcpkg.records import read_steps
+
+    backend = models.load()
+    source, reference = pictures.load(backend)
+    other = other or untrained(backend, source, reference, learned.method, learned.seed)
+    if other.method.name == learned.method.name:
+        other = replace(other, method=replace(other.method, name=f"{other.method.name} in {against}"))
+    before = judge(backend, other, source, reference, history=read_steps(against) if against else (), **asdict(drawing))
+    result = judge(backend, learned, source, reference, history=read_steps(adapter), **asdict(drawing))
+    report = write_results(out, backend, source, reference, result, before, consent)
+    outcomes = (before, result)
+    if as_json:
+        scores = {outcome.name: outcome.as_dict() for outcome in outcomes}
+        print(json.dumps({"report": str(report), "methods": scores}, indent=2))
+    else:
+        print(score_table({outcome.name: outcome.scores for outcome in outcomes}) + f"\n\n{report}")
+
+
+def leakage(
+    adapter: Path,
+    out: Path,
+    by: tuple[Literal["token", "sample", "layer", "size", "head", "timestep"], ...] = ("token",),
+    all_layers: bool = False,
+    drawing: DrawingFlat = Drawing(),
+    as_json: AsJson = False,
+    models: ModelsFlat = Models(),
+) -> None:
+    """Say which share of each learned word's attention misses its region (the face, the rest) in drawn portraits.
+
+    Compare it with area_outside, the leakage of a word that looks everywhere alike; see mcpkg/leakage.py.
+
+    Args:
+        adapter: folder of a finished run, or of its adapter.
+        out: folder for leakage.csv: by token, sample, layer, head and timestep.
+        by: what to keep apart in the printed means.
+        all_layers: also the cross-attention layers of other grids than the one that is refocused.
+    """
+    check_out(out)
+    learned = find_adapter(adapter)
+
+    from mcpkg.leakage import mean_leakage, write_leakage_csv
+    from mcpkg.tracing import trace_leakage
+
+    rows = trace_leakage(models.load(), learned, all_layers=all_layers, **asdict(drawing))
+    means = mean_leakage(rows, by)
+    write_leakage_csv(rows, out / "leakage.csv")
+    if as_json:
+        print(json.dumps({"file": str(out / "leakage.csv"), "means": means}, indent=2))
+        return
+    columns = (*by, "leakage", "area_outside", "mass", "n")
+    print("".join(f"{column:>14}" for column in columns))
+    for row in means:
+        cells = (f"{row[c]:.4f}" if isinstance(row[c], float) else str(row[c]) for c in columns)
+        print("".join(f"{cell:>14}" for cell in cells))
+    print(f"\n{out / 'leakage.csv'}")
