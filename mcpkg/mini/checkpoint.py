@@ -29,7 +29,9 @@ class TrainingState:
         self.model = setting.recipe.build(setting).to(setting.device).train()
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.trained, betas=(0.9, 0.99), weight_decay=setting.recipe.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.trained, betas=(0.9, 0.99), weight_decay=setting.recipe.weight_decay, fused=True
+        )
 
     def sign(self) -> None:
         """Notes which source trains on which machine, beside those that did so before."""
