@@ -29,7 +29,7 @@ def test_every_equation_has_a_row():
 
 
 def test_modules_import_only_from_those_before_them():
-    (order,) = re.findall(r"`(portraits → [^`]+)`", README)
+    (order,) = re.findall(r"`(\w+ → [^`]+)`", README)
     modules = order.split(" → ")
     for place, module in enumerate(modules):
         code = (ROOT / "mcpkg" / f"{module}.py").read_text()
