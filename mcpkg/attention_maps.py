@@ -27,7 +27,7 @@ def attention_columns(
     """
     # Autocast would take the products back to half precision.
     with torch.autocast(query.device.type, enabled=False):
-        # The keys are the smaller factor: a step of training gets measurably slower when the scores are scaled.
+        # The keys are the smaller factor: fewer numbers to scale than there are scores.
         scores = query.float() @ (key.float() / key.shape[-1] ** 0.5).mT                 # b heads cells n
         if bias is not None:
             scores = scores + bias.float()

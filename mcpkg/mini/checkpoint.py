@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mcpkg.files import replace_whole
-from mcpkg.mini.setting import Setting, encoder_digest
+from mcpkg.mini.setting import Setting, encoder_digest, read_metadata
 
 
 class TrainingState:
@@ -22,7 +22,7 @@ class TrainingState:
     def __init__(self, setting: Setting, path: Path):
         self.setting, self.path, self.step = setting, path, 0
         self.seconds, self.timed_from = 0.0, 0
-        self.origin = {"commit": "", "machine": ""}
+        self.origin = {"commit": "", "machine": "", "started_from": ""}
         self.conditions = {"population": setting.population, "images": str(setting.images)}
         if setting.recipe.uses_autoencoder:
             self.conditions["autoencoder"] = encoder_digest(setting.autoencoder)
@@ -32,6 +32,32 @@ class TrainingState:
         self.optimizer = torch.optim.AdamW(
             self.trained, betas=(0.9, 0.99), weight_decay=setting.recipe.weight_decay, fused=True
         )
+
+    def start_from(self, finished: Path) -> None:
+        """Begins with finished weights instead of random ones, and remembers whence they came.
+
+        Args:
+            finished: a file of weights, or a folder that holds a folder with one for each part of the model.
+
+        Raises:
+            FileNotFoundError: there are none.
+            ValueError: they are of another model.
+        """
+        parts = {f"{name}.": finished / name for name, _ in self.model.named_children()}
+        files = {"": finished} if finished.is_file() else {
+            prefix: file for prefix, folder in parts.items() for file in folder.glob("*.safetensors")
+        }  # fmt: skip
+        if not files:
+            raise FileNotFoundError(f"{finished}: no weights to start from.")
+        tensors = {prefix + k: v for prefix, file in files.items() for k, v in load_file(file).items()}
+        for net in (self.model, self.ema):
+            try:
+                net.load_state_dict(tensors)
+            except RuntimeError as error:
+                raise ValueError(f"{finished}: weights of another model. {str(error).splitlines()[1].strip()}") from None
+        known = read_metadata(next(iter(files.values())))
+        told = ("recipe", "population", "seed", "steps", "hours", "commit", "started_from")
+        self.origin["started_from"] = ", ".join(f"{key} {known[key]}" for key in told if known.get(key)) or "unknown"
 
     def sign(self) -> None:
         """Notes which source trains on which machine, beside those that did so before."""

@@ -49,11 +49,13 @@ class Arguments:
     threads: int | None = None
     """Of the processor, for each process; all of them unless given."""
     processes: int = 1
-    """That share each batch. Two of one thread each outrun one of two threads, for models as small as these."""
+    """That share each batch."""
     checkpoints: Path = Path.home() / ".cache" / "mcpkg" / "training"
     """Where rendered portraits and unfinished models are kept."""
     out: Path = WEIGHTS
     """Where the finished weights go."""
+    start: Path | None = None
+    """Finished weights to go on from, for one more cycle of the learning rate: mcpkg/mini/weights/base, or a file."""
     export_only: bool = False
     """Write the weights of the last checkpoint and stop."""
 
@@ -63,7 +65,8 @@ def main(arguments: Arguments) -> None:
 
     Raises:
         FileNotFoundError: there is no autoencoder yet, or no checkpoint to export.
-        ValueError: the checkpoint was trained in another setting, or the batch cannot be shared among `processes`.
+        ValueError: the checkpoint was trained in another setting, the batch cannot be shared among `processes`,
+            or the weights to start from are of another model.
         FloatingPointError: training diverged.
     """
     if RECIPES[arguments.name].batch_size % arguments.processes:
@@ -116,6 +119,8 @@ def run(rank: int, arguments: Arguments) -> None:
             print(f"{arguments.name}: going on from step {state.step}", flush=True)
     elif arguments.export_only:
         raise FileNotFoundError(f"{state.path}: no checkpoint to export. Train {arguments.name} first.")
+    elif arguments.start:
+        state.start_from(arguments.start)
     if not arguments.export_only:
         train(state, arguments.name, rank, arguments.processes)
     if rank > 0:

@@ -16,6 +16,7 @@ from mcpkg.mini.setting import HELD_OUT, Setting, encode, save_net
 from mcpkg.mini.world import ATTRIBUTES, PARTS, readable
 
 FACE = PARTS.index("face")
+CUT_PX = 64  # of a worn-out portrait that the restorer learns from: several portraits cost as much as a whole one
 
 
 def as_generated(
@@ -156,14 +157,15 @@ def save_style(net: StyleReaderNet, setting: Setting, provenance: dict[str, str]
 
 def restorer_loss(net, setting: Setting, rng: Generator, progress: float):
     index = torch.randint(len(setting.large), (setting.recipe.batch_size,), generator=rng)
-    images = setting.pool.batch(index, setting.device).images
-    images = as_generated(images, setting, rng, echoes=1 / 2, **LIGHT_DAMAGE)  # what it will restore are echoes
-    top, left = torch.randint(128 - 64 + 1, (2,), generator=rng).tolist()
-    restored = net(images[..., top : top + 64, left : left + 64])
-    target = setting.large.batch(index, setting.device).images[..., 2 * top : 2 * top + 128, 2 * left : 2 * left + 128]
+    sharp = setting.large.batch(index, setting.device).images
+    small = F.avg_pool2d(sharp, 2)
+    small = as_generated(small, setting, rng, **LIGHT_DAMAGE)  # also echoes: generated portraits are what it will restore
+    top, left = torch.randint(128 - CUT_PX + 1, (2,), generator=rng).tolist()
+    restored = net(small[..., top : top + CUT_PX, left : left + CUT_PX])
+    target = sharp[..., 2 * top : 2 * (top + CUT_PX), 2 * left : 2 * (left + CUT_PX)]
     error = restored.float() - target
     edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
-    return error.abs().mean() + edges, {"psnr": psnr(restored, target).mean()}
+    return error.abs().mean() + edges + 10 * error.square().mean(), {"psnr": psnr(restored, target).mean()}
 
 
 @torch.no_grad()
