@@ -11,6 +11,7 @@ TASKS = ("source", "reference", "composed", "prior")
 TRAINABLE = ("embeddings", "lora", "cross_attention_kv", "unet", "text_encoder")
 REFOCUSING_FORMS = ("mask", "share", "break_a_scene", "mix_of_show", "fastcomposer")
 REFOCUSING_SCALES = ("max", "minmax", "none")
+WEIGHTINGS = ("epsilon", "velocity")
 
 
 def _check(condition: bool, message: str) -> None:
@@ -96,6 +97,9 @@ class Method:
     """Run one after the other on the same parameters, each with a fresh optimiser."""
     masked: bool = True
     """Whether reconstruction counts only the concept's own region (Eqs. 4-6) or the whole image (Eq. 1)."""
+    weighting: str = "epsilon"
+    """How much reconstruction counts at each noise level: "epsilon" as in Eq. 1, alike; "velocity" as in v-prediction,
+    more at high noise, where colours and layout are settled."""
     lora_rank: int = 4
     """Rank of U and V on the cross-attention projections (Eq. 3)."""
     vectors: int = 1
@@ -125,6 +129,8 @@ class Method:
             _check(getattr(self, name) >= 1, f"Method.{name}: {getattr(self, name)} is below 1.")
         _check(self.refocusing_scale in REFOCUSING_SCALES,
                f"Method.refocusing_scale: {self.refocusing_scale!r} unknown. Choose from {list(REFOCUSING_SCALES)}.")
+        _check(self.weighting in WEIGHTINGS,
+               f"Method.weighting: {self.weighting!r} unknown. Choose from {list(WEIGHTINGS)}.")
         _check(0 < self.identity_max_timestep <= 1,
                f"Method.identity_max_timestep: {self.identity_max_timestep} is not in (0, 1].")
         _check(0 <= self.identity_warmup <= 1, f"Method.identity_warmup: {self.identity_warmup} is not in [0, 1].")

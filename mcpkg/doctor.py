@@ -146,7 +146,7 @@ def _weights() -> Iterator[Finding]:
         yield Finding("mini", found, False, True, "Mend the packages above first.")
         return
     missing = missing_weights()
-    advice = "  ".join(f"python -m mcpkg.mini.train {name}" for name in missing)
+    advice = "  ".join(missing)
     found = f"weights missing: {', '.join(map(str, missing.values()))}" if missing else "all weights are there"
     yield Finding("mini", found, not missing, True, advice and f"Train what is missing: {advice}")
 

@@ -56,6 +56,17 @@ def training_target(
             raise ValueError(f"prediction_type: {other!r} is not supported. Use 'epsilon' or 'v_prediction'.")
 
 
+def velocity_weight(t: Int[Tensor, " b"], scheduler, highest: float = 20.0) -> Float[Tensor, " b"]:
+    """What a squared noise error weighs, so that noise levels count as in v-prediction: 1 / a_t, at most `highest`.
+
+    The error in the velocity v is the error in eps over sqrt(a_t) (Salimans and Ho 2022). The plain noise error of a
+    trained model is tens of times smaller at high noise than at low, though it is there that colours are settled.
+    """
+    if scheduler.config.prediction_type == "v_prediction":
+        return torch.ones(len(t), device=t.device)  # that error is one in the velocity as it is
+    return (1 / scheduler.alphas_cumprod[t.cpu()]).clamp(max=highest).to(t.device)
+
+
 def predict_x0(
     noisy: Float[Tensor, "b c h w"],
     noise_pred: Float[Tensor, "b c h w"],

@@ -12,7 +12,7 @@ from mcpkg.backends.base import Backend
 from mcpkg.concepts import Concept
 from mcpkg.config import LossWeights, Method, Phase
 from mcpkg.losses import identity_loss, masked_reconstruction, mean_over_grids
-from mcpkg.noising import add_noise, predict_x0, training_target
+from mcpkg.noising import add_noise, predict_x0, training_target, velocity_weight
 from mcpkg.prompts import REFERENCE, SOURCE, tokenize_prompts, vector_tokens
 from mcpkg.rivals import FORMS
 
@@ -69,6 +69,8 @@ def training_loss(
 
     truth = training_target(batch.latents, noise, t, pipeline.scheduler)
     reconstruction = masked_reconstruction(noise_pred, truth, batch.mask)                        # b
+    if method.weighting == "velocity":
+        reconstruction = reconstruction * velocity_weight(t, pipeline.scheduler)
     terms = dict(zip(phase.tasks, reconstruction.split(n), strict=True))
     if maps is not None:
         terms["refocusing"] = refocusing_terms(maps, batch, method, weights)

@@ -118,12 +118,14 @@ def test_unknown_backends_are_refused():
 
 
 def test_missing_weights_say_how_to_get_them(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no weights of autoencoder, .*, base. Run python -m mcpkg.mini.train"):
+    with pytest.raises(FileNotFoundError, match="no weights. Train them: python -m mcpkg.mini.train autoencoder; .*base$"):
         mini.load_mini(weights=tmp_path)
+    with pytest.raises(FileNotFoundError, match="mcpkg.mini.train base --population balanced$"):
+        mini.load_mini(weights=tmp_path, population="balanced")
 
 
 def test_every_model_to_train_is_named(tmp_path):
-    named = set(mini.missing_weights(tmp_path))
+    named = {command.removeprefix("python -m mcpkg.mini.train ") for command in mini.missing_weights(tmp_path)}
     assert named <= RECIPES.keys()
     assert RECIPES.keys() - named == {"autoencoder_decoder"}  # goes on from the autoencoder
 

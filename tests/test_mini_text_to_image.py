@@ -10,8 +10,20 @@ from mcpkg.mini.captions import Caption, write_captions
 from mcpkg.mini.data import Batch, generator_for
 from mcpkg.mini.recipes import RECIPES
 from mcpkg.mini.setting import LATENT_CHANNELS, Setting, read_metadata, save_folder
-from mcpkg.mini.text_to_image import ShownAttention, TextToImage, _denoise, grounding, save_pipeline, tokenize
+from mcpkg.mini.text_to_image import (
+    FACE,
+    MAX_VELOCITY_WEIGHT,
+    ShownAttention,
+    TextToImage,
+    _denoise,
+    draw_timesteps,
+    grounding,
+    save_pipeline,
+    scheduler,
+    tokenize,
+)
 from mcpkg.mini.world import BALANCED, PARTS
+from mcpkg.noising import velocity_weight
 from tests.tiny_mini import tiny_autoencoder
 
 
@@ -88,9 +100,10 @@ def test_shown_attention_computes_what_the_fast_path_does(model, generator):
 def test_both_terms_teach_and_a_step_is_repeatable(model):
     parts = torch.randint(len(PARTS), (4, 16, 16), generator=generator_for(0, 1))
     latents = torch.randn(4, LATENT_CHANNELS, 16, 16, generator=generator_for(0, 2))
+    t = torch.tensor([10, 300, 600, 950])
 
     def step(weight: float):
-        return _denoise(model, latents, batch_of(parts), generator_for(0, 3), weight, dropout=0.1)
+        return _denoise(model, latents, batch_of(parts), t, generator_for(0, 3), weight, dropout=0.1)
 
     loss, terms = step(0.02)
     loss.backward()
@@ -98,7 +111,37 @@ def test_both_terms_teach_and_a_step_is_repeatable(model):
     model.zero_grad()
     assert torch.isfinite(loss) and idle == [] and terms["grounding"] > 0
     assert step(0.02)[0].item() == loss.item()
-    assert loss.item() == pytest.approx((terms["denoising"] + 0.02 * terms["grounding"]).item())
+    assert loss.item() - step(0.0)[0].item() == pytest.approx(0.02 * terms["grounding"].item(), rel=1e-3)
+
+
+def test_errors_in_the_face_count_three_times(model, monkeypatch):
+    parts = torch.zeros(2, 16, 16, dtype=torch.int64)
+    parts[:, :8] = FACE
+    latents, t = torch.zeros(2, LATENT_CHANNELS, 16, 16), torch.tensor([500, 500])
+    noise = torch.randn(latents.shape, generator=generator_for(0, 4))
+
+    def loss(rows: slice) -> float:
+        """Of a model that says 1 too much in these rows and is right elsewhere."""
+        wrong = torch.zeros(2, LATENT_CHANNELS, 16, 16)
+        wrong[:, :, rows] = 1
+        no_maps = [torch.ones(2, 256, 32)]
+        monkeypatch.setattr(model, "forward", lambda *_: (noise + wrong, no_maps))
+        monkeypatch.setattr(torch, "randn", lambda *_, **__: noise)
+        total, terms = _denoise(model, latents, batch_of(parts), t, generator_for(0, 3), 0.0, dropout=0.0)
+        monkeypatch.undo()
+        assert terms["denoising"].item() == pytest.approx(0.5)
+        return total.item()
+
+    # half of the cells weigh 3, half 1, their mean is 2: 0.5 * 3 / 2 and 0.5 * 1 / 2, times the timestep's own weight
+    level = velocity_weight(t, scheduler(), MAX_VELOCITY_WEIGHT)[0].item()
+    assert loss(slice(0, 8)) == pytest.approx(0.75 * level) and loss(slice(8, 16)) == pytest.approx(0.25 * level)
+
+
+def test_timesteps_crowd_amid_the_schedule_and_reach_both_ends():
+    t = draw_timesteps(20_000, generator_for(0, 5))
+    assert 0 <= t.min() < 20 and 980 < t.max() < 1000
+    # uniform gives 0.2 on either side; logit-normal gives P(|N| < logit(0.6)) = 0.315 amid, and 0.5 (0.2 + 0.315) = 0.257
+    assert ((t >= 400) & (t < 600)).float().mean().item() == pytest.approx(0.257, abs=0.015)
 
 
 def test_an_encoder_trained_anew_meanwhile_is_refused(model, tmp_path):

@@ -116,6 +116,35 @@ def test_a_checkpoint_of_before_all_this_was_noted_is_gone_on_with(tmp_path, mon
     assert state.hours() == "0.00 since step 8" and state.origin["commit"] == "unknown; 2222222"
 
 
+def test_finished_weights_are_a_start_that_is_remembered(tmp_path):
+    file = tmp_path / "finished.safetensors"
+    save_file({"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.zeros(1)}, file, {"recipe": "toy", "steps": "6"})
+    state = train.TrainingState(setting_of(_toy(), tmp_path), tmp_path / "toy.safetensors")
+    state.start_from(file)
+    assert state.model.weight.tolist() == state.ema.weight.tolist() == [[1.0, 2.0]]
+    state.save()
+    assert read_metadata(state.path)["started_from"] == "recipe toy, steps 6"
+
+
+def test_a_folder_of_parts_is_a_start_too(tmp_path):
+    for part, weight in (("0", 1.0), ("1", 2.0)):
+        (tmp_path / "finished" / part).mkdir(parents=True)
+        save_file({"weight": torch.full((1, 1), weight)}, tmp_path / "finished" / part / "model.safetensors")
+    recipe = replace(_toy(), build=lambda _: nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)))
+    state = train.TrainingState(setting_of(recipe, tmp_path), tmp_path / "toy.safetensors")
+    state.start_from(tmp_path / "finished")
+    assert [layer.weight.item() for layer in state.model] == [1.0, 2.0]
+
+
+def test_weights_of_another_model_are_no_start(tmp_path):
+    state = train.TrainingState(setting_of(_toy(), tmp_path), tmp_path / "toy.safetensors")
+    with pytest.raises(FileNotFoundError, match="missing: no weights to start from"):
+        state.start_from(tmp_path / "missing")
+    save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="other.safetensors: weights of another model. Missing key"):
+        state.start_from(tmp_path / "other.safetensors")
+
+
 def test_a_checkpoint_is_not_gone_on_with_on_other_portraits(tmp_path):
     path = tmp_path / "toy.safetensors"
     _run(_toy(), path)
@@ -139,6 +168,7 @@ def test_a_checkpoint_is_not_gone_on_with_through_another_autoencoder(tmp_path):
 
 def _train_together(rank: int, folder) -> None:
     """One of two processes; spawned, so it sees nothing of this test but the folder."""
+    train.has_bfloat16 = lambda device: False  # whose rounding would depend on how a batch is shared
     dist.init_process_group("gloo", init_method=(folder / "address").as_uri(), rank=rank, world_size=2)
     torch.manual_seed(0)
     state = train.TrainingState(setting_of(_toy(), folder, steps=8), folder / "toy.safetensors")
@@ -146,7 +176,8 @@ def _train_together(rank: int, folder) -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes_learn_what_one_learns_from_both_halves_of_each_batch(tmp_path):
+def test_two_processes_learn_what_one_learns_from_both_halves_of_each_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "has_bfloat16", lambda device: False)
     torch.multiprocessing.spawn(_train_together, (tmp_path,), nprocs=2)
 
     def loss_of_both_halves(model, setting, rng, progress):

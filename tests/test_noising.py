@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from mcpkg.noising import add_noise, predict_x0, training_target
+from mcpkg.noising import add_noise, predict_x0, training_target, velocity_weight
 
 
 def scheduler(prediction_type="epsilon"):
@@ -74,3 +74,23 @@ def test_the_estimate_passes_gradient_to_the_prediction(generator):
     predict_x0(noisy, prediction, t, scheduler()).sum().backward()
     a = scheduler().alphas_cumprod[t].reshape(-1, 1, 1, 1)
     torch.testing.assert_close(prediction.grad, (-((1 - a) / a).sqrt()).expand_as(noise))
+
+
+def test_a_weighted_noise_error_is_the_error_in_velocity(generator):
+    latents, t = torch.randn(2, 1, 2, 2, generator=generator), torch.tensor([100, 400])
+    noise, wrong = torch.randn(2, 2, 1, 2, 2, generator=generator)
+    a = scheduler().alphas_cumprod[t].reshape(-1, 1, 1, 1)
+    noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
+    # the velocity that a prediction stands for is sqrt(a) eps - sqrt(1 - a) x0, with x0 by Tweedie
+    x0 = (noisy - (1 - a).sqrt() * wrong) / a.sqrt()
+    error = (a.sqrt() * wrong - (1 - a).sqrt() * x0) - (a.sqrt() * noise - (1 - a).sqrt() * latents)
+    weight = velocity_weight(t, scheduler())
+    torch.testing.assert_close(
+        error.square().mean(dim=(1, 2, 3)), weight * (wrong - noise).square().mean(dim=(1, 2, 3)), rtol=1e-3, atol=0
+    )
+
+
+def test_the_weight_is_bounded_and_none_where_velocity_is_predicted():
+    t = torch.tensor([0, 999])
+    assert velocity_weight(t, scheduler(), highest=5.0).tolist() == pytest.approx([1.0, 5.0], abs=1e-3)
+    assert velocity_weight(t, scheduler("v_prediction")).tolist() == [1.0, 1.0]

@@ -5,21 +5,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mcpkg.backends.base import Backend
 
-BACKENDS = ("mini",)
+BACKENDS = ("mini", "mini-balanced")
 
 
 def load_backend(name: str = "mini", device: str = "cpu") -> "Backend":
     """Load a backend's models from disk.
 
     Args:
-        name: one of `BACKENDS`.
+        name: one of `BACKENDS`; "mini-balanced" is "mini" as it came out of training on a population without bias.
         device: where the models run, as torch names it.
 
     Raises:
         ValueError: no backend of that name.
     """
-    if name == "mini":
+    if name in ("mini", "mini-balanced"):
         from mcpkg.backends.mini import load_mini
 
-        return load_mini(device)
+        return load_mini(device, population="balanced" if name == "mini-balanced" else "web")
     raise ValueError(f"backend {name!r} is not known. Choose one of: {', '.join(BACKENDS)}.")

@@ -22,6 +22,7 @@ from mcpkg.mini.nets import (
     count_faces,
 )
 from mcpkg.mini.render import render
+from mcpkg.mini.setting import base_folder
 from mcpkg.mini.world import BALANCED, PARTS, sample_nuisance
 
 WEIGHTS = Path(__file__).parent.parent / "mini" / "weights"
@@ -38,22 +39,25 @@ IDENTITY_WEIGHT = 0.1
 """Above, training finds patterns that please the embedder rather than faces."""
 
 
-def load_mini(device: str = "cpu", weights: Path = WEIGHTS) -> Backend:
+def load_mini(device: str = "cpu", weights: Path = WEIGHTS, population: str = "web") -> Backend:
     """Load the mini model.
+
+    Args:
+        population: of which it learned, "web" or "balanced"; the models that judge its images are the same.
 
     Raises:
         FileNotFoundError: weights are missing; says how to train them.
     """
-    missing = missing_weights(weights)
+    missing = missing_weights(weights, population)
     if missing:
-        raise FileNotFoundError(f"{weights}: no weights of {', '.join(missing)}. Run python -m mcpkg.mini.train for each.")
+        raise FileNotFoundError(f"{weights}: no weights. Train them: {'; '.join(missing)}")
     with _quiet():
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-            weights / "base", local_files_only=True,
+            weights / base_folder(population), local_files_only=True,
             safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         ).to(device, torch.float32)  # fmt: skip
     return Backend(
-        name="mini",
+        name="mini" if population == "web" else f"mini-{population}",
         pipeline=pipeline,
         image_size_px=IMAGE_SIZE_PX,
         face_parser=_Parser(FaceParserNet.load(weights / "parser.safetensors").to(device)),
@@ -68,12 +72,13 @@ def load_mini(device: str = "cpu", weights: Path = WEIGHTS) -> Backend:
     )
 
 
-def missing_weights(weights: Path = WEIGHTS) -> dict[str, Path]:
-    """What `load_mini` would miss: model, as mcpkg.mini.train names it, in the order of training -> its file."""
+def missing_weights(weights: Path = WEIGHTS, population: str = "web") -> dict[str, Path]:
+    """What `load_mini` would miss: the command that trains it, in the order of training -> its file."""
     files = {"autoencoder": weights / "base" / "vae" / "diffusion_pytorch_model.safetensors"}
     files |= {name: weights / f"{name}.safetensors" for name in JUDGES}
-    files["base"] = weights / "base" / "model_index.json"
-    return {name: file for name, file in files.items() if not file.is_file()}
+    which = "base" if population == "web" else f"base --population {population}"
+    files[which] = weights / base_folder(population) / "model_index.json"
+    return {f"python -m mcpkg.mini.train {name}": file for name, file in files.items() if not file.is_file()}
 
 
 def tune(method: Method) -> Method:

@@ -38,7 +38,7 @@ RECIPES: dict[str, Recipe] = {
     "identity_score": _identity(1500, 2e-3, batch_size=64, width=24, seed=1),
     "parser": Recipe(lambda s: FaceParserNet(), parser_loss, save_parser, 1800, 2e-3, batch_size=24),
     "style_reader": Recipe(lambda s: StyleReaderNet(), style_loss, save_style, 2500, 2e-3, batch_size=48),
-    "restorer": Recipe(lambda s: RestorerNet(), restorer_loss, save_restorer, 1500, 1e-3, batch_size=16),
+    "restorer": Recipe(lambda s: RestorerNet(), restorer_loss, save_restorer, 2000, 3e-3, batch_size=8),
     "base": Recipe(
         TextToImage, denoising_loss, save_pipeline, 6000, 1e-3, batch_size=16, population="web", ema_decay=0.999
     ),

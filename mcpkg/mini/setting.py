@@ -30,6 +30,11 @@ HELD_OUT = 1_000_000
 """Number of the first portrait that no training sees."""
 
 
+def base_folder(population: str) -> str:
+    """Where among the weights the diffusion model of a population is."""
+    return "base" if population == "web" else f"base_{population}"
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How one model is trained."""

@@ -20,9 +20,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from mcpkg.mini.captions import Caption, write_captions
 from mcpkg.mini.data import Batch, part_shares
-from mcpkg.mini.setting import LATENT_CHANNELS, Setting, encode, encoder_digest, save_folder
+from mcpkg.mini.setting import LATENT_CHANNELS, Setting, base_folder, encode, encoder_digest, save_folder
 from mcpkg.mini.tokenizer import MAX_TOKENS, build_tokenizer
 from mcpkg.mini.world import PARTS
+from mcpkg.noising import velocity_weight
 
 TEXT_WIDTH = 128
 CAPTION_DROPOUT = 0.1
@@ -30,6 +31,8 @@ GROUNDING_WEIGHT = 0.02
 GROUNDING_WARMUP_STEPS = 300
 GROUNDING_MAX_TIMESTEP = 900
 """Above, the picture is noise and there is no place to point at."""
+MAX_VELOCITY_WEIGHT = 10.0
+"""Of the noisiest timesteps, where layout and colours of the whole are settled by errors that are small as such."""
 FACE = PARTS.index("face")
 FACE_WEIGHT = 3
 """How often a cell of face counts: half of what one looks at in a portrait is there, in a tenth of its cells."""
@@ -186,9 +189,10 @@ def _denoise(
 
     error = (noise_pred.float() - noise).square()
     heed = 1 + (FACE_WEIGHT - 1) * part_shares(batch.parts, latents.shape[-1])[:, FACE, None]  # b 1 h w
+    heed = heed / heed.mean() * velocity_weight(t, schedule, MAX_VELOCITY_WEIGHT).to(heed)[:, None, None, None]
     divergence, inside = grounding(maps, parts, batch)
     pointing = (divergence * (t < GROUNDING_MAX_TIMESTEP).to(divergence)).mean()
-    loss = (error * heed / heed.mean()).mean() + weight * pointing
+    loss = (error * heed).mean() + weight * pointing
     return loss, {"denoising": error.mean(), "grounding": pointing, "inside": inside}
 
 
@@ -225,5 +229,5 @@ def save_pipeline(model: TextToImage, setting: Setting, provenance: dict[str, st
         shutil.rmtree(folder / "vae")
         shutil.copytree(source, folder / "vae")  # with what its weights say of their own training
 
-    save_folder(write, setting.out / "base", provenance)
+    save_folder(write, setting.out / base_folder(setting.population), provenance)
     return measured
