@@ -155,7 +155,8 @@ class Bench:
         """A batch, its prompts, and where the words stand in them; not timed."""
         training, n = self.training, self.training.method.samples_per_task
         batch = draw_batch(training.concepts, phase.tasks, n, rng)
-        prompts = draw_prompts([task for task in phase.tasks for _ in range(n)], rng)
+        tasks = [task for task in phase.tasks for _ in range(n)]
+        prompts = draw_prompts(tasks, rng, composed_source=training.method.composed_source)
         ids = tokenize_prompts(training.backend.pipeline.tokenizer, prompts)
         return batch, prompts, word_positions(training.backend, ids, training.method.vectors)
 

@@ -97,6 +97,9 @@ class Method:
     """Run one after the other on the same parameters, each with a fresh optimiser."""
     masked: bool = True
     """Whether reconstruction counts only the concept's own region (Eqs. 4-6) or the whole image (Eq. 1)."""
+    composed_source: float = 0.0
+    """Share of the source photos that are shown under the composed prompt (Eq. 6 mirrored), so that who is learned
+    holds beside the style; 0 as in the paper."""
     weighting: str = "epsilon"
     """How much reconstruction counts at each noise level: "epsilon" as in Eq. 1, alike; "velocity" as in v-prediction,
     more at high noise, where colours and layout are settled."""
@@ -129,6 +132,7 @@ class Method:
             _check(getattr(self, name) >= 1, f"Method.{name}: {getattr(self, name)} is below 1.")
         _check(self.refocusing_scale in REFOCUSING_SCALES,
                f"Method.refocusing_scale: {self.refocusing_scale!r} unknown. Choose from {list(REFOCUSING_SCALES)}.")
+        _check(0 <= self.composed_source <= 1, f"Method.composed_source: {self.composed_source} is not in [0, 1].")
         _check(self.weighting in WEIGHTINGS,
                f"Method.weighting: {self.weighting!r} unknown. Choose from {list(WEIGHTINGS)}.")
         _check(0 < self.identity_max_timestep <= 1,
@@ -154,13 +158,15 @@ def with_weights(method: Method, name: str, **weights: float | str) -> Method:
 
 
 def without_task(method: Method, task: str, name: str) -> Method:
-    """The same method without one task in any phase; dropping "composed" drops the identity loss with it."""
+    """The same method without one task in any phase; dropping "composed" drops the identity loss with it, and composed
+    prompts for source photos."""
     def change(phase: Phase) -> Phase:
         tasks = tuple(t for t in phase.tasks if t != task)
         weights = replace(phase.weights, identity=0.0) if task == "composed" else phase.weights
         return replace(phase, tasks=tasks, weights=weights)
 
-    return replace(method, name=name, phases=tuple(change(p) for p in method.phases))
+    composed_source = 0.0 if task == "composed" else method.composed_source
+    return replace(method, name=name, phases=tuple(change(p) for p in method.phases), composed_source=composed_source)
 
 
 def to_dict(method: Method) -> dict:

@@ -53,10 +53,18 @@ def draw_prompts(
     generator: torch.Generator,
     source: str = SOURCE.token,
     reference: str = REFERENCE.token,
+    composed_source: float = 0.0,
 ) -> list[str]:
-    """One prompt per task, drawn from its templates."""
+    """One prompt per task, drawn from its templates.
+
+    Args:
+        composed_source: probability that the source task is given a composed prompt.
+    """
     prompts = []
     for task in tasks:
+        if task == "source" and composed_source > 0:
+            drawn = torch.rand((), generator=generator, device=generator.device).item()
+            task = "composed" if drawn < composed_source else task
         choices = TEMPLATES[task]
         index = torch.randint(len(choices), (), generator=generator, device=generator.device).item()
         prompts.append(choices[index].format(source=source, reference=reference))

@@ -172,7 +172,7 @@ class Training:
         batches = []
         for _ in range(method.accumulation_steps):
             batch = draw_batch(self.concepts, phase.tasks, n, self.rng)  # all tasks, one after the other
-            prompts = draw_prompts(tasks, self.rng)
+            prompts = draw_prompts(tasks, self.rng, composed_source=method.composed_source)
             with torch.autocast(self.backend.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 outcome = training_loss(self.backend, method, now, batch, prompts, self.target, self.rng)
             if not outcome.loss.isfinite():

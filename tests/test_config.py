@@ -46,6 +46,12 @@ def test_ablations_change_one_thing_only():
     assert replace(config.WITHOUT_MASKS, masked=True, name=MAGICAPTURE.name) == MAGICAPTURE
 
 
+def test_without_composed_prompts_the_source_has_none_either():
+    shared = replace(MAGICAPTURE, composed_source=0.5)
+    assert config.without_task(shared, "composed", "bare").composed_source == 0
+    assert config.without_task(shared, "reference", "bare").composed_source == 0.5
+
+
 def test_one_phase_has_all_the_steps_and_a_word_rate_to_start_from():
     (phase,) = config.ONE_PHASE.phases
     assert (phase.steps, phase.embedding_learning_rate) == (2700, 5e-4)
@@ -76,6 +82,8 @@ def test_values_can_not_be_changed_in_place():
         (lambda: replace(MAGICAPTURE, refocusing_scale="softmax"), "'softmax' unknown"),
         (lambda: replace(MAGICAPTURE, lora_rank=0), "Method.lora_rank: 0 is below 1"),
         (lambda: replace(MAGICAPTURE, identity_max_timestep=0.0), "identity_max_timestep"),
+        (lambda: replace(MAGICAPTURE, composed_source=2.0), r"composed_source: 2.0 is not in \[0, 1\]"),
+        (lambda: replace(MAGICAPTURE, weighting="snr"), r"'snr' unknown. Choose from \['epsilon', 'velocity'\]"),
     ],
 )
 def test_bad_values_are_named(make, message):

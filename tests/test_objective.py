@@ -11,6 +11,7 @@ from mcpkg.config import MAGICAPTURE, REFOCUSING_FORMS, LossWeights
 from mcpkg.leakage import leakage_by_token, leakage_rows
 from mcpkg.losses import mean_over_grids
 from mcpkg.objective import ROLES, capture_words, refocusing_terms, training_loss, word_positions, word_regions
+from mcpkg.noising import velocity_weight
 from mcpkg.prompts import TEMPLATES, draw_prompts, token_positions, tokenize_prompts
 from mcpkg.rivals import FORMS
 from tests.tiny_backend import tiny_backend, tiny_portraits
@@ -59,6 +60,21 @@ def test_all_tasks_go_through_the_unet_in_one_forward(compute):
         "source": 2, "reference": 2, "composed": 2, "refocusing": 2 + 2 + 4, "identity": 2,
     }  # fmt: skip
     assert (outcome.identity_images, outcome.faceless) == (2, 0)
+
+
+def test_noise_levels_count_as_velocity_if_asked(compute, monkeypatch):
+    def at_two_levels(latents, scheduler, rng, bound):
+        noise, t = latents.flip(-1), torch.tensor([100, 900] * 3)
+        return scheduler.add_noise(latents, noise, t), noise, t
+
+    monkeypatch.setattr(objective, "add_noise", at_two_levels)
+    phase = replace(PHASE, weights=replace(PHASE.weights, identity=0.0))
+    with torch.no_grad():
+        plain, weighted = (compute(phase, replace(METHOD, weighting=name)).terms for name in ("epsilon", "velocity"))
+    wanted = velocity_weight(torch.tensor([100, 900]), compute.backend.pipeline.scheduler)
+    for task in PHASE.tasks:
+        torch.testing.assert_close(weighted[task] / plain[task], wanted)
+    torch.testing.assert_close(weighted["refocusing"], plain["refocusing"])
 
 
 def test_the_objective_is_the_sum_of_its_tasks(compute, monkeypatch):

@@ -211,3 +211,10 @@ def test_templates_hold_the_tokens_of_their_task(generator):
         "a photo of <v1> person",
         "a photo of a person in the <v2> style",
     ]
+
+
+def test_a_share_of_the_source_is_shown_under_composed_prompts(generator):
+    drawn = draw_prompts(["source", "reference"] * 200, generator, composed_source=0.25)
+    composed = ["<v2>" in prompt for prompt in drawn[::2]]
+    assert sum(composed) / 200 == pytest.approx(0.25, abs=0.08)
+    assert set(drawn[1::2]) == {"a photo of a person in the <v2> style"}
