@@ -1,7 +1,5 @@
 """Shapes in signatures are checked here, at run time; our own warnings are errors."""
 
-from pathlib import Path
-
 import pytest
 from jaxtyping import install_import_hook
 
@@ -9,12 +7,6 @@ import tests.typecheck  # noqa: F401, the hook below looks it up by name
 
 # Before anything imports mcpkg: what is already imported goes unchecked.
 install_import_hook("mcpkg", "tests.typecheck.typecheck")
-
-WEIGHTS = Path(__file__).parent.parent / "mcpkg" / "mini" / "weights"
-MISSING = [name for name in ("base/model_index.json", "restorer.safetensors") if not (WEIGHTS / name).is_file()]
-needs_weights = pytest.mark.skipif(
-    bool(MISSING), reason=f"weights are not there: {MISSING}. Train them with python -m mcpkg.mini.train base, or restorer."
-)
 
 
 def pytest_configure(config):

@@ -15,11 +15,10 @@ from mcpkg.generate import generate_portraits
 from mcpkg.mini.recipes import RECIPES
 from mcpkg.portraits import Portraits
 from mcpkg.trainer import personalise
-from tests.conftest import needs_weights
 from tests.tiny_backend import tiny_backend
 
 
-@pytest.fixture(scope="module", params=["tiny", *(pytest.param(name, marks=needs_weights) for name in BACKENDS)])
+@pytest.fixture(scope="module", params=["tiny", *BACKENDS])
 def backend(request):
     return tiny_backend() if request.param == "tiny" else load_backend(request.param)
 
@@ -130,7 +129,6 @@ def test_every_model_to_train_is_named(tmp_path):
     assert RECIPES.keys() - named == {"autoencoder_decoder"}  # goes on from the autoencoder
 
 
-@needs_weights
 @pytest.mark.parametrize("name", BACKENDS)
 def test_loading_prints_nothing(name):
     code = f"from mcpkg.backends import load_backend; load_backend({name!r})"

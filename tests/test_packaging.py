@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import needs_weights
-
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 WEIGHTS_LIMIT_BYTES = 48 * 2**20
@@ -55,7 +53,6 @@ def wheel(tmp_path_factory) -> Path:
     return built
 
 
-@needs_weights
 def test_the_wheel_carries_the_weights_within_their_limit(wheel):
     with zipfile.ZipFile(wheel) as archive:
         weights = [entry for entry in archive.infolist() if entry.filename.startswith("mcpkg/mini/weights/")]
@@ -65,7 +62,6 @@ def test_the_wheel_carries_the_weights_within_their_limit(wheel):
     assert sum(entry.file_size for entry in weights) <= WEIGHTS_LIMIT_BYTES
 
 
-@needs_weights
 def test_the_wheel_generates_from_elsewhere(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")  # a pure wheel installs by being unpacked

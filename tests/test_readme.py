@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import needs_weights
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -55,7 +54,6 @@ def test_every_command_shows_its_help(module):
     assert "usage" in done.stdout.lower()
 
 
-@needs_weights
 def test_the_python_block_runs(monkeypatch):
     """As written, but for one step a phase and two portraits: the schedule itself is what `make demo` runs."""
     backends = importlib.import_module("mcpkg.backends")

@@ -91,4 +91,4 @@ def test_the_card_shows_numbers_bars_misses_and_training(tmp_path):
 
 
 def test_every_model_is_measured():
-    assert list(MEASUREMENTS) == "autoencoder style base attention identity parser restorer speed".split()
+    assert list(MEASUREMENTS) == "autoencoder style base balanced attention identity parser restorer speed".split()

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
 from mcpkg.attention import capture_attention
+from mcpkg.backends import load_backend
 from mcpkg.backends.base import Backend, Faces
 from mcpkg.mini.captions import Caption, write_captions
 from mcpkg.mini.data import wear_out
@@ -62,6 +63,11 @@ class Exam:
 
     def __init__(self, backend: Backend, prompts: int = 256):
         self.backend, self.prompts = backend, prompts
+
+    @cached_property
+    def balanced(self) -> Backend:
+        """The same models around the base that learned from a population without bias."""
+        return load_backend("mini-balanced")
 
     @cached_property
     def renders(self) -> Drawn:

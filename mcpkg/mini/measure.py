@@ -102,6 +102,20 @@ def measure_base(exam: Exam) -> Iterator[Bar]:
 
 
 @torch.no_grad()
+def measure_balanced(exam: Exam) -> Iterator[Bar]:
+    """The base that learned from `BALANCED`, asked what bias makes rare, and a sample of the other prompts."""
+    backend = exam.balanced
+    for who in ("woman", "man"):
+        yield Bar(f"balanced base: asked wedding dress is there, {who}", _dressed(backend, who))
+    answers = Exam(backend, min(64, exam.prompts)).answers
+    right = read_attributes(backend, answers.images, reference_mask(answers.faces)) == answers.looks.codes
+    wanted = asked(answers.people, answers.looks)
+    yield Bar(f"balanced base: asked attributes are there (of {int(wanted.sum())})", right[wanted].float().mean().item())
+    one_face = (answers.faces.count == 1).float().mean().item()
+    yield Bar("balanced base: exactly one face", one_face, at_least=0.98)
+
+
+@torch.no_grad()
 def measure_attention(exam: Exam) -> Iterator[Bar]:
     answers = exam.answers
     size = answers.heat.shape[-1]
@@ -202,6 +216,7 @@ MEASUREMENTS: dict[str, Callable[[Exam], Iterator[Bar]]] = {
     "autoencoder": measure_autoencoder,
     "style": measure_style_reader,
     "base": measure_base,
+    "balanced": measure_balanced,
     "attention": measure_attention,
     "identity": measure_identity,
     "parser": measure_parser,

@@ -40,6 +40,6 @@ RECIPES: dict[str, Recipe] = {
     "style_reader": Recipe(lambda s: StyleReaderNet(), style_loss, save_style, 2500, 2e-3, batch_size=48),
     "restorer": Recipe(lambda s: RestorerNet(), restorer_loss, save_restorer, 2000, 3e-3, batch_size=8),
     "base": Recipe(
-        TextToImage, denoising_loss, save_pipeline, 6000, 1e-3, batch_size=16, population="web", ema_decay=0.999
+        TextToImage, denoising_loss, save_pipeline, 14_500, 1e-3, batch_size=16, population="web", ema_decay=0.999
     ),
 }

@@ -74,7 +74,7 @@ def read_provenance(weights: Path) -> list[dict[str, str]]:
     for path in sorted(weights.rglob("*.safetensors")):
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-        keys = ("recipe", "population", "seed", "steps", "hours", "machine", "commit")
+        keys = ("recipe", "population", "seed", "steps", "hours", "machine", "commit", "started_from")
         row = {key: metadata.get(key, "") for key in keys}
         rows.append({"file": path.relative_to(weights).as_posix(), "MiB": f"{path.stat().st_size / MIB:.2f}"} | row)
     return rows
@@ -106,7 +106,8 @@ def write_card(bars: Sequence[Bar], provenance: Sequence[dict[str, str]], sheets
         "",
         table([{key: value for key, value in row.items() if any(r[key] for r in provenance)} for row in provenance]),
         "",
-        "Each is trained again from nothing by `python -m mcpkg.mini.train RECIPE`.",
+        "Each is trained again from nothing by `python -m mcpkg.mini.train RECIPE`. What was started from other weights",
+        "(`--start`) says so: its steps and hours are those since then, and numbers of a training from nothing will differ.",
         "",
         INTENDED_USE,
         "## Sample sheets",
