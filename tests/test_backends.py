@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from mcpkg.backends import BACKENDS, load_backend, mini
-from mcpkg.config import CUSTOM_DIFFUSION, MAGICAPTURE
+from mcpkg.config import CUSTOM_DIFFUSION, MAGICAPTURE, WITHOUT_COMPOSED, WITHOUT_REFOCUSING
 from mcpkg.generate import generate_portraits
 from mcpkg.mini.recipes import RECIPES
 from mcpkg.portraits import Portraits
@@ -109,6 +109,14 @@ def test_loading_leaves_progress_bars_as_they_were(monkeypatch, shown):
         assert not transformers.utils.logging.is_progress_bar_enabled()
     assert diffusers.utils.logging.is_progress_bar_enabled() == shown
     assert transformers.utils.logging.is_progress_bar_enabled() == shown
+
+
+def test_tuning_leaves_off_what_a_method_does_without():
+    refocusing = [phase.weights.refocusing for phase in mini.tune(WITHOUT_REFOCUSING).phases]
+    assert refocusing == [0, 0] and mini.tune(MAGICAPTURE).phases[1].weights.refocusing > 0
+    assert mini.tune(MAGICAPTURE).composed_source > 0
+    assert mini.tune(WITHOUT_COMPOSED).composed_source == mini.tune(CUSTOM_DIFFUSION).composed_source == 0
+    assert mini.tune(WITHOUT_COMPOSED).phases[0] == mini.tune(MAGICAPTURE).phases[0]
 
 
 def test_unknown_backends_are_refused():
