@@ -34,7 +34,7 @@ def world(exam: Exam) -> Figure:
 
 def generated(exam: Exam) -> Figure:
     answers = exam.answers
-    titles = [_wrap(caption.text) for caption in answers.captions[:16]]
+    titles = [_wrap(caption.text, 34) for caption in answers.captions[:16]]
     return _grid(answers.images[:16], columns=4, titles=titles, title="Generated for unseen prompts")
 
 
