@@ -5,8 +5,9 @@ PYTHON ?= python3
 # Where torch comes from, if not from pip's own index. A CPU-only torch, without CUDA packages:
 # make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
-# Threads that wait must not eat the core that another process needs.
-export OMP_WAIT_POLICY = PASSIVE
+# Tests start further processes: threads that wait must not eat the core that these need. The demo is alone, and a third
+# slower so.
+test: export OMP_WAIT_POLICY = PASSIVE
 
 PIP = .venv/bin/python -m pip --disable-pip-version-check
 REQUIREMENTS = pyproject.toml constraints.txt
