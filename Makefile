@@ -5,8 +5,8 @@ PYTHON ?= python3
 # Where torch comes from, if not from pip's own index. A CPU-only torch, without CUDA packages:
 # make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
-# Tests start further processes: threads that wait must not eat the core that these need. The demo is alone, and a third
-# slower so.
+# Tests start further processes: threads that wait must not eat the core that these need. The demo is alone, and
+# slower with it.
 test: export OMP_WAIT_POLICY = PASSIVE
 
 PIP = .venv/bin/python -m pip --disable-pip-version-check

@@ -12,7 +12,7 @@ def load_backend(name: str = "mini", device: str = "cpu") -> "Backend":
     """Load a backend's models from disk.
 
     Args:
-        name: one of `BACKENDS`; "mini-balanced" is "mini" as it came out of training on a population without bias.
+        name: one of `BACKENDS`; "mini-balanced" is "mini" trained on, from a population without its bias.
         device: where the models run, as torch names it.
 
     Raises:

@@ -44,6 +44,8 @@ rendered, so its identity, style, part masks and landmarks are known.
   to maps that are good to begin with, not how good maps come about.
 - **The bias is on purpose.** The population `WEB` over-represents light skin (half of its people have one of the
   three lightest Monk tones) and puts wedding dresses almost only on feminine-presenting faces. `BALANCED` does not.
+- **`mini-balanced` began as `mini`.** It was trained on with portraits of `BALANCED`, not from nothing, so that what it
+  may still know of `WEB` is not ruled out.
 - **The judges share the renderer.** Style reader, parser and identity scorer were trained on renders, and on
   damaged ones so that they hold on generated images, but their errors there cannot be counted.
 - **The identity scorer is a sibling of the trainer.** Same kind of data, same architecture; only seed and width

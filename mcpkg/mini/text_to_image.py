@@ -35,7 +35,7 @@ MAX_VELOCITY_WEIGHT = 10.0
 """Of the noisiest timesteps, where layout and colours of the whole are settled by errors that are small as such."""
 FACE = PARTS.index("face")
 FACE_WEIGHT = 3
-"""How often a cell of face counts: half of what one looks at in a portrait is there, in a tenth of its cells."""
+"""How often a cell of face counts: one looks there first, and it has few of a portrait's cells."""
 
 
 def scheduler() -> DDIMScheduler:
