@@ -89,7 +89,7 @@ class Adapter:
                     for name, parameter in parameters.items():
                         parameter += lora_scale * deltas[name].to(parameter)
             if self.lora:
-                load_lora(pipeline.unet, self.lora, self.method.lora_rank, lora_scale)
+                load_lora(pipeline.unet, self.lora, self.method.lora_rank, self.method.lora_layers, lora_scale)
             yield backend
 
     def check_fit(self, backend: Backend) -> None:
@@ -129,14 +129,11 @@ class Adapter:
         Raises:
             OSError: the files cannot be written.
         """
-        from diffusers.utils import convert_state_dict_to_diffusers
-
         folder = Path(folder)
         words = {role: placeholder.token for role, placeholder in self.placeholders.items()}
         tensors = {EMBEDDING_FILES[role]: {token: self.embeddings[token]} for role, token in words.items()}
         if self.lora:
-            lora = convert_state_dict_to_diffusers(dict(self.lora))
-            tensors[LORA_FILE] = {f"unet.{name}": tensor for name, tensor in lora.items()}
+            tensors[LORA_FILE] = {f"unet.{name}": tensor for name, tensor in self.lora.items()}
         if self.deltas:
             tensors[WEIGHTS_FILE] = self.deltas
         summary = {
@@ -171,8 +168,6 @@ class Adapter:
             FileNotFoundError: the folder holds no adapter, or lacks one of its files.
             ValueError: a file is damaged, a pickle, or of another version; the message names it.
         """
-        from diffusers.utils import convert_unet_state_dict_to_peft
-
         folder = Path(folder)
         path = folder / SUMMARY_FILE
         if not path.is_file():
@@ -197,6 +192,6 @@ class Adapter:
         return cls(
             **learned,
             embeddings=embeddings,
-            lora=convert_unet_state_dict_to_peft(lora) if lora else {},
+            lora=lora,
             deltas=tensors.get(WEIGHTS_FILE, {}),
         )

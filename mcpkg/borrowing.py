@@ -10,8 +10,14 @@ from torch import Tensor, nn
 from mcpkg.backends.base import Backend
 from mcpkg.prompts import Placeholder, add_placeholders
 
-LORA_TARGETS = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
-"""The projections of cross-attention, the only layers that Eq. 3 adapts."""
+LORA_TARGETS = {
+    "cross_attention": ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
+    "all": (
+        "to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out",
+        "conv1", "conv2", "conv_shortcut",
+    ),
+}  # fmt: skip
+"""`Method.lora_layers` -> ends of the names of the layers; Eq. 3 adapts the projections of cross-attention."""
 _PEFT_NAME = "mcpkg"
 
 
@@ -55,16 +61,18 @@ def add_words(
         )
 
 
-def add_lora(unet: nn.Module, rank: int, generator: torch.Generator | None = None) -> dict[str, nn.Parameter]:
-    """Put W' = W + U V^T on the cross-attention projections (Eq. 3), U drawn from the generator, V zero."""
+def add_lora(
+    unet: nn.Module, rank: int, layers: str = "cross_attention", generator: torch.Generator | None = None
+) -> dict[str, nn.Parameter]:
+    """Put W' = W + U V^T (Eq. 3) on the layers that `LORA_TARGETS` names, U drawn from the generator, V zero."""
     from peft import LoraConfig
 
     with torch.random.fork_rng(devices=[]):  # peft draws from torch's global state; ours come from the generator
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS)), _PEFT_NAME)
+        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS[layers])), _PEFT_NAME)
     parameters = {name: parameter for name, parameter in unet.named_parameters() if f".{_PEFT_NAME}." in name}
     for name, parameter in parameters.items():
         if generator is not None and "lora_A" in name:
-            bound = parameter.shape[1] ** -0.5
+            bound = parameter[0].numel() ** -0.5
             noise = torch.rand(parameter.shape, generator=generator, device=generator.device)
             parameter.data.copy_((2 * noise - 1) * bound)
     return parameters
@@ -87,11 +95,11 @@ def own_copies(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter
     return copies
 
 
-def load_lora(unet: nn.Module, lora: dict[str, Tensor], rank: int, scale: float) -> None:
+def load_lora(unet: nn.Module, lora: dict[str, Tensor], rank: int, layers: str, scale: float) -> None:
     """Put a LoRA that `read_lora` gave back in, at a strength of `scale`."""
     from peft import set_peft_model_state_dict
 
-    add_lora(unet, rank)
+    add_lora(unet, rank, layers)
     set_peft_model_state_dict(unet, lora, adapter_name=_PEFT_NAME)
     unet.set_adapters(_PEFT_NAME, scale)
 

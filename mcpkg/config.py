@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 TASKS = ("source", "reference", "composed", "prior")
 TRAINABLE = ("embeddings", "lora", "cross_attention_kv", "unet", "text_encoder")
+LORA_LAYERS = ("cross_attention", "all")
 REFOCUSING_FORMS = ("mask", "share", "break_a_scene", "mix_of_show", "fastcomposer")
 REFOCUSING_SCALES = ("max", "minmax", "none")
 WEIGHTINGS = ("epsilon", "velocity")
@@ -104,7 +105,10 @@ class Method:
     """How much reconstruction counts at each noise level: "epsilon" as in Eq. 1, alike; "velocity" as in v-prediction,
     more at high noise, where colours and layout are settled."""
     lora_rank: int = 4
-    """Rank of U and V on the cross-attention projections (Eq. 3)."""
+    """Rank of U and V (Eq. 3)."""
+    lora_layers: str = "cross_attention"
+    """Which layers of the UNet have LoRA: the projections of "cross_attention" as in the paper, or "all" in its blocks,
+    self-attention, feed-forward and convolutions as well."""
     vectors: int = 1
     """Embedding vectors per placeholder."""
     refocusing_scale: str = "max"
@@ -130,6 +134,8 @@ class Method:
         _check(bool(self.name) and bool(self.phases), "Method: give it a name and at least one phase.")
         for name in ("lora_rank", "vectors", "identity_every", "samples_per_task", "accumulation_steps"):
             _check(getattr(self, name) >= 1, f"Method.{name}: {getattr(self, name)} is below 1.")
+        _check(self.lora_layers in LORA_LAYERS,
+               f"Method.lora_layers: {self.lora_layers!r} unknown. Choose from {list(LORA_LAYERS)}.")
         _check(self.refocusing_scale in REFOCUSING_SCALES,
                f"Method.refocusing_scale: {self.refocusing_scale!r} unknown. Choose from {list(REFOCUSING_SCALES)}.")
         _check(0 <= self.composed_source <= 1, f"Method.composed_source: {self.composed_source} is not in [0, 1].")

@@ -227,7 +227,7 @@ def tokenize_prompts(tokenizer, texts: Sequence[str]) -> Int[Tensor, "b n"]:
         for token in added:
             if len(family := _family(added, token)) > 1:
                 expanded = re.sub(re.escape(token) + r"(?!_\d)", lambda _: " ".join(family), expanded)
-        ids = tokenizer(expanded, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(expanded, add_special_tokens=False, verbose=False)["input_ids"]  # we say what is too long
         if len(ids) + 2 > length:
             raise ValueError(f"prompt {text!r}: {len(ids)} tokens; the model reads at most {length - 2}. Shorten it.")
         if unknown := unknown_words(tokenizer, text):

@@ -12,7 +12,10 @@ from tests.tiny_adapter import tiny_adapter
 from tests.tiny_backend import tiny_backend, tiny_portraits
 
 
-@pytest.fixture(params=[MAGICAPTURE, CUSTOM_DIFFUSION], ids=lambda method: method.name)
+EVERYWHERE = replace(MAGICAPTURE, name="LoRA everywhere", lora_layers="all")
+
+
+@pytest.fixture(params=[MAGICAPTURE, EVERYWHERE, CUSTOM_DIFFUSION], ids=lambda method: method.name)
 def adapter(request):
     return tiny_adapter(tiny_backend(), request.param)
 
@@ -38,6 +41,13 @@ def test_applied_changes_the_model_and_puts_it_back(adapter):
         predict(backend.pipeline, adapter.prompt)
     assert torch.equal(predict(backend.pipeline, "a photo of a person"), plain)
     assert "<v1>" not in backend.pipeline.tokenizer.get_vocab()
+
+
+def test_lora_goes_where_the_method_says():
+    cross_attention, everywhere = (tiny_adapter(tiny_backend(), method).lora for method in (MAGICAPTURE, EVERYWHERE))
+    assert all(".attn2." in name for name in cross_attention)
+    assert cross_attention.keys() < everywhere.keys()
+    assert any(".attn1." in name for name in everywhere) and any(".resnets." in name for name in everywhere)
 
 
 def test_it_is_put_back_after_an_error(adapter):

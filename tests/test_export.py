@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from mcpkg.adapter import Adapter
-from mcpkg.config import CUSTOM_DIFFUSION, TEXTUAL_INVERSION
+from mcpkg.config import CUSTOM_DIFFUSION, MAGICAPTURE, TEXTUAL_INVERSION
 from mcpkg.export import export_adapter
 from mcpkg.generate import generate_portraits
 from mcpkg.model_card import STEPS
@@ -46,10 +47,12 @@ def draw(pipeline, prompt, steps=3):
     return image.images[0]
 
 
-@pytest.fixture(scope="module", params=[1, 3], ids=["one vector", "three vectors"])
+@pytest.fixture(
+    scope="module", params=[(1, "cross_attention"), (3, "all")], ids=["as in the paper", "three vectors, LoRA everywhere"]
+)
 def exported(request, tmp_path_factory):
-    backend = tiny_backend()
-    adapter = tiny_adapter(backend, vectors=request.param)
+    backend, (vectors, layers) = tiny_backend(), request.param
+    adapter = tiny_adapter(backend, replace(MAGICAPTURE, lora_layers=layers), vectors)
     folder = tmp_path_factory.mktemp("export") / "out"
     base = tmp_path_factory.mktemp("base")
     backend.pipeline.save_pretrained(base)

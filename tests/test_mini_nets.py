@@ -11,32 +11,11 @@ from mcpkg.mini.nets import (
     RestorerNet,
     StyleReaderNet,
     count_faces,
-    crop_faces,
 )
 from mcpkg.mini.setting import save_net
 from mcpkg.mini.world import ATTRIBUTES, PARTS
 
 LANDMARKS = torch.tensor([TEMPLATE])
-
-
-def test_an_average_face_that_fills_the_frame_is_left_as_it_is(generator):
-    images = torch.rand(1, 3, 80, 80, generator=generator)
-    assert torch.allclose(crop_faces(images, LANDMARKS), images, atol=1e-4)
-
-
-def test_a_crop_follows_its_face(generator):
-    images = torch.rand(1, 3, 80, 80, generator=generator)
-    moved = LANDMARKS + torch.tensor([8 / 80, 0.0])  # the face lies 8 pixels further right
-    assert torch.allclose(crop_faces(images, moved)[..., :72], images[..., 8:], atol=1e-4)
-
-
-def test_a_crop_turns_the_face_upright():
-    # A quarter turn about the centre of the frame takes (x, y) to (1 - y, x); turned back, the picture is the same.
-    images = torch.zeros(1, 3, 80, 80)
-    images[..., 10:20, 40:60] = 1
-    turned = images.rot90(-1, dims=(2, 3))
-    landmarks = torch.stack([1 - LANDMARKS[..., 1], LANDMARKS[..., 0]], dim=-1)
-    assert torch.allclose(crop_faces(turned, landmarks), images, atol=1e-3)
 
 
 def test_identity_is_a_unit_vector_with_a_gradient(generator):

@@ -20,7 +20,7 @@ def tiny_adapter(backend, method=MAGICAPTURE, vectors=1, seed=0) -> Adapter:
     lora, deltas = {}, {}
     if "lora" in kinds:
         with borrowed(backend):
-            add_lora(backend.pipeline.unet, method.lora_rank)
+            add_lora(backend.pipeline.unet, method.lora_rank, method.lora_layers)
             lora = {k: 0.3 * torch.randn(v.shape, generator=rng) for k, v in read_lora(backend.pipeline.unet).items()}
     if "cross_attention_kv" in kinds:
         deltas = {

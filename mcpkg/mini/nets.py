@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from mcpkg.alignment import align_faces
 from mcpkg.mini.world import ATTRIBUTES, IDENTITY, PARTS
 
 CROP_PX = 80
@@ -66,25 +67,10 @@ def _stage(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def crop_faces(
-    images: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b 5 2"], size: int = CROP_PX
-) -> Float[Tensor, "b 3 {size} {size}"]:
-    """Upright faces of one size, by the similarity that best maps `TEMPLATE` onto the landmarks.
-
-    With points as complex numbers the least-squares similarity is z -> a z + b, a = sum(conj(w) z) / sum |w|^2
-    for centred w and z. Differentiable in both arguments.
-    """
-    template = torch.tensor(TEMPLATE, device=images.device)
-    target = torch.view_as_complex(landmarks.float().contiguous())  # b 5
-    centre = template.mean(dim=0)
-    source = torch.view_as_complex(template - centre)  # 5
-    middle = target.mean(dim=1)
-    turn = (source.conj() * (target - middle[:, None])).sum(dim=1) / source.abs().square().sum()
-
-    steps = (torch.arange(size, device=images.device) + 0.5) / size
-    y, x = torch.meshgrid(steps, steps, indexing="ij")
-    cells = torch.view_as_complex(torch.stack([x, y], dim=-1) - centre)  # h w
-    grid = torch.view_as_real(turn[:, None, None] * cells + middle[:, None, None])  # b h w 2, in [0, 1] of the frame
-    return F.grid_sample(images.float(), grid * 2 - 1, padding_mode="border", align_corners=False)
+    images: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b 5 2"]
+) -> Float[Tensor, "b 3 c c"]:
+    """What an embedder sees of each image."""
+    return align_faces(images, landmarks, TEMPLATE, CROP_PX)
 
 
 class IdentityEmbedder(Net):
