@@ -1,5 +1,5 @@
-# Commands: `make demo` makes portraits in runs/demo; `make test` runs the tests.
-# Both install into .venv on first use, and again when the requirements change.
+# Commands: `make demo` makes portraits in runs/demo; `make test` runs the tests; `make test-real` runs those that need
+# published weights, which it fetches. They install on first use, and again when the requirements change.
 
 PYTHON ?= python3
 # Where torch comes from, if not from pip's own index. A CPU-only torch, without CUDA packages:
@@ -10,15 +10,19 @@ TORCH_INDEX ?=
 test: export OMP_WAIT_POLICY = PASSIVE
 
 PIP = .venv/bin/python -m pip --disable-pip-version-check
+REAL_PIP = .venv-real/bin/python -m pip --disable-pip-version-check
 REQUIREMENTS = pyproject.toml constraints.txt
 
-.PHONY: demo test clean
+.PHONY: demo test test-real clean
 
 demo: .venv/base.stamp
 	.venv/bin/python -m mcpkg.demo --out runs/demo
 
 test: .venv/dev.stamp
 	.venv/bin/python -m pytest -q
+
+test-real: .venv-real/real.stamp
+	.venv-real/bin/python -m pytest -q -s tests/real
 
 # torch first and by itself, for only torch comes from TORCH_INDEX.
 .venv/base.stamp: $(REQUIREMENTS)
@@ -31,5 +35,15 @@ test: .venv/dev.stamp
 	$(PIP) install --quiet -e '.[dev]' -c constraints.txt
 	touch $@
 
+# face-api's folder of weights is what counts: nothing of the package runs. dlib judges the port of its network.
+.venv-real/real.stamp: $(REQUIREMENTS)
+	test -x .venv-real/bin/python || $(PYTHON) -m venv .venv-real
+	$(REAL_PIP) install --quiet "$$(grep '^torch==' constraints.txt)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(REAL_PIP) install --quiet -e '.[dev,samples]' -c constraints.txt
+	$(REAL_PIP) install --quiet dlib-bin==20.0.1.post1 face-recognition-models==0.3.0 'setuptools<81'
+	mkdir -p .venv-real/face-api
+	cd .venv-real/face-api && npm pack --silent @vladmandic/face-api@1.7.15 && tar xzf vladmandic-face-api-1.7.15.tgz
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-real build dist *.egg-info

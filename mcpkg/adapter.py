@@ -19,6 +19,7 @@ from mcpkg.borrowing import (
     load_lora,
     on_cpu,
     own_copies,
+    plain_first_half,
     read_lora,
 )
 from mcpkg.config import Method, from_dict, to_dict
@@ -91,6 +92,14 @@ class Adapter:
             if self.lora:
                 load_lora(pipeline.unet, self.lora, self.method.lora_rank, self.method.lora_layers, lora_scale)
             yield backend
+
+    @contextmanager
+    def guided_by_plain(self, backend: Backend, lora_scale: float = 1.0) -> Iterator[None]:
+        """Within `applied`, at the same scale: guidance leads away from what the model drew before it learned."""
+        start = "unet."
+        changes = {n.removeprefix(start): lora_scale * d for n, d in self.deltas.items() if n.startswith(start)}
+        with plain_first_half(backend.pipeline.unet, changes):
+            yield
 
     def check_fit(self, backend: Backend) -> None:
         """Whether every learned tensor has its place in the backend's models.

@@ -1,8 +1,10 @@
 """Words and weights lent to a backend's models, and taken out again so that nothing is left behind."""
 
 import copy
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +104,45 @@ def load_lora(unet: nn.Module, lora: dict[str, Tensor], rank: int, layers: str, 
     add_lora(unet, rank, layers)
     set_peft_model_state_dict(unet, lora, adapter_name=_PEFT_NAME)
     unet.set_adapters(_PEFT_NAME, scale)
+
+
+@contextmanager
+def plain_first_half(unet: nn.Module, changes: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within the block, what was learned acts on the second half of each batch only: in guidance, on the prompt's.
+
+    Training on a few pictures changes what a model draws unasked as well, and guidance would lead away from that
+    instead of from anything (Phunyaphibarn et al. 2025, arXiv 2503.20240).
+
+    Args:
+        changes: of whole weights, by their names, as they were added to the UNet; its LoRA is found.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    of_module: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, change in changes.items():
+        path, _, leaf = name.rpartition(".")
+        of_module[path][leaf] = change
+
+    def plain(name: str, module: nn.Module) -> nn.Module | None:
+        """The module before anything was learned, if that changed it."""
+        if isinstance(module, LoraLayer):
+            return module.base_layer
+        if name not in of_module:
+            return None
+        before = copy.copy(module)
+        changed = {leaf: getattr(module, leaf) - change for leaf, change in of_module[name].items()}
+        before._parameters = module._parameters | changed
+        return before
+
+    def replace_first_half(before: nn.Module, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        half = len(output) // 2
+        return torch.cat((before.forward(args[0][:half], *args[1:]), output[half:]))  # forward: without hooks
+
+    with ExitStack() as hooks:
+        for name, module in unet.named_modules():
+            if (before := plain(name, module)) is not None:
+                hooks.callback(module.register_forward_hook(partial(replace_first_half, before)).remove)
+        yield
 
 
 def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

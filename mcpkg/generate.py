@@ -44,6 +44,7 @@ def generate_portraits(
     negative_prompt: str = "",
     seeds: Sequence[int] | None = None,
     spread: float = 1.0,
+    plain_guidance: bool = True,
 ) -> Generated:
     """Generate portraits; each depends on its own seed and on the settings, never on the batch that it is drawn in.
 
@@ -66,6 +67,8 @@ def generate_portraits(
         negative_prompt: what to keep away from; needs guidance.
         seeds: which seeds, in place of n and seed.
         spread: 1 starts each image from noise of its own; towards 0 all start near the noise of the first seed.
+        plain_guidance: guidance leads away from what the model drew before it learned, see `plain_first_half`. If
+            False, from what it draws unasked now, as in tools that know LoRA files only.
 
     Raises:
         ValueError: a number out of its range, a seed twice, a prompt that is too long, has unknown words or none of
@@ -77,15 +80,17 @@ def generate_portraits(
     if negative_prompt and guidance <= 1:
         raise ValueError(f"guidance: {guidance} leaves the negative prompt without effect. Give more than 1.")
     prompt = full_prompt(adapter, prompt, edit)
+    by_plain = adapter is not None and plain_guidance and guidance > 1
     images, maps = [], []
     with adapter.applied(backend, lora_scale) if adapter else nullcontext():
         words = {role: word.token for role, word in adapter.placeholders.items()} if adapter and capture else {}
         words = {role: token for role, token in words.items() if token in prompt}
         noise = starting_noise(backend, seeds, spread)                                         # n c k k
-        for latents in noise.split(batch_size):
-            batch, heat = _draw(backend, prompt, negative_prompt, latents, steps, guidance, words)
-            images.append(batch)
-            maps.append(heat)
+        with adapter.guided_by_plain(backend, lora_scale) if by_plain else nullcontext():
+            for latents in noise.split(batch_size):
+                batch, heat = _draw(backend, prompt, negative_prompt, latents, steps, guidance, words)
+                images.append(batch)
+                maps.append(heat)
     return Generated(
         images=torch.cat(images),
         seeds=seeds,
@@ -96,6 +101,7 @@ def generate_portraits(
             "method": adapter.method.name if adapter else "none",
             "negative_prompt": negative_prompt,
             "guidance": guidance,
+            "plain_guidance": by_plain,
             "steps": steps,
             "lora_scale": lora_scale if adapter else 0.0,
             "spread": spread,

@@ -18,6 +18,13 @@ SCORES = {
 """Scores that the card shows, and what they mean."""
 
 
+OWN_GUIDANCE = (
+    "\n\nThe scores were measured with guidance that leads away from the model without this adapter. Tools that know LoRA "
+    "files only lead away from the model with it: likeness and style are weaker there, as with "
+    "`mcpkg generate --no-plain-guidance`."
+)
+
+
 def model_card(
     adapter: Adapter, backend: Backend, name: str, base_model: str, scores: Mapping | None, consent: str
 ) -> str:
@@ -66,7 +73,7 @@ def _settings(adapter: Adapter, backend: Backend) -> str:
         f"Prompt: `{adapter.prompt}`, and what you like to add, such as `wearing sunglasses`. "
         f"`{source}` is the person, `{reference}` the style.\n\n"
         f"Settings to begin with: {STEPS} steps of DPM-Solver++, guidance {backend.default_guidance:g}, "
-        f"{backend.image_size_px} x {backend.image_size_px} pixels." + (scale if adapter.lora else "")
+        f"{backend.image_size_px} x {backend.image_size_px} pixels." + (scale + OWN_GUIDANCE if adapter.lora else "")
     )
 
 

@@ -1,5 +1,7 @@
 """Leakage while portraits are drawn, map by map."""
 
+from contextlib import nullcontext
+
 import torch
 
 from mcpkg.adapter import Adapter
@@ -20,13 +22,16 @@ def trace_leakage(
     all_layers: bool = False,
     lora_scale: float = 1.0,
     edit: str = "",
+    guidance: float | None = None,
+    plain_guidance: bool = True,
     batch_size: int = 4,
     **drawing: float | str | None,
 ) -> list[LeakageRow]:
     """Draw portraits and give every attention map's leakage: by token, sample, layer, head and timestep.
 
     Args:
-        n, seed, lora_scale, edit, drawing: see `generate_portraits`; samples are counted from 0.
+        n, seed, lora_scale, edit, guidance, plain_guidance, drawing: see `generate_portraits`; samples are counted
+            from 0.
         all_layers: also the layers of other grids than `backend.attention_size`.
         batch_size: portraits whose maps are held at a time.
 
@@ -36,7 +41,9 @@ def trace_leakage(
     """
     size = None if all_layers else backend.attention_size
     prompt, rows = full_prompt(adapter, None, edit), []
-    with adapter.applied(backend, lora_scale):
+    guidance = backend.default_guidance if guidance is None else guidance
+    by_plain = adapter.guided_by_plain(backend, lora_scale) if plain_guidance and guidance > 1 else nullcontext()
+    with adapter.applied(backend, lora_scale), by_plain:
         pipeline = backend.pipeline
         for start in range(0, n, batch_size):
             count = min(batch_size, n - start)
@@ -46,7 +53,7 @@ def trace_leakage(
             }
             with capture_attention(pipeline.unet, positions, min_size=size, max_size=size, keep="all") as store:
                 generated = generate_portraits(
-                    backend, prompt=prompt, n=count, seed=seed + start, batch_size=count, **drawing
+                    backend, prompt=prompt, n=count, seed=seed + start, batch_size=count, guidance=guidance, **drawing
                 )
             faces = backend.face_parser.parse(generated.images)
             one_face = (faces.count == 1).float()[:, None, None, None]

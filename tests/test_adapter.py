@@ -50,6 +50,21 @@ def test_lora_goes_where_the_method_says():
     assert any(".attn1." in name for name in everywhere) and any(".resnets." in name for name in everywhere)
 
 
+def test_guided_by_plain_the_first_half_of_a_batch_knows_nothing_learned(adapter):
+    backend = tiny_backend()
+    unet, rng = backend.pipeline.unet, torch.Generator().manual_seed(0)
+    noise, text = torch.randn(4, 5, 8, 8, generator=rng), torch.randn(4, 16, 16, generator=rng)
+    before = unet(noise, 500, text).sample
+    with torch.no_grad(), adapter.applied(backend, 0.7):
+        learned = unet(noise, 500, text).sample
+        with adapter.guided_by_plain(backend, 0.7):
+            guided = unet(noise, 500, text).sample
+        assert torch.equal(unet(noise, 500, text).sample, learned)
+    assert torch.allclose(guided[:2], before[:2], atol=1e-5)
+    assert torch.allclose(guided[2:], learned[2:], atol=1e-5)
+    assert not torch.allclose(before, learned, atol=1e-3)
+
+
 def test_it_is_put_back_after_an_error(adapter):
     backend = tiny_backend()
     plain = predict(backend.pipeline, "a photo of a person")

@@ -112,6 +112,21 @@ def test_without_adapter_a_prompt_is_needed(backend):
         generate_portraits(backend)
 
 
+def test_guidance_leads_away_from_the_plain_model_unless_told_otherwise(backend, adapter):
+    """At guidance g the noise is u + g (c - u): with u of the plain model, known from a run without an adapter."""
+    plain, itself = (
+        generate_portraits(backend, adapter, n=1, steps=1, guidance=3.0, plain_guidance=by_plain).images
+        for by_plain in (True, False)
+    )
+    assert not torch.allclose(plain, itself, atol=1e-3)
+    unguided = [
+        generate_portraits(backend, adapter, n=1, steps=1, guidance=1.0, plain_guidance=by_plain)
+        for by_plain in (True, False)
+    ]
+    assert torch.equal(unguided[0].images, unguided[1].images)
+    assert not unguided[0].settings["plain_guidance"]
+
+
 # --- On disk ----------------------------------------------------------------------------------------------------------
 
 
@@ -131,6 +146,7 @@ def test_each_file_says_how_it_was_made(generated, tmp_path):
         "method": "MagiCapture",
         "negative_prompt": "",
         "guidance": 2.5,
+        "plain_guidance": True,
         "steps": 2,
         "lora_scale": 0.5,
         "spread": 1.0,
@@ -142,7 +158,7 @@ def test_each_file_says_how_it_was_made(generated, tmp_path):
 
 def test_what_a_file_says_is_enough_to_draw_it_again(backend, adapter, generated, tmp_path):
     told = read_provenance(save_portraits(generated, tmp_path)[1])
-    options = {key: told[key] for key in ("prompt", "negative_prompt", "guidance", "steps", "lora_scale")}
+    options = {key: told[key] for key in ("prompt", "negative_prompt", "guidance", "plain_guidance", "steps", "lora_scale")}
     again = generate_portraits(backend, adapter, seeds=[told["seed"]], **options)
     assert torch.allclose(again.images[0], generated.images[1], atol=1e-5)
 

@@ -95,6 +95,8 @@ class Drawing:
     """Appended to the prompt as it is, such as ", wearing sunglasses"."""
     negative_prompt: str = ""
     """What to keep away from."""
+    plain_guidance: bool = True
+    """Guidance leads away from what the model drew before it learned; --no-plain-guidance for what other tools draw."""
 
 
 PicturesFlat = tyro.conf.OmitArgPrefixes[Pictures]  # --source, not --pictures.source

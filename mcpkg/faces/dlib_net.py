@@ -5,20 +5,17 @@ Its weights come from the npm package @vladmandic/face-api (MIT), rounded to 8 b
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mcpkg.alignment import align_faces
+from mcpkg.faces.face_api import read_arrays
 
 CROP_PX = 150
-MANIFEST = "face_recognition_model-weights_manifest.json"
 MEAN_RGB = (122.782, 117.001, 104.298)  # of the training pictures, 0 to 255
 TEMPLATE = ((0.317, 0.311), (0.670, 0.311), (0.493, 0.510), (0.336, 0.687), (0.651, 0.687))
 """Where dlib's mean face has its eyes, nose tip and mouth corners in a crop with a margin of a quarter."""
@@ -85,7 +82,7 @@ class DlibEmbedder:
     """
 
     def __init__(self, net: DlibFaceNet, centre: Float[Tensor, " 128"] | None = None):
-        self.net = net.eval().requires_grad_(False)
+        self.net = net
         self.centre = torch.zeros(128) if centre is None else centre
 
     def describe(
@@ -104,52 +101,27 @@ class DlibEmbedder:
 
 
 def load_dlib_net(folder: str | Path) -> DlibFaceNet:
-    """Read face-api's manifest and its file of weights, which hold numbers only.
+    """The network with the weights in face-api's folder.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: they are not of this network, or cut short.
+        ValueError: a file is damaged.
     """
-    folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
-        raise FileNotFoundError(
-            f"{folder / MANIFEST}: no such file. Unpack the folder model of the npm package @vladmandic/face-api there."
-        )
-    stored, (manifest,) = {}, json.loads((folder / MANIFEST).read_text())
-    content, at = b"".join((folder / path).read_bytes() for path in manifest["paths"]), 0
-    for entry in manifest["weights"]:
-        stored[entry["name"]], at = _read_array(content, at, entry)
-    if at != len(content):
-        raise ValueError(f"{folder}: the weights have {len(content)} bytes, the manifest says {at}. Copy them again.")
-    net = DlibFaceNet()
-    names = ["conv32_down", *(name for channels, count in LEVELS[:-1] for name in _block_names(channels, count))]
-    names.append("conv256_down_out")
-    state = {"head.weight": stored.pop("fc").T}
-    for name, module in zip(names, ["stem", *(f"blocks.{i}" for i in range(len(net.blocks)))], strict=True):
-        for conv in ("",) if module == "stem" else (".conv1", ".conv2"):
-            there = f"{name}{conv.replace('.', '/')}"
-            state[f"{module}{conv}.conv.weight"] = stored.pop(f"{there}/conv/filters").permute(3, 2, 0, 1)
-            state[f"{module}{conv}.conv.bias"] = stored.pop(f"{there}/conv/bias")
-            state[f"{module}{conv}.weight"] = stored.pop(f"{there}/scale/weights")
-            state[f"{module}{conv}.bias"] = stored.pop(f"{there}/scale/biases")
+    arrays, net = read_arrays(folder, "face_recognition"), DlibFaceNet()
+    modules = ["stem", *(f"blocks.{i}" for i in range(len(net.blocks)))]
+    state = {"head.weight": arrays["fc"].T}
+    for name, module in zip(_names(), modules, strict=True):
+        for conv in ("",) if module == "stem" else ("conv1", "conv2"):
+            there, here = f"{name}/{conv}".rstrip("/"), f"{module}.{conv}".rstrip(".")
+            state[f"{here}.conv.weight"] = arrays[f"{there}/conv/filters"].permute(3, 2, 0, 1)
+            state[f"{here}.conv.bias"] = arrays[f"{there}/conv/bias"]
+            state[f"{here}.weight"] = arrays[f"{there}/scale/weights"]
+            state[f"{here}.bias"] = arrays[f"{there}/scale/biases"]
     net.load_state_dict(state)
-    return net
+    return net.eval().requires_grad_(False)
 
 
-def _block_names(channels: int, count: int) -> list[str]:
-    """As face-api calls them: of the levels after the first, the block that halves comes first."""
-    if channels == 32:
-        return [f"conv32_{i}" for i in range(1, count + 1)]
-    return [f"conv{channels}_down", *(f"conv{channels}_{i}" for i in range(1, count))]
-
-
-def _read_array(content: bytes, at: int, entry: dict) -> tuple[Tensor, int]:
-    """One array from `at`, and where the next one begins; rounded ones are min + scale * byte."""
-    shape, rounding = entry["shape"], entry.get("quantization")
-    dtype, count = np.dtype("uint8" if rounding else "<f4"), math.prod(shape)
-    if len(content) < at + count * dtype.itemsize:
-        raise ValueError(f"{entry['name']}: the file of weights ends before it. Copy it again.")
-    values = np.frombuffer(content, dtype, count, at).astype(np.float32)
-    if rounding:
-        values = values * np.float32(rounding["scale"]) + np.float32(rounding["min"])
-    return torch.from_numpy(values).reshape(shape), at + count * dtype.itemsize
+def _names() -> list[str]:
+    """What face-api calls stem and blocks."""
+    levels = [f"conv{channels}_{i or 'down'}" for channels, count in LEVELS[1:-1] for i in range(count)]
+    return ["conv32_down", "conv32_1", "conv32_2", "conv32_3", *levels, "conv256_down_out"]
