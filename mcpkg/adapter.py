@@ -95,7 +95,8 @@ class Adapter:
 
     @contextmanager
     def guided_by_plain(self, backend: Backend, lora_scale: float = 1.0) -> Iterator[None]:
-        """Within `applied`, at the same scale: guidance leads away from what the model drew before it learned."""
+        """Within `applied`, at the same scale: guidance leads away from what the UNet drew before it learned; the text
+        encoder stays as trained."""
         start = "unet."
         changes = {n.removeprefix(start): lora_scale * d for n, d in self.deltas.items() if n.startswith(start)}
         with plain_first_half(backend.pipeline.unet, changes):

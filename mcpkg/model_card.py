@@ -19,10 +19,22 @@ SCORES = {
 
 
 OWN_GUIDANCE = (
-    "\n\nThe scores were measured with guidance that leads away from the model without this adapter. Tools that know LoRA "
-    "files only lead away from the model with it: likeness and style are weaker there, as with "
+    "\n\nThe scores were measured with guidance that leads away from the model without this adapter, as the code below "
+    "does. Other tools lead away from the model with it: likeness and style may be weaker there, as with "
     "`mcpkg generate --no-plain-guidance`."
 )
+PLAIN_GUIDANCE = """
+def forward(sample, timestep, encoder_hidden_states, **options):  # the prompt's half with LoRA, the other without
+    halves = []
+    for scale, latents, text in zip((0.0, 1.0), sample.chunk(2), encoder_hidden_states.chunk(2)):
+        pipe.set_adapters(pipe.get_active_adapters(), scale)
+        halves.append(plain_forward(latents, timestep, text, **options)[0])
+    return (torch.cat(halves),)
+
+
+plain_forward, pipe.unet.forward = pipe.unet.forward, forward
+"""
+"""Code for the card: guidance as `plain_first_half` has it, in diffusers."""
 
 
 def model_card(
@@ -94,7 +106,7 @@ folder = "."  # where this file lies
 pipe = StableDiffusionPipeline.from_pretrained(base)
 pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, timestep_spacing="{spacing}")
 {load_lora}{load_words}
-image = pipe(
+{PLAIN_GUIDANCE if adapter.lora else ""}image = pipe(
     {adapter.prompt!r},
     num_inference_steps={STEPS},
     guidance_scale={backend.default_guidance!r},

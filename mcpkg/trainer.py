@@ -206,7 +206,7 @@ class Training:
 
     def live_adapter(self) -> Adapter:
         """To draw with between two steps: what has been learned is in the models already, and stays there."""
-        return _LiveAdapter(self.method, self.seed, self.placeholders, embeddings={})
+        return _LiveAdapter(self.method, self.seed, self.placeholders, {}, deltas=self.trainable.changes())
 
     def state(self) -> TrainingState:
         """A copy to go on from; every process has to ask for it at the same step."""

@@ -68,7 +68,7 @@ def test_the_cards_code_gives_the_same_picture_in_a_process_without_mcpkg(export
     script = PLAIN_PROCESS.format(prompt=adapter.prompt, steps=STEPS, guidance=2.0)
     done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    ours = generate_portraits(tiny_backend(), adapter, n=1, seed=0, plain_guidance=False).images[0]
+    ours = generate_portraits(tiny_backend(), adapter, n=1, seed=0).images[0]
     theirs = torch.from_numpy(np.load(folder / "image.npy")).permute(2, 0, 1)
     assert (ours - theirs).abs().max() < TOLERANCE
     saved = torch.from_numpy(np.array(Image.open(folder / "portrait.png"))).permute(2, 0, 1)
