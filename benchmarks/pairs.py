@@ -1,14 +1,18 @@
 """Methods on pairs of subject and style: python -m benchmarks.pairs --pairs amara:kimono bruno:noir_suit.
 
-Prints one row a method, the mean over pairs, and writes every score as JSON with the settings it was made with.
+Prints one row a method, the mean over pairs, and how far the first method is from each other one, pair by pair, with
+an interval over pairs. Writes every score as JSON with the settings it was made with, and a sheet of the portraits.
 A pair that is finished under the same settings is not trained again when the command is repeated.
 """
 
 import json
-from dataclasses import replace
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 import tyro
+from torch import Tensor
 
 from mcpkg import config
 from mcpkg.backends import load_backend
@@ -17,10 +21,13 @@ from mcpkg.config import METHODS
 from mcpkg.demo import SAMPLES, check_input
 from mcpkg.errors import one_line_errors
 from mcpkg.files import write_json
+from mcpkg.intervals import bootstrap_interval
 from mcpkg.portraits import load_portraits
+from mcpkg.visualize import portraits_sheet, save_figure
 
 COLUMNS = ("identity", "identity_scaled", "identity_to_reference", "style", "leakage_source", "leakage_reference")
 MORE = ("attention_mass_source", "attention_mass_reference")
+COMPARED = ("identity_scaled", "style", "leakage_source")
 
 
 def main(
@@ -64,16 +71,39 @@ def main(
             settings["method"] = config.to_dict(method)
             if not is_finished(path, settings):
                 (outcome,) = compare_methods(models, who, look, [method], n, seed).values()
+                save_figure(portraits_sheet(who, look, outcome.generated, scores=outcome.scores), path.with_suffix(".png"))
                 write_json({"settings": settings} | outcome.as_dict(), path)
             rows[name].append(json.loads(path.read_text()))
             print(f"{pair} {name}: " + "  ".join(f"{c} {_text(rows[name][-1][c]['mean'])}" for c in COLUMNS + MORE))
 
     summary = {name: {column: _over_pairs(scores, column) for column in COLUMNS + MORE} for name, scores in rows.items()}
-    write_json({"pairs": list(pairs), "seed": seed, "methods": summary}, out / "summary.json")
+    first, *others = methods
+    differences = {name: compare_over_pairs(rows[first], rows[name], seed) for name in others}
+    write_json({"pairs": list(pairs), "seed": seed, "methods": summary, f"{first} minus": differences}, out / "summary.json")
     width = max(map(len, methods))
     print("\nmeans over pairs\n" + " " * width + "".join(f"  {column:>24}" for column in COLUMNS + MORE))
     for name, means in summary.items():
         print(f"{name:<{width}}" + "".join(f"  {_text(means[column]):>24}" for column in COLUMNS + MORE))
+    for name, of_columns in differences.items():
+        for column, difference in of_columns.items():
+            low, high = _text(difference["low"]), _text(difference["high"])
+            print(f"{first} minus {name}: {column} {_text(difference['mean'])} [{low}, {high}]")
+
+
+def compare_over_pairs(ours: list[dict], theirs: list[dict], seed: int) -> dict[str, dict]:
+    """Mean difference of two methods' scores over the same pairs, with a 95 % bootstrap interval over pairs."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def values(scores: list[dict], column: str) -> Tensor:
+        return torch.tensor([math.nan if row[column]["mean"] is None else row[column]["mean"] for row in scores])
+
+    return {
+        column: {
+            name: None if math.isnan(value) else value
+            for name, value in asdict(bootstrap_interval(values(ours, column) - values(theirs, column), rng)).items()
+        }
+        for column in COMPARED
+    }
 
 
 def find_pair(pair: str, samples: Path) -> tuple[Path, Path]:
