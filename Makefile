@@ -1,5 +1,5 @@
 # Commands: `make demo` makes portraits in runs/demo; `make test` runs the tests; `make test-real` runs those that need
-# published weights, which it fetches. They install on first use, and again when the requirements change.
+# published weights, which it fetches by npm. They install on first use, and again when the requirements change.
 
 PYTHON ?= python3
 # Where torch comes from, if not from pip's own index. A CPU-only torch, without CUDA packages:
@@ -36,7 +36,8 @@ test-real: .venv-real/real.stamp
 	touch $@
 
 # face-api's folder of weights is what counts: nothing of the package runs. dlib judges the port of its network.
-.venv-real/real.stamp: $(REQUIREMENTS)
+.venv-real/real.stamp: $(REQUIREMENTS) Makefile
+	command -v npm > /dev/null || { echo "test-real needs npm, to fetch weights. Install Node.js."; exit 1; }
 	test -x .venv-real/bin/python || $(PYTHON) -m venv .venv-real
 	$(REAL_PIP) install --quiet "$$(grep '^torch==' constraints.txt)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(REAL_PIP) install --quiet -e '.[dev,samples]' -c constraints.txt

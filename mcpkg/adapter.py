@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -11,25 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mcpkg.backends.base import Backend
-from mcpkg.borrowing import (
-    LORA_TARGETS,
-    add_lora,
-    add_words,
-    borrowed,
-    load_lora,
-    on_cpu,
-    own_copies,
-    plain_first_half,
-    read_lora,
-)
+from mcpkg.borrowing import add_words, borrowed, load_lora, own_copies, plain_first_half
 from mcpkg.config import Method, from_dict, to_dict
 from mcpkg.files import read_json, write_json
 from mcpkg.prompts import Placeholder
 from mcpkg.weight_files import read_weights, write_weights
-
-__all__ = [
-    "LORA_TARGETS", "Adapter", "add_lora", "add_words", "borrowed", "on_cpu", "own_copies", "read_lora",
-]  # fmt: skip
 
 SUMMARY_FILE, WEIGHTS_FILE = "adapter.json", "weight_deltas.safetensors"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -64,12 +50,16 @@ class Adapter:
         return f"a photo of a {source} person in the {reference} style"
 
     @contextmanager
-    def applied(self, backend: Backend, lora_scale: float = 1.0) -> Iterator[Backend]:
+    def applied(
+        self, backend: Backend, lora_scale: float = 1.0, plain_guidance: bool = False
+    ) -> Iterator[Backend]:
         """Bring the learned parameters into the backend's models; put everything back on exit.
 
         Args:
             backend: the one that the adapter was trained on.
             lora_scale: strength of the LoRA and weight changes; 0 leaves the learned words only.
+            plain_guidance: the UNet runs as it was before on the first half of each batch, see `plain_first_half`. The
+                text encoder stays as trained.
 
         Raises:
             ValueError: the adapter was trained on another model.
@@ -78,29 +68,22 @@ class Adapter:
         with borrowed(backend):
             pipeline = backend.pipeline
             rows = pipeline.text_encoder.get_input_embeddings()
-            ids = add_words(backend, self.placeholders, torch.Generator())
+            ids, originals = add_words(backend, self.placeholders, torch.Generator()), {}
             with torch.no_grad():
                 for token, vectors in self.embeddings.items():
                     rows.weight[ids[token]] = vectors.to(rows.weight)
             for part in ("unet", "text_encoder"):
                 model, start = getattr(pipeline, part), f"{part}."
                 deltas = {name.removeprefix(start): d for name, d in self.deltas.items() if name.startswith(start)}
+                originals |= {name: model.get_parameter(name) for name in deltas if part == "unet"}
                 parameters = own_copies(model, deltas)
                 with torch.no_grad():
                     for name, parameter in parameters.items():
                         parameter += lora_scale * deltas[name].to(parameter)
             if self.lora:
-                load_lora(pipeline.unet, self.lora, self.method.lora_rank, self.method.lora_layers, lora_scale)
-            yield backend
-
-    @contextmanager
-    def guided_by_plain(self, backend: Backend, lora_scale: float = 1.0) -> Iterator[None]:
-        """Within `applied`, at the same scale: guidance leads away from what the UNet drew before it learned; the text
-        encoder stays as trained."""
-        start = "unet."
-        changes = {n.removeprefix(start): lora_scale * d for n, d in self.deltas.items() if n.startswith(start)}
-        with plain_first_half(backend.pipeline.unet, changes):
-            yield
+                load_lora(pipeline.unet, self.lora, self.method.lora_rank, lora_scale)
+            with plain_first_half(pipeline.unet, originals) if plain_guidance else nullcontext():
+                yield backend
 
     def check_fit(self, backend: Backend) -> None:
         """Whether every learned tensor has its place in the backend's models.
@@ -199,6 +182,8 @@ class Adapter:
         if embeddings.keys() != tokens:
             raise ValueError(f"{folder}: holds the words {sorted(embeddings)}, not {sorted(tokens)}. Train again.")
         lora = {name.removeprefix("unet."): tensor for name, tensor in tensors.get(LORA_FILE, {}).items()}
+        if any(".lora_A." not in name and ".lora_B." not in name for name in lora):
+            raise ValueError(f"{folder / LORA_FILE}: names its layers as an older mcpkg did. Train again.")
         return cls(
             **learned,
             embeddings=embeddings,

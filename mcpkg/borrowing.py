@@ -66,18 +66,22 @@ def add_words(
 def add_lora(
     unet: nn.Module, rank: int, layers: str = "cross_attention", generator: torch.Generator | None = None
 ) -> dict[str, nn.Parameter]:
-    """Put W' = W + U V^T (Eq. 3) on the layers that `LORA_TARGETS` names, U drawn from the generator, V zero."""
-    from peft import LoraConfig
-
-    with torch.random.fork_rng(devices=[]):  # peft draws from torch's global state; ours come from the generator
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS[layers])), _PEFT_NAME)
-    parameters = {name: parameter for name, parameter in unet.named_parameters() if f".{_PEFT_NAME}." in name}
+    """Put W' = W + U V^T (Eq. 3) on the layers that `LORA_TARGETS` names, V drawn from the generator, U zero."""
+    parameters = _wrap(unet, rank, LORA_TARGETS[layers])
     for name, parameter in parameters.items():
-        if generator is not None and "lora_A" in name:
+        if generator is not None and "lora_A" in name:  # V, which reads the layer's input
             bound = parameter[0].numel() ** -0.5
             noise = torch.rand(parameter.shape, generator=generator, device=generator.device)
             parameter.data.copy_((2 * noise - 1) * bound)
     return parameters
+
+
+def _wrap(unet: nn.Module, rank: int, targets: Iterable[str]) -> dict[str, nn.Parameter]:
+    from peft import LoraConfig
+
+    with torch.random.fork_rng(devices=[]):  # peft draws from torch's global state; ours come from the generator
+        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), _PEFT_NAME)
+    return {name: parameter for name, parameter in unet.named_parameters() if f".{_PEFT_NAME}." in name}
 
 
 def read_lora(unet: nn.Module) -> dict[str, Tensor]:
@@ -97,44 +101,47 @@ def own_copies(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter
     return copies
 
 
-def load_lora(unet: nn.Module, lora: dict[str, Tensor], rank: int, layers: str, scale: float) -> None:
-    """Put a LoRA that `read_lora` gave back in, at a strength of `scale`."""
+def load_lora(unet: nn.Module, lora: dict[str, Tensor], rank: int, scale: float) -> None:
+    """Put a LoRA that `read_lora` gave back in, on the layers that it names, at a strength of `scale`."""
     from peft import set_peft_model_state_dict
 
-    add_lora(unet, rank, layers)
+    _wrap(unet, rank, sorted({name.partition(".lora_")[0] for name in lora}))
     set_peft_model_state_dict(unet, lora, adapter_name=_PEFT_NAME)
     unet.set_adapters(_PEFT_NAME, scale)
 
 
 @contextmanager
-def plain_first_half(unet: nn.Module, changes: Mapping[str, Tensor]) -> Iterator[None]:
+def plain_first_half(unet: nn.Module, originals: Mapping[str, nn.Parameter]) -> Iterator[None]:
     """Within the block, what was learned acts on the second half of each batch only: in guidance, on the prompt's.
 
     Training on a few pictures changes what a model draws unasked as well, and guidance would lead away from that
     instead of from anything (Phunyaphibarn et al. 2025, arXiv 2503.20240).
 
     Args:
-        changes: of whole weights, by their names, as they were added to the UNet; its LoRA is found.
+        originals: whole weights as they were, by name, where others stand in for them now. The LoRA is found.
+
+    Raises:
+        ValueError: in the UNet, a batch without halves.
     """
     from peft.tuners.lora import LoraLayer
 
-    of_module: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for name, change in changes.items():
+    of_module: dict[str, dict[str, nn.Parameter]] = defaultdict(dict)
+    for name, original in originals.items():
         path, _, leaf = name.rpartition(".")
-        of_module[path][leaf] = change
+        of_module[path][leaf] = original
 
     def plain(name: str, module: nn.Module) -> nn.Module | None:
         """The module before anything was learned, if that changed it."""
-        if isinstance(module, LoraLayer):
-            return module.base_layer
-        if name not in of_module:
+        lent = isinstance(module, LoraLayer) and _PEFT_NAME in module.active_adapters
+        if not lent and name not in of_module:
             return None
-        before = copy.copy(module)
-        changed = {leaf: getattr(module, leaf) - change for leaf, change in of_module[name].items()}
-        before._parameters = module._parameters | changed
+        before = copy.copy(module.base_layer if lent else module)
+        before._parameters = before._parameters | of_module.get(name, {})
         return before
 
     def replace_first_half(before: nn.Module, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        if len(output) % 2:
+            raise ValueError(f"a batch of {len(output)} has no halves: give as many rows without the prompt as with it.")
         half = len(output) // 2
         return torch.cat((before.forward(args[0][:half], *args[1:]), output[half:]))  # forward: without hooks
 

@@ -67,7 +67,7 @@ def judge(
     seed: int = 0,
     history: Sequence[dict] = (),
     started: float | None = None,
-    **drawing: float | str | None,
+    **drawing: float | str | bool | None,
 ) -> Outcome:
     """Draw with an adapter, attention maps included, and score what came out.
 

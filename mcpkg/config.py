@@ -107,8 +107,8 @@ class Method:
     lora_rank: int = 4
     """Rank of U and V (Eq. 3)."""
     lora_layers: str = "cross_attention"
-    """Which layers of the UNet have LoRA: the projections of "cross_attention" as in the paper, or "all" in its blocks,
-    self-attention, feed-forward and convolutions as well."""
+    """Which layers of the UNet have LoRA: the projections of "cross_attention" as in the paper, or "all" layers of its
+    blocks but those that change the size or take in the time: self-attention, feed-forward and convolutions as well."""
     vectors: int = 1
     """Embedding vectors per placeholder."""
     refocusing_scale: str = "max"

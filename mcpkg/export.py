@@ -1,5 +1,6 @@
 """An adapter as other tools read it: plain diffusers, A1111 and ComfyUI, with a model card beside it."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,10 +93,13 @@ def kohya_lora(lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def kohya_metadata(adapter: Adapter, backend: Backend, name: str, base_model: str) -> dict[str, str]:
     """What A1111 and others show of a LoRA; all values are text."""
     stable_diffusion_1 = backend.pipeline.unet.config.cross_attention_dim == 768  # the width of its text encoder
+    rank = adapter.method.lora_rank
+    convolutions = {"conv_dim": str(rank), "conv_alpha": str(float(rank))} if ".conv" in "".join(adapter.lora) else {}
     return {
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(adapter.method.lora_rank),
-        "ss_network_alpha": str(float(adapter.method.lora_rank)),
+        "ss_network_args": json.dumps(convolutions),
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(float(rank)),
         "ss_base_model_version": "sd_v1" if stable_diffusion_1 else backend.name,
         "ss_sd_model_name": base_model or backend.name,
         "ss_output_name": name,

@@ -62,13 +62,12 @@ def generate_portraits(
         guidance: classifier-free guidance scale; by default the backend's own; 1 or less turns it off.
         lora_scale: strength of the learned weights: 0 none, 1 as trained.
         capture: also return the placeholders' attention maps (those in the prompt).
-        edit: appended to the prompt as it is, such as ", wearing sunglasses"; a model that was trained on captions
-            without commas understands "wearing sunglasses" better.
+        edit: appended to the prompt as it is, such as "wearing sunglasses".
         negative_prompt: what to keep away from; needs guidance.
         seeds: which seeds, in place of n and seed.
         spread: 1 starts each image from noise of its own; towards 0 all start near the noise of the first seed.
-        plain_guidance: guidance leads away from what the model drew before it learned, see `plain_first_half`. If
-            False, from what it draws unasked now, as in tools that know LoRA files only.
+        plain_guidance: guidance leads away from what the UNet drew before it learned, see `Adapter.applied`. If False,
+            from what it draws unasked now, as in tools that know LoRA files only.
 
     Raises:
         ValueError: a number out of its range, a seed twice, a prompt that is too long, has unknown words or none of
@@ -82,15 +81,14 @@ def generate_portraits(
     prompt = full_prompt(adapter, prompt, edit)
     by_plain = adapter is not None and plain_guidance and guidance > 1
     images, maps = [], []
-    with adapter.applied(backend, lora_scale) if adapter else nullcontext():
+    with adapter.applied(backend, lora_scale, by_plain) if adapter else nullcontext():
         words = {role: word.token for role, word in adapter.placeholders.items()} if adapter and capture else {}
         words = {role: token for role, token in words.items() if token in prompt}
         noise = starting_noise(backend, seeds, spread)                                         # n c k k
-        with adapter.guided_by_plain(backend, lora_scale) if by_plain else nullcontext():
-            for latents in noise.split(batch_size):
-                batch, heat = _draw(backend, prompt, negative_prompt, latents, steps, guidance, words)
-                images.append(batch)
-                maps.append(heat)
+        for latents in noise.split(batch_size):
+            batch, heat = _draw(backend, prompt, negative_prompt, latents, steps, guidance, words)
+            images.append(batch)
+            maps.append(heat)
     return Generated(
         images=torch.cat(images),
         seeds=seeds,

@@ -12,13 +12,13 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over images with its 95 % bootstrap interval."""
+    """A mean over images, or pairs of subject and style, with its 95 % bootstrap interval."""
 
     mean: float
     low: float
     high: float
     n: int
-    """Images that the mean is over."""
+    """What the mean is over."""
 
 
 def bootstrap_interval(values: Float[Tensor, " n"], generator: torch.Generator) -> Interval:

@@ -18,21 +18,18 @@ SCORES = {
 """Scores that the card shows, and what they mean."""
 
 
-OWN_GUIDANCE = (
-    "\n\nThe scores were measured with guidance that leads away from the model without this adapter, as the code below "
-    "does. Other tools lead away from the model with it: likeness and style may be weaker there, as with "
-    "`mcpkg generate --no-plain-guidance`."
-)
-PLAIN_GUIDANCE = """
+PLAIN_GUIDANCE = """lora_scale = 1.0
+
+
 def forward(sample, timestep, encoder_hidden_states, **options):  # the prompt's half with LoRA, the other without
-    halves = []
-    for scale, latents, text in zip((0.0, 1.0), sample.chunk(2), encoder_hidden_states.chunk(2)):
+    scales, parts = ((0.0, lora_scale), []) if pipe.do_classifier_free_guidance else ((lora_scale,), [])
+    for scale, latents, text in zip(scales, sample.chunk(len(scales)), encoder_hidden_states.chunk(len(scales))):
         pipe.set_adapters(pipe.get_active_adapters(), scale)
-        halves.append(plain_forward(latents, timestep, text, **options)[0])
-    return (torch.cat(halves),)
+        parts.append(unet_forward(latents, timestep, text, **options)[0])
+    return (torch.cat(parts),)
 
 
-plain_forward, pipe.unet.forward = pipe.unet.forward, forward
+unet_forward, pipe.unet.forward = pipe.unet.forward, forward
 """
 """Code for the card: guidance as `plain_first_half` has it, in diffusers."""
 
@@ -65,7 +62,7 @@ def _training(adapter: Adapter) -> str:
         f"- source photos (who): {images('source')}",
         f"- reference portraits (style): {images('reference')}",
         f"- trained: {phases}; seed {adapter.seed}",
-        f"- LoRA: {f'rank {adapter.method.lora_rank}, alpha the same' if adapter.lora else 'none, words only'}",
+        f"- LoRA: {_lora(adapter) if adapter.lora else 'none, words only'}",
         f"- embedding vectors per word: {adapter.method.vectors}",
     ))  # fmt: skip
 
@@ -78,14 +75,24 @@ def _scores(scores: Mapping | None) -> str:
     return "\n".join(("| score | mean | 95 % interval | images |", "|---|---|---|---|", *rows))
 
 
+def _lora(adapter: Adapter) -> str:
+    everywhere = adapter.method.lora_layers == "all"
+    layers = "attention, feed-forward and convolutions" if everywhere else "cross-attention"
+    return f"rank {adapter.method.lora_rank}, alpha the same, on {layers}"
+
+
 def _settings(adapter: Adapter, backend: Backend) -> str:
     source, reference = (adapter.placeholders[role].token for role in ("source", "reference"))
-    scale = "\n\nLoRA scale: 1; a lower one gives more variety, at a price in likeness and style."
+    scale = (
+        "\n\nLoRA scale: 1; a lower one gives more variety, at a price in likeness and style. "
+        "mcpkg draws, unless told otherwise, with guidance that leads away from the model without this adapter, as the "
+        "code below does. Other tools lead away from the model with it: likeness and style may be weaker there."
+    )
     return (
         f"Prompt: `{adapter.prompt}`, and what you like to add, such as `wearing sunglasses`. "
         f"`{source}` is the person, `{reference}` the style.\n\n"
         f"Settings to begin with: {STEPS} steps of DPM-Solver++, guidance {backend.default_guidance:g}, "
-        f"{backend.image_size_px} x {backend.image_size_px} pixels." + (scale + OWN_GUIDANCE if adapter.lora else "")
+        f"{backend.image_size_px} x {backend.image_size_px} pixels." + (scale if adapter.lora else "")
     )
 
 
@@ -106,7 +113,8 @@ folder = "."  # where this file lies
 pipe = StableDiffusionPipeline.from_pretrained(base)
 pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, timestep_spacing="{spacing}")
 {load_lora}{load_words}
-{PLAIN_GUIDANCE if adapter.lora else ""}image = pipe(
+{PLAIN_GUIDANCE if adapter.lora else ""}
+image = pipe(
     {adapter.prompt!r},
     num_inference_steps={STEPS},
     guidance_scale={backend.default_guidance!r},

@@ -1,7 +1,5 @@
 """Leakage while portraits are drawn, map by map."""
 
-from contextlib import nullcontext
-
 import torch
 
 from mcpkg.adapter import Adapter
@@ -25,7 +23,7 @@ def trace_leakage(
     guidance: float | None = None,
     plain_guidance: bool = True,
     batch_size: int = 4,
-    **drawing: float | str | None,
+    **drawing: float | str | bool | None,
 ) -> list[LeakageRow]:
     """Draw portraits and give every attention map's leakage: by token, sample, layer, head and timestep.
 
@@ -42,8 +40,7 @@ def trace_leakage(
     size = None if all_layers else backend.attention_size
     prompt, rows = full_prompt(adapter, None, edit), []
     guidance = backend.default_guidance if guidance is None else guidance
-    by_plain = adapter.guided_by_plain(backend, lora_scale) if plain_guidance and guidance > 1 else nullcontext()
-    with adapter.applied(backend, lora_scale), by_plain:
+    with adapter.applied(backend, lora_scale, plain_guidance and guidance > 1):
         pipeline = backend.pipeline
         for start in range(0, n, batch_size):
             count = min(batch_size, n - start)

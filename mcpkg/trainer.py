@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mcpkg.adapter import Adapter
 from mcpkg.backends.base import Backend
-from mcpkg.borrowing import add_words, borrowed, on_cpu, read_lora
+from mcpkg.borrowing import add_words, borrowed, on_cpu, plain_first_half, read_lora
 from mcpkg.concepts import Concept, draw_batch, encode_concepts, source_identity
 from mcpkg.config import MAGICAPTURE, Method, Phase
 from mcpkg.objective import ROLES, training_loss
@@ -206,7 +206,8 @@ class Training:
 
     def live_adapter(self) -> Adapter:
         """To draw with between two steps: what has been learned is in the models already, and stays there."""
-        return _LiveAdapter(self.method, self.seed, self.placeholders, {}, deltas=self.trainable.changes())
+        originals = {n.removeprefix("unet."): p for n, p in self.trainable.originals.items() if n.startswith("unet.")}
+        return _LiveAdapter(self.method, self.seed, self.placeholders, embeddings={}, originals=originals)
 
     def state(self) -> TrainingState:
         """A copy to go on from; every process has to ask for it at the same step."""
@@ -242,12 +243,17 @@ class Training:
             self.optimizer.load_moments(below("moment "))
 
 
+@dataclass(frozen=True)
 class _LiveAdapter(Adapter):
     """An adapter whose training goes on in the models that it is asked to be brought into."""
 
+    originals: dict[str, Tensor] = field(default_factory=dict)
+    """Whole weights of the UNet as they were."""
+
     @contextmanager
-    def applied(self, backend: Backend, *args, **kwargs) -> Iterator[Backend]:
-        yield backend
+    def applied(self, backend: Backend, lora_scale: float = 1.0, plain_guidance: bool = False) -> Iterator[Backend]:
+        with plain_first_half(backend.pipeline.unet, self.originals) if plain_guidance else nullcontext():
+            yield backend
 
 
 def _identity_weight(phase: Phase, method: Method, step: int) -> float:

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mcpkg.adapter import EMBEDDING_FILES, LORA_FILE, SUMMARY_FILE, Adapter
-from mcpkg.config import CUSTOM_DIFFUSION, MAGICAPTURE, TEXTUAL_INVERSION
+from mcpkg.config import CUSTOM_DIFFUSION, DREAMBOOTH, MAGICAPTURE, TEXTUAL_INVERSION
 from mcpkg.prompts import encode_prompts
 from tests.tiny_adapter import tiny_adapter
 from tests.tiny_backend import tiny_backend, tiny_portraits
@@ -15,7 +15,7 @@ from tests.tiny_backend import tiny_backend, tiny_portraits
 EVERYWHERE = replace(MAGICAPTURE, name="LoRA everywhere", lora_layers="all")
 
 
-@pytest.fixture(params=[MAGICAPTURE, EVERYWHERE, CUSTOM_DIFFUSION], ids=lambda method: method.name)
+@pytest.fixture(params=[MAGICAPTURE, EVERYWHERE, CUSTOM_DIFFUSION, DREAMBOOTH], ids=lambda method: method.name)
 def adapter(request):
     return tiny_adapter(tiny_backend(), request.param)
 
@@ -57,9 +57,10 @@ def test_guided_by_plain_the_first_half_of_a_batch_knows_nothing_learned(adapter
     before = unet(noise, 500, text).sample
     with torch.no_grad(), adapter.applied(backend, 0.7):
         learned = unet(noise, 500, text).sample
-        with adapter.guided_by_plain(backend, 0.7):
-            guided = unet(noise, 500, text).sample
-        assert torch.equal(unet(noise, 500, text).sample, learned)
+    with torch.no_grad(), adapter.applied(backend, 0.7, plain_guidance=True):
+        guided = unet(noise, 500, text).sample
+        with pytest.raises(ValueError, match="a batch of 3 has no halves"):
+            unet(noise[:3], 500, text[:3])
     assert torch.allclose(guided[:2], before[:2], atol=1e-5)
     assert torch.allclose(guided[2:], learned[2:], atol=1e-5)
     assert not torch.allclose(before, learned, atol=1e-3)
@@ -133,13 +134,35 @@ def test_a_save_that_breaks_off_leaves_no_adapter_of_mixed_files(saved, monkeypa
         Adapter.load(saved)
 
 
-def test_somebody_elses_lora_stays(adapter):
+def test_somebody_elses_lora_counts_as_plain():
+    from peft import LoraConfig
+
+    backend = tiny_backend()
+    unet = backend.pipeline.unet
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), "theirs")
+    noise, text = torch.randn(2, 5, 8, 8), torch.randn(2, 16, 16)
+    with torch.no_grad():
+        theirs = unet(noise, 500, text).sample
+        with tiny_adapter(backend, CUSTOM_DIFFUSION).applied(backend, plain_guidance=True):
+            guided = unet(noise, 500, text).sample
+    assert torch.allclose(guided[:1], theirs[:1], atol=1e-5) and not torch.allclose(guided[1:], theirs[1:], atol=1e-3)
+
+
+def test_files_under_older_names_are_refused(saved):
+    tensors = load_file(saved / LORA_FILE)
+    save_file({name.replace(".lora_A.", ".lora.down."): tensor for name, tensor in tensors.items()}, saved / LORA_FILE)
+    with pytest.raises(ValueError, match="names its layers as an older mcpkg did"):
+        Adapter.load(saved)
+
+
+@pytest.mark.parametrize("method", [MAGICAPTURE, EVERYWHERE, CUSTOM_DIFFUSION], ids=lambda method: method.name)
+def test_somebody_elses_lora_stays(method):
     from peft import LoraConfig
 
     backend = tiny_backend()
     backend.pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), "theirs")
     theirs = predict(backend.pipeline, "a photo of a person")
-    with adapter.applied(backend):
+    with tiny_adapter(tiny_backend(), method).applied(backend):
         pass
     assert list(backend.pipeline.unet.peft_config) == ["theirs"]
     assert torch.equal(predict(backend.pipeline, "a photo of a person"), theirs)

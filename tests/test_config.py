@@ -90,3 +90,10 @@ def test_values_can_not_be_changed_in_place():
 def test_bad_values_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_every_choice_of_lora_layers_has_its_layers():
+    from mcpkg.borrowing import LORA_TARGETS
+    from mcpkg.config import LORA_LAYERS
+
+    assert tuple(LORA_TARGETS) == LORA_LAYERS

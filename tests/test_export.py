@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -99,6 +100,9 @@ def test_the_lora_file_is_named_as_kohyas_scripts_name_theirs(exported):
     with safe_open(folder / "webui" / "ann-chic.safetensors", "pt") as file:
         metadata = file.metadata()
     assert metadata["ss_network_module"] == "networks.lora" and metadata["ss_output_name"] == "ann-chic"
+    everywhere = adapter.method.lora_layers == "all"
+    assert (f"{layer.split('_attentions')[0]}_resnets_0_conv1.alpha" in tensors) == everywhere
+    assert json.loads(metadata["ss_network_args"]) == ({"conv_dim": "4", "conv_alpha": "4.0"} if everywhere else {})
     assert metadata["ss_network_dim"] == "4" and metadata["ss_network_alpha"] == "4.0"
     assert metadata["ss_base_model_version"] == "tiny"  # not sd_v1: its text encoder is no 768 wide
 
@@ -120,7 +124,7 @@ def test_the_card_says_what_one_needs_to_know(exported):
     card = (folder / "README.md").read_text()
     assert "Ann agreed to portraits." in card
     assert "source photos (who): 5" in card and "reference portraits (style): 4" in card
-    assert "| 0.500 | 0.250 to 0.750 | 8 |" in card and "leakage" not in card and "attention" not in card
+    assert "| 0.500 | 0.250 to 0.750 | 8 |" in card and "leakage" not in card and "word's attention" not in card
     assert "a photo of a ann-chic-source person in the ann-chic-reference style <lora:ann-chic:1>" in card
     assert "embedding:ann-chic-source person" in card
     assert "guidance 2," in card and "`a photo of a <v1> person in the <v2> style`" in card

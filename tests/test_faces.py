@@ -75,6 +75,53 @@ def test_missing_weights_say_what_to_unpack(tmp_path):
             load(tmp_path)
 
 
+def test_another_model_in_the_folder_is_refused(dlib_folder):
+    folder, arrays = dlib_folder
+    write_face_api(folder, "face_recognition", {name: array for name, array in arrays.items() if name != "fc"})
+    with pytest.raises(ValueError, match="holds another model than expected .'fc'.. Copy the folder again"):
+        load_dlib_net(folder)
+
+
+def test_detector_and_landmarks_are_read_as_written(tmp_path, generator):
+    def written(path, shape):
+        return {path: 0.1 * torch.randn(shape, generator=generator)}
+
+    def separable(path, inputs, outputs):
+        arrays = written(f"{path}/depthwise_filter", (3, 3, inputs, 1)) | written(f"{path}/bias", (outputs,))
+        return arrays | written(f"{path}/pointwise_filter", (1, 1, inputs, outputs))
+
+    detector = written("conv0/filters", (3, 3, 3, 16)) | written("conv0/bias", (16,))
+    for i, (a, b) in enumerate(((16, 32), (32, 64), (64, 128), (128, 256), (256, 512)), start=1):
+        detector |= separable(f"conv{i}", a, b)
+    detector |= written("conv8/filters", (1, 1, 512, 25)) | written("conv8/bias", (25,))
+    landmarks = written("dense0/conv0/filters", (3, 3, 3, 32)) | written("dense0/conv0/bias", (32,))
+    for level, (a, b) in enumerate(((3, 32), (32, 64), (64, 128), (128, 256))):
+        for i in range(4) if level else range(1, 4):
+            landmarks |= separable(f"dense{level}/conv{i}", a if i == 0 else b, b)
+    landmarks |= written("fc/weights", (256, 136)) | written("fc/bias", (136,))
+    write_face_api(tmp_path, "tiny_face_detector", detector)
+    write_face_api(tmp_path, "face_landmark_68", landmarks)
+    parser = load_landmark_parser(tmp_path)
+    depthwise = detector["conv2/depthwise_filter"]  # rows, columns, inputs, one
+    assert torch.equal(parser.detector.rest[1].depthwise.weight, depthwise.permute(2, 3, 0, 1))
+    pointwise = landmarks["dense3/conv1/pointwise_filter"]  # one, one, inputs, outputs
+    assert torch.equal(parser.landmarks.levels[3][1].pointwise.weight, pointwise.permute(3, 2, 0, 1))
+
+
+def test_a_detection_is_a_box_around_its_cell():
+    """All weights zero but the biases of the head: every cell has the same five boxes."""
+    detector = Detector().requires_grad_(False)
+    for parameter in detector.parameters():
+        parameter.zero_()
+    detector.head.bias[4] = 2.0  # score of the first prototype, 1.603231 x 2.094468 cells
+    scores, boxes = detector(torch.rand(1, 3, 416, 416))
+    assert scores.shape == (1, 5 * 13 * 13) and boxes.shape == (1, 5 * 13 * 13, 4)
+    assert scores[0, 0] == torch.tensor(2.0).sigmoid() and scores[0, 13 * 13] == 0.5
+    # The second cell of the first row: its middle is at 1.5, 0.5 of 13 cells.
+    expected = torch.tensor([1.5 - 1.603231 / 2, 0.5 - 2.094468 / 2, 1.5 + 1.603231 / 2, 0.5 + 2.094468 / 2]) / 13
+    assert torch.allclose(boxes[0, 1], expected, atol=1e-6)
+
+
 def test_the_embedding_is_a_unit_vector_with_a_gradient(generator):
     torch.manual_seed(0)
     embedder = DlibEmbedder(DlibFaceNet().eval())

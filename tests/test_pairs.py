@@ -56,7 +56,7 @@ def test_every_pair_leaves_a_sheet_and_every_other_method_a_difference(samples, 
     pairs.main(("ann:chic",), methods, folder / "out", samples=folder, n=1)
     assert all((folder / "out" / f"ann-chic-{method}-0.png").is_file() for method in methods)
     summary = json.loads((folder / "out" / "summary.json").read_text())
-    assert summary["magicapture minus"].keys() == {"without-refocusing"}
+    assert summary["differences"]["minus"].keys() == {"without-refocusing"}
     assert "magicapture minus without-refocusing: style " in capsys.readouterr().out
 
 
@@ -65,10 +65,10 @@ def test_differences_are_taken_pair_by_pair():
         return [{column: {"mean": value} for column in pairs.COMPARED} for value in values]
 
     # 0.5 - 0.3 and 0.9 - 0.5: each pair counts for itself, and one without a score not at all.
-    difference = pairs.compare_over_pairs(rows(0.5, 0.9, None), rows(0.3, 0.5, 0.1), seed=0)["style"]
+    difference = pairs.differences_over_pairs(rows(0.5, 0.9, None), rows(0.3, 0.5, 0.1), seed=0)["style"]
     assert difference["mean"] == pytest.approx(0.3) and difference["n"] == 2
     assert difference["low"] == pytest.approx(0.2) and difference["high"] == pytest.approx(0.4)
-    nothing = pairs.compare_over_pairs(rows(None), rows(0.3), seed=0)["style"]
+    nothing = pairs.differences_over_pairs(rows(None), rows(0.3), seed=0)["style"]
     assert nothing == {"mean": None, "low": None, "high": None, "n": 0}
 
 
@@ -84,7 +84,8 @@ def test_overrides_reach_fields_phases_and_weights():
     [
         ({"pairs": ("ann",)}, "'ann' is not subject:style"),
         ({"pairs": ("ann:nobody",)}, "nobody: no such folder"),
-        ({"methods": ("magic",)}, "'magic'.* unknown"),
+        ({"methods": ("magic",)}, "--methods: .'magic'.. Choose from magicapture"),
+        ({"methods": ()}, "--methods: none given"),
         ({"n": 0}, "--n: 0 is below 1"),
         ({"overrides": "{"}, "--overrides: Expecting"),
         ({"overrides": '{"phases": [{}]}'}, "--overrides: 1 phases given, MagiCapture has 2"),

@@ -120,12 +120,13 @@ def test_previews_change_nothing_and_show_the_training_so_far(unkilled, tmp_path
     assert sorted(path.name for path in (tmp_path / "previews").iterdir()) == ["000003.png", "000006.png"]
 
 
-def test_a_preview_draws_what_the_finished_adapter_would():
+@pytest.mark.parametrize("method", [METHOD, short(DREAMBOOTH, steps=2)], ids=lambda method: method.name)
+def test_a_preview_draws_what_the_finished_adapter_would(method):
     from mcpkg.generate import generate_portraits
 
     backend = tiny_backend()
     portraits = tiny_portraits(backend)
-    with open_training(backend, portraits, portraits, METHOD, seed=0) as training:
+    with open_training(backend, portraits, portraits, method, seed=0) as training:
         for _ in training.steps(show_progress=False):
             pass
         before, preview, adapter = weights_of(backend), draw_preview(training, n=2), training.adapter()

