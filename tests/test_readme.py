@@ -36,6 +36,10 @@ def test_modules_import_only_from_those_before_them():
         assert imported & set(modules) <= set(modules[:place]), module
 
 
+def test_nothing_is_left_to_be_filled_in():
+    assert "@@" not in README
+
+
 def test_every_linked_file_exists():
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
     assert not [link for link in links if not (ROOT / link).exists()]
