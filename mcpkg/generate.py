@@ -62,7 +62,8 @@ def generate_portraits(
         guidance: classifier-free guidance scale; by default the backend's own; 1 or less turns it off.
         lora_scale: strength of the learned weights: 0 none, 1 as trained.
         capture: also return the placeholders' attention maps (those in the prompt).
-        edit: appended to the prompt as it is, such as "wearing sunglasses".
+        edit: appended to the prompt as it is, such as "wearing sunglasses". What was learned may leave no room for it:
+            lower `lora_scale` then.
         negative_prompt: what to keep away from; needs guidance.
         seeds: which seeds, in place of n and seed.
         spread: 1 starts each image from noise of its own; towards 0 all start near the noise of the first seed.

@@ -92,7 +92,7 @@ class Drawing:
     spread: float = 1.0
     """How different the portraits are: 1 starts each from noise of its own, near 0 all start alike."""
     edit: str = ""
-    """Appended to the prompt as it is, such as "wearing sunglasses"."""
+    """Appended to the prompt as it is, such as "wearing sunglasses"; if it does not show, lower --lora-scale."""
     negative_prompt: str = ""
     """What to keep away from."""
     plain_guidance: bool = True
