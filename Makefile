@@ -1,5 +1,6 @@
 # Commands: `make demo` makes portraits in runs/demo; `make test` runs the tests; `make test-real` runs those that need
-# published weights, which it fetches by npm. They install on first use, and again when the requirements change.
+# published weights, which it fetches by npm; `make test-ui` those that need chromium. They install on first use, and
+# again when the requirements change.
 
 PYTHON ?= python3
 # Where torch comes from, if not from pip's own index. A CPU-only torch, without CUDA packages:
@@ -11,9 +12,10 @@ test: export OMP_WAIT_POLICY = PASSIVE
 
 PIP = .venv/bin/python -m pip --disable-pip-version-check
 REAL_PIP = .venv-real/bin/python -m pip --disable-pip-version-check
+UI_PIP = .venv-ui/bin/python -m pip --disable-pip-version-check
 REQUIREMENTS = pyproject.toml constraints.txt
 
-.PHONY: demo test test-real clean
+.PHONY: demo test test-real test-ui clean
 
 demo: .venv/base.stamp
 	.venv/bin/python -m mcpkg.demo --out runs/demo
@@ -23,6 +25,9 @@ test: .venv/dev.stamp
 
 test-real: .venv-real/real.stamp
 	.venv-real/bin/python -m pytest -q -s tests/real
+
+test-ui: .venv-ui/ui.stamp
+	.venv-ui/bin/python -m pytest -q -s tests/ui
 
 # torch first and by itself, for only torch comes from TORCH_INDEX.
 .venv/base.stamp: $(REQUIREMENTS)
@@ -46,5 +51,12 @@ test-real: .venv-real/real.stamp
 	cd .venv-real/face-api && npm pack --silent @vladmandic/face-api@1.7.15 && tar xzf vladmandic-face-api-1.7.15.tgz
 	touch $@
 
+# JupyterLab and playwright; the browser is the system's chromium, and the test says so where there is none.
+.venv-ui/ui.stamp: $(REQUIREMENTS)
+	test -x .venv-ui/bin/python || $(PYTHON) -m venv .venv-ui
+	$(UI_PIP) install --quiet "$$(grep '^torch==' constraints.txt)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(UI_PIP) install --quiet -e '.[dev,ui]' -c constraints.txt
+	touch $@
+
 clean:
-	rm -rf .venv .venv-real build dist *.egg-info
+	rm -rf .venv .venv-real .venv-ui build dist *.egg-info
