@@ -1,5 +1,6 @@
 """Means over images and over pairs of images, with 95 % bootstrap intervals."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,20 @@ def mean_pairwise_cosine(vectors: Float[Tensor, "n d"]) -> float:
     if n == 1:
         return 1.0
     return (((vectors @ vectors.T).sum() - n) / (n * (n - 1))).item()
+
+
+def wilson_interval(successes: int, n: int) -> Interval:
+    """A share with its 95 % interval (Wilson, 1927), which also holds for few trials and for shares of 0 and 1.
+
+    Args:
+        successes: out of `n` independent trials; of none, everything is NaN.
+    """
+    if n == 0:
+        return Interval(NAN, NAN, NAN, 0)
+    share, z = successes / n, 1.959964
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), n)
 
 
 def _draw_again(n: int, generator: torch.Generator) -> Float[Tensor, "r n"]:

@@ -1,7 +1,7 @@
 """Look at masks before training does: what each covers at every size that training reads, and what seems wrong."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mcpkg.backends.base import Backend
-from mcpkg.masks import ROLE_MASKS, to_attention_mask, to_latent_mask
+from mcpkg.masks import ROLE_MASKS, grow_mask, shift_mask, to_attention_mask, to_latent_mask
 from mcpkg.portraits import Portraits
 
 FULL = 0.9
@@ -79,6 +79,39 @@ def diagnose_masks(backend: Backend, portraits: Portraits, role: str = "source")
         attention = to_attention_mask(mask, backend.attention_size)
         findings.append(MaskFinding(path, mask[0], latent[0], attention[0], on_face, warnings))
     return findings
+
+
+def change_masks(
+    portraits: Portraits,
+    keep: Sequence[bool],
+    grow_px: Sequence[int],
+    right_px: Sequence[int],
+    down_px: Sequence[int],
+) -> Portraits:
+    """Portraits with mended face masks, without those that are not kept; one value per image in each argument.
+
+    Args:
+        keep: False leaves the image out.
+        grow_px, right_px, down_px: see `grow_mask` and `shift_mask`; growing comes first.
+
+    Raises:
+        ValueError: not one value per image, or fewer than two images kept.
+    """
+    values = {"keep": keep, "grow_px": grow_px, "right_px": right_px, "down_px": down_px}
+    if wrong := [name for name, given in values.items() if len(given) != len(portraits)]:
+        raise ValueError(f"{wrong[0]}: {len(values[wrong[0]])} values for {len(portraits)} images. Give one for each.")
+    kept = [i for i, wanted in enumerate(keep) if wanted]
+    if len(kept) < 2:
+        raise ValueError(f"{len(kept)} of {len(portraits)} images kept. Keep two or more.")
+    masks = portraits.faces.face_mask
+    changed = [shift_mask(grow_mask(masks[i : i + 1], grow_px[i]), right_px[i], down_px[i]) for i in kept]
+    paths = tuple(portraits.paths[i] for i in kept)
+    return Portraits(
+        paths,
+        portraits.images[kept],
+        replace(portraits.faces[kept], face_mask=torch.cat(changed)),
+        {path: problem for path, problem in portraits.mask_problems.items() if path in paths},
+    )
 
 
 def mask_doctor_sheet(portraits: Portraits, findings: list[MaskFinding]) -> Figure:

@@ -58,3 +58,19 @@ def to_attention_mask(mask: Float[Tensor, "b 1 h w"], size: int | tuple[int, int
     More generous than `to_latent_mask`: attention that falls into a cell cannot be told from its neighbours in it.
     """
     return functional.adaptive_max_pool2d(mask, size)
+
+
+def grow_mask(mask: Float[Tensor, "b 1 h w"], px: int) -> Float[Tensor, "b 1 h w"]:
+    """Widen a mask by `px` pixels on every side, or narrow it if `px` is negative; 0 leaves it as it is.
+
+    Args:
+        px: half the side, without its middle, of the square whose maximum (or minimum) each pixel takes.
+    """
+    side = 2 * abs(px) + 1
+    widest = functional.max_pool2d(mask if px >= 0 else -mask, side, stride=1, padding=abs(px))
+    return widest if px >= 0 else -widest
+
+
+def shift_mask(mask: Float[Tensor, "b 1 h w"], right_px: int = 0, down_px: int = 0) -> Float[Tensor, "b 1 h w"]:
+    """Move a mask; what leaves the frame is lost, and zeros come in. Negative numbers move to the left and up."""
+    return functional.pad(mask, (right_px, -right_px, down_px, -down_px))

@@ -95,7 +95,12 @@ To the extent possible under law, the authors waive all rights to the pictures a
 
 def source_looks(subject: Subject) -> Looks:
     """The subject's own hair in every photo, another garment and background in each."""
-    hair = dict(hair=subject.hair, hair_colour=subject.hair_colour)
+    return everyday_looks(subject.hair, subject.hair_colour)
+
+
+def everyday_looks(hair: str, hair_colour: str) -> Looks:
+    """The same hair in `PHOTOS` looks, another garment and background in each."""
+    hair = dict(hair=hair, hair_colour=hair_colour)
     return Looks(torch.cat([Looks.of(**hair, **day).codes for day in EVERYDAY]))
 
 
