@@ -8,6 +8,11 @@ if TYPE_CHECKING:
 BACKENDS = ("mini", "mini-balanced")
 
 
+def best_backend() -> str:
+    """The best of the backends that this machine can run now, without a download."""
+    return "mini"
+
+
 def load_backend(name: str = "mini", device: str = "cpu") -> "Backend":
     """Load a backend's models from disk.
 
