@@ -62,8 +62,8 @@ class AttentionTrace:
     image: Float[Tensor, "3 h w"]
     regions: dict[str, Float[Tensor, "1 1 h w"]]
     """Token -> where it should look; zeros if the portrait does not show exactly one face, and leakage is NaN then."""
-    maps: dict[str, dict[str, Float[Tensor, "steps heads k l"]]]
-    """Token -> layer -> maps, from the first step of drawing to the last."""
+    maps: dict[str, dict[str, Float[Tensor, "_ _ _ _"]]]
+    """Token -> layer -> maps (steps heads k l), from the first step of drawing to the last; grids differ by layer."""
     timesteps: tuple[int, ...]
     """Of the steps, falling."""
     size: int
@@ -112,7 +112,7 @@ class AttentionTrace:
         """The leakage of attention that is the same everywhere."""
         return area_outside(self.regions[token]).item()
 
-    def _layers(self, token: str, layer: str | None) -> list[Float[Tensor, "steps heads k l"]]:
+    def _layers(self, token: str, layer: str | None) -> list[Float[Tensor, "_ _ _ _"]]:
         if token not in self.maps:
             raise ValueError(f"token: {token!r} unknown. Choose from {list(self.tokens)}.")
         of_token = self.maps[token]

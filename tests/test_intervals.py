@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mcpkg.intervals import bootstrap_diversity, bootstrap_interval, mean_pairwise_cosine
+from mcpkg.intervals import bootstrap_diversity, bootstrap_interval, mean_pairwise_cosine, wilson_interval
 
 
 def test_bootstrap_matches_the_normal_interval(generator):
@@ -46,3 +46,16 @@ def test_an_image_drawn_twice_is_not_compared_with_itself(generator):
 
 def test_one_image_has_no_diversity(generator):
     assert math.isnan(bootstrap_diversity(torch.eye(3)[:1], generator).mean)
+
+
+def test_wilson_by_hand():
+    # 8 of 10: middle (0.8 + 3.8415 / 20) / 1.38415 = 0.71674; half 1.95996 * sqrt(0.016 + 3.8415 / 400) / 1.38415 = 0.22659
+    interval = wilson_interval(8, 10)
+    assert (interval.mean, interval.n) == (0.8, 10)
+    assert interval.low == pytest.approx(0.4902, abs=1e-4) and interval.high == pytest.approx(0.9433, abs=1e-4)
+
+
+def test_few_votes_that_all_agree_prove_little():
+    interval = wilson_interval(3, 3)
+    assert interval.high == 1 and interval.low == pytest.approx(3 / (3 + 1.959964**2))
+    assert math.isnan(wilson_interval(0, 0).mean)

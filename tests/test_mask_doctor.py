@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mcpkg.mask_doctor import diagnose_masks, mask_doctor_sheet
+from mcpkg.mask_doctor import change_masks, diagnose_masks, mask_doctor_sheet
 from mcpkg.portraits import load_portraits
 from mcpkg.visualize import save_figure
 from tests.test_pictures import picture
@@ -104,3 +104,22 @@ def test_the_sheet_shows_each_mask_at_three_sizes(backend, tmp_path):
     assert shown[0, 0, 0] > shown[0, 0, 1] and shown[31, 31].tolist() == [0.5, 0.5, 0.5]  # red inside, grey outside
     save_figure(figure, tmp_path / "masks.png")
     assert Image.open(tmp_path / "masks.png").width > 500
+
+
+def test_masks_are_mended_and_pictures_left_out(backend):
+    portraits = with_masks(backend, rectangle(8, 8), rectangle(16, 16), rectangle(4, 4))
+    mended = change_masks(portraits, [True, False, True], [0, 0, 2], [3, 0, 0], [0, 0, 0])
+    assert [path.name for path in mended.paths] == ["0.png", "2.png"]
+    assert torch.equal(mended.images, portraits.images[[0, 2]])
+    first, second = mended.faces.face_mask[:, 0]
+    assert first[:8, 3:11].all() and first.sum() == 64  # moved to the right
+    assert second[:6, :6].all() and second.sum() == 36  # two wider, where the frame leaves room
+    assert mended.faces.found.tolist() == [True, True]
+
+
+def test_too_few_pictures_or_values_are_refused(backend):
+    portraits = tiny_portraits(backend, 2)
+    with pytest.raises(ValueError, match="1 of 2 images kept"):
+        change_masks(portraits, [True, False], [0, 0], [0, 0], [0, 0])
+    with pytest.raises(ValueError, match="grow_px: 1 values for 2 images"):
+        change_masks(portraits, [True, True], [0], [0, 0], [0, 0])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mcpkg.masks import reference_mask, source_mask, to_attention_mask, to_latent_mask
+from mcpkg.masks import grow_mask, reference_mask, shift_mask, source_mask, to_attention_mask, to_latent_mask
 from tests.tiny_backend import DiscParser
 
 
@@ -67,3 +67,20 @@ def test_the_two_masks_share_the_image_between_them():
     faces = DiscParser().parse(torch.full((2, 3, 16, 16), 0.5))
     assert torch.equal(source_mask(faces), faces.face_mask)
     assert torch.equal(source_mask(faces) + reference_mask(faces), torch.ones(2, 1, 16, 16))
+
+
+def test_growing_widens_by_pixels_and_narrowing_undoes_it():
+    mask = torch.zeros(1, 1, 9, 9)
+    mask[..., 3:6, 3:6] = 1  # 3 x 3
+    assert grow_mask(mask, 2).sum() == 7 * 7
+    assert grow_mask(mask, -1).sum() == 1
+    assert torch.equal(grow_mask(grow_mask(mask, 2), -2), mask)
+    assert torch.equal(grow_mask(mask, 0), mask)
+
+
+def test_a_mask_moves_and_what_leaves_the_frame_is_lost():
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., 1, :] = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert shift_mask(mask, right_px=2, down_px=1)[0, 0].tolist()[2] == [0, 0, 1, 2]
+    assert shift_mask(mask, right_px=-1, down_px=-1)[0, 0].tolist()[0] == [2, 3, 4, 0]
+    assert shift_mask(mask, down_px=3).sum() == 0

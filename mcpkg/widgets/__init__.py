@@ -3,6 +3,11 @@
 What they compute is in the modules they import; here are controls only. They need ipywidgets, in the extra "notebooks".
 """
 
+try:
+    import ipywidgets  # noqa: F401
+except ImportError:
+    raise ImportError("mcpkg.widgets needs ipywidgets. Install it: pip install 'mcpkg[notebooks]'.") from None
+
 from mcpkg.widgets.builder import PortraitBuilder as build_portrait
 from mcpkg.widgets.doctor import MaskDoctor as mask_doctor
 from mcpkg.widgets.explorer import AttentionExplorer as explore_attention

@@ -7,12 +7,8 @@ import html
 import io
 from collections.abc import Sequence
 
+import ipywidgets
 from matplotlib.figure import Figure
-
-try:
-    import ipywidgets
-except ImportError:
-    raise ImportError("mcpkg.widgets needs ipywidgets. Install it: pip install 'mcpkg[notebooks]'.") from None
 
 DPI = 80  # sharp enough to read, and small in a stored notebook
 LABEL_WIDTH, CONTROL_WIDTH = "8.5em", "25em"
