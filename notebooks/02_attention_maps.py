@@ -1,0 +1,298 @@
+# %% [markdown]
+# # 02 Attention maps: where does a word look?
+#
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mcpkg/mcpkg/blob/main/notebooks/02_attention_maps.ipynb)
+#
+# While a picture is drawn, every place of it looks at every word of the prompt. How much each place looks at one word is a map, and MagiCapture is built on the wish that `<v1>`, the learned word for a person, has its map on the face and nowhere else. Here you compute such a map by hand, take real ones out of the model, and answer the question that you will have about your own training: *is my token leaking?* About 25 minutes.
+
+# %%
+# On a bare Colab runtime this fetches and installs mcpkg; where it is installed, it does nothing.
+import importlib.util
+import os
+import subprocess
+import sys
+
+if importlib.util.find_spec("mcpkg") is None:
+    subprocess.run(["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "mcpkg-course[notebooks]"], check=True)
+    os.chdir("mcpkg-course")
+    sys.path.insert(0, os.getcwd())
+
+# %%
+import torch
+
+from mcpkg.config import MAGICAPTURE, WITHOUT_REFOCUSING
+from mcpkg.course import check, open_course, reveal
+from mcpkg.figures import bars, curves, number_grids, picture_rows
+
+BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
+course = open_course(BACKEND)
+backend = course.backend
+
+# %% [markdown]
+# ## By hand: a picture of 4 × 4 cells and three words
+#
+# Cross-attention (Eq. 2) is `softmax(Q Kᵀ / √d)`. Each cell of the picture has a *query*: what it is about. Each word has a *key*: what it tells about. Their product is a score, and a softmax over the **words** turns a cell's scores into shares. Read by word instead of by cell, the shares are the word's *attention map*.
+#
+# Below, queries and keys have two numbers: how much this is about a face, and how much about clothes.
+
+# %%
+words = ["photo", "<v1>", "<v2>"]
+keys = torch.tensor([[0.5, 0.5], [2.0, 0.0], [0.0, 2.0]])  # one row a word: face, clothes
+face = torch.zeros(4, 4)
+face[1:3, 1:3] = 1  # the face: 4 of 16 cells
+queries = torch.stack((2 * face, 2 * (1 - face)), dim=2).reshape(16, 2)  # one row a cell: face, clothes
+
+scores = queries @ keys.T / 2**0.5  # 16 cells, 3 words
+attention = scores.softmax(dim=1)
+maps = {word: attention[:, i].reshape(4, 4) for i, word in enumerate(words)}
+
+assert torch.allclose(attention.sum(dim=1), torch.ones(16))  # what a cell gives to one word it takes from the others
+on, off = maps["<v1>"][1, 1].item(), maps["<v1>"][0, 0].item()
+number_grids(maps, f"Cells on the face give <v1> {on:.2f} of their attention, all others {off:.2f}")
+
+# %% [markdown]
+# **Leakage** is one number for one map: the share of it that falls outside the region where the word should look. Its whole body:
+#
+# ```python
+# def leakage(heat, region):
+#     return (heat * (1 - region)).sum() / heat.sum()
+# ```
+#
+# **Predict:** each cell outside gives `<v1>` very little. But there are twelve of them, and four inside. How much of the map leaks? Write your guess, then run.
+
+# %%
+guess = None  # between 0 and 1
+
+
+def leakage_by_hand(heat, region):
+    return (heat * (1 - region)).sum() / heat.sum()
+
+
+from mcpkg.leakage import leakage  # the same for batches and heads
+
+by_hand = leakage_by_hand(maps["<v1>"], face).item()
+assert abs(leakage(maps["<v1>"][None, None], face[None, None]).item() - by_hand) < 1e-6
+assert abs(by_hand - 12 * off / (12 * off + 4 * on)) < 1e-6
+reveal(guess, by_hand, "leakage of <v1>")
+
+# %% [markdown]
+# A small leakage needs two things: much attention inside, and a region that is not tiny. So the number means nothing without the one it has to beat.
+#
+# **Exercise 1.** A word that looks everywhere alike has the same value in all cells. What is its leakage for this face of 4 of 16 cells?
+
+# %%
+answer = None
+
+# %%
+check(answer, lambda share: abs(share - leakage_by_hand(torch.ones(4, 4), face).item()) < 1e-6,
+      "Which share of the cells lies outside?")
+
+# %% [markdown]
+# ## In the model
+#
+# Two adapters of the same person and the same look, trained alike but for one loss: MagiCapture, and MagiCapture without Attention Refocusing. The first time this takes some minutes; later, and in other notebooks, they are found again.
+
+# %%
+source, reference = course.source("amara"), course.reference("kimono")
+adapters = {
+    method.name: course.train(course.method(method), source, reference) for method in (MAGICAPTURE, WITHOUT_REFOCUSING)
+}
+adapter = adapters["MagiCapture"]
+
+# %% [markdown]
+# A UNet has many cross-attention layers, on grids of several sizes, and each splits its queries and keys into *heads* that look on their own. `capture_attention` reads the maps of chosen words in every pass of the UNet within its block. It only listens: what the UNet computes stays the same to the last bit, which the cell checks.
+
+# %%
+from mcpkg.attention import capture_attention, find_cross_attention
+from mcpkg.prompts import encode_prompts, token_positions
+
+with torch.no_grad(), adapter.applied(backend):
+    pipeline, prompt = backend.pipeline, adapter.prompt
+    positions = {token: token_positions(pipeline.tokenizer, [prompt], token) for token in ("<v1>", "<v2>")}
+    latents = backend.encode(reference.images[:1].to(backend.device))  # 1 c k k
+    text = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, [prompt])
+    plain = pipeline.unet(latents, 500, text).sample
+    with capture_attention(pipeline.unet, positions) as store:
+        heard = pipeline.unet(latents, 500, text).sample
+
+assert torch.equal(plain, heard)
+assert [name for name, _ in store.maps["<v1>"]] == list(find_cross_attention(pipeline.unet))
+print(prompt)
+for name, heads in store.maps["<v1>"]:
+    print(f"{name.partition('.transformer_blocks')[0]:<28} {heads.shape[1]} heads of {heads.shape[3]} x {heads.shape[2]} cells")
+
+# %% [markdown]
+# `record_attention` does this while a portrait is drawn from noise, and keeps everything: **token × layer × head × timestep**. Where the word should have looked is read from the finished portrait, by the face parser.
+
+# %%
+from mcpkg.tracing import record_attention
+
+traces = {name: record_attention(backend, learned, seed=0) for name, learned in adapters.items()}
+trace, unfocused = traces["MagiCapture"], traces["without refocusing"]
+
+maps_kept = sum(maps.shape[0] * maps.shape[1] for layers in trace.maps.values() for maps in layers.values())
+assert maps_kept == len(trace.tokens) * len(trace.timesteps) * sum(trace.head_count(layer) for layer in trace.layers)
+print(f"{len(trace.tokens)} tokens x {len(trace.layers)} layers x their heads x {len(trace.timesteps)} timesteps: "
+      f"{maps_kept} maps of one portrait")
+
+# %% [markdown]
+# ### Layer by layer
+#
+# **Predict:** refocusing held the maps of one grid to the face while it trained, and left those of other grids alone. Do the layers that it left alone leak as well?
+
+# %%
+from mcpkg.visualize import overlay
+
+guess = None  # mean leakage of <v1> in the layers of other grids
+shown = trace.layers[:: -(-len(trace.layers) // 6)]  # six at most
+rows = {token: [overlay(trace.image, trace.heat(token, layer=layer)) for layer in shown] for token in trace.tokens}
+captions = {
+    token: [f"{trace.heat(token, layer=layer).shape[-1]} x {trace.heat(token, layer=layer).shape[-2]}: "
+            f"{trace.leakage(token, layer=layer):.2f}" for layer in shown]
+    for token in trace.tokens
+}  # fmt: skip
+
+others = [layer for layer in trace.layers if max(trace.heat("<v1>", layer=layer).shape) != trace.size]
+elsewhere = sum(trace.leakage("<v1>", layer=layer) for layer in others) / len(others)
+reveal(guess, elsewhere, "mean leakage of <v1> in the other layers")
+assert trace.leakage("<v1>") < elsewhere  # only what was asked for was learned
+picture_rows(rows, f"<v1> leaks {trace.leakage('<v1>'):.2f} on the {trace.size} x {trace.size} grid that was "
+             f"refocused, {elsewhere:.2f} on others", captions)  # fmt: skip
+
+# %% [markdown]
+# ### Head by head
+#
+# Heads of one layer share the picture but not the work. These are the heads of the layer that leaks most without refocusing, among those of the refocused grid.
+
+# %%
+focused = [layer for layer in trace.layers if layer not in others]
+worst = max(focused, key=lambda layer: unfocused.leakage("<v1>", layer=layer))
+heads = range(unfocused.head_count(worst))
+leaks = {name: [t.leakage("<v1>", layer=worst, head=head) for head in heads] for name, t in traces.items()}
+rows = {name: [overlay(t.image, t.heat("<v1>", layer=worst, head=head)) for head in heads] for name, t in traces.items()}
+
+assert max(leaks["MagiCapture"]) < min(leaks["without refocusing"])
+picture_rows(rows, f"Without refocusing, heads of one layer leak {min(leaks['without refocusing']):.2f} to "
+             f"{max(leaks['without refocusing']):.2f} of <v1>",
+             {name: [f"head {i}: {leak:.2f}" for i, leak in enumerate(of_trace)] for name, of_trace in leaks.items()})  # fmt: skip
+
+# %% [markdown]
+# ### Timestep by timestep
+#
+# Drawing begins at a high timestep, where all is noise, and ends near 0. **Predict:** when does `<v1>` know where the face will be: from the first step on, or only once a face can be seen?
+
+# %%
+by_time = {name: [t.leakage("<v1>", timestep=at) for at in t.timesteps] for name, t in traces.items()}
+alike = trace.area_outside("<v1>")
+first, last = by_time["MagiCapture"][0], by_time["MagiCapture"][-1]
+assert first < alike / 2  # it aims before there is anything to see
+
+figure = curves(trace.timesteps, {**by_time, "looks everywhere alike": [alike] * len(trace.timesteps)},
+                f"<v1> aims from the first step (leakage {first:.2f}) to the last ({last:.2f})",
+                "timestep: drawing goes to the right", "leakage of <v1>")  # fmt: skip
+figure.axes[0].set_ylim(0, 1)
+figure.axes[0].invert_xaxis()
+figure
+
+# %% [markdown]
+# ## Explore
+#
+# Choose word, layer, head and timestep; the line tells the leakage of just the map that you see, and "play" goes through the drawing. All of it works with the keyboard: Tab to go on, arrow keys to move a slider. (Where this notebook is only shown and not run, you see a picture.)
+
+# %%
+from mcpkg.widgets import explore_attention
+
+explorer = explore_attention(traces)
+explorer
+
+# %% [markdown]
+# A control's value can be set in code as well. The reading is always of the map that is shown.
+
+# %%
+explorer.method.value = "without refocusing"
+print(explorer.reading)
+explorer.layer.value = worst
+print(explorer.reading)
+assert abs(explorer.leakage - unfocused.leakage("<v1>", layer=worst)) < 1e-6
+explorer.method.value, explorer.layer.value = "MagiCapture", "all"
+
+# %% [markdown]
+# **Exercise 2.** Without refocusing, does any head aim well by itself? Find the layer and the head in which `<v1>` leaks least, over all timesteps, in `unfocused`: with the explorer, or with a loop over `unfocused.layers` and `unfocused.head_count(layer)`.
+
+# %%
+# (layer's whole name, head), such as (worst, 0)
+answer = None
+
+# %%
+least = min(unfocused.leakage("<v1>", layer=layer, head=head)
+            for layer in unfocused.layers for head in range(unfocused.head_count(layer)))  # fmt: skip
+check(answer, lambda found: unfocused.leakage("<v1>", layer=found[0], head=found[1]) == least,
+      "There is one that leaks less.")
+
+# %% [markdown]
+# ## Is my token leaking?
+#
+# One portrait is an anecdote. Eight portraits from other noise give a mean and an interval. Three numbers belong together:
+#
+# - **leakage**: the share of attention outside the region;
+# - **area outside**: the leakage of a word that looks everywhere alike. Below it the word aims; above it, it avoids;
+# - **mass**: the mean attention inside the region. If it is about 0, the word is looked at nowhere: extinguished, not refocused.
+
+# %%
+from mcpkg.intervals import bootstrap_interval
+from mcpkg.leakage import mean_leakage
+from mcpkg.tracing import trace_leakage
+
+measured, leaks = {}, {}
+for name, learned in adapters.items():
+    table = trace_leakage(backend, learned, n=8, seed=100)
+    measured[name] = {row["token"]: row for row in mean_leakage(table)}
+    each = mean_leakage(table, by=("token", "sample"))
+    leaks[name] = {
+        token: bootstrap_interval(torch.tensor([row["leakage"] for row in each if row["token"] == token]),
+                                  torch.Generator().manual_seed(0))
+        for token in ("<v1>", "<v2>")
+    }  # fmt: skip
+    for token, row in measured[name].items():
+        print(f"{name:<20} {token}: leakage {row['leakage']:.2f}, area outside {row['area_outside']:.2f}, "
+              f"mass {row['mass']:.2f}")
+
+# %%
+with_it, without = leaks["MagiCapture"]["<v1>"], leaks["without refocusing"]["<v1>"]
+assert with_it.high < without.low  # the intervals do not touch
+alike = {token: row["area_outside"] for token, row in measured["MagiCapture"].items()}
+bars({**leaks, "looks everywhere alike": alike},
+     f"<v1> leaks {with_it.mean:.2f} [{with_it.low:.2f}, {with_it.high:.2f}] with refocusing, "
+     f"{without.mean:.2f} [{without.low:.2f}, {without.high:.2f}] without", "leakage")  # fmt: skip
+
+# %% [markdown]
+# A word that leaks still acts, but elsewhere too: what lands there can carry the person's traits into hair, earrings and clothes, and the style's into the face; notebook 03 trains against it.
+#
+# **Exercise 3.** Write a function that tells from the three numbers how a word does: `"extinguished"` if its mass is below 0.01, or else `"aims"` or `"avoids"`.
+
+# %%
+# a function of leakage, area_outside and mass
+answer = None
+
+# %%
+cases = {(0.1, 0.8, 0.2): "aims", (0.9, 0.8, 0.2): "avoids", (0.1, 0.8, 0.001): "extinguished",
+         (0.6, 0.5, 0.3): "avoids", (0.6, 0.8, 0.3): "aims"}  # fmt: skip
+check(answer, lambda verdict: all(verdict(*numbers) == said for numbers, said in cases.items()),
+      "The same leakage can be good or bad: compare it with the area.")
+if answer is not None:
+    print({f"{name}, {token}": answer(row["leakage"], row["area_outside"], row["mass"])
+           for name, of_name in measured.items() for token, row in of_name.items()})  # fmt: skip
+
+# %% [markdown]
+# **Exercise 4, open.** More words in the prompt take attention from `<v1>`. Does it also look elsewhere then? Try `trace_leakage(backend, adapter, n=4, seed=100, edit="wearing sunglasses")`, or another edit, with both adapters; compare leakage *and* mass with the numbers above. Write down in two or three sentences what you did and what you found, numbers included.
+
+# %%
+answer = None
+
+# %%
+check(answer, lambda text: len(text.split()) >= 20 and any(letter.isdigit() for letter in text),
+      "Two sentences at least, with the numbers that you found.")
+
+# %% [markdown]
+# **In one line:** a word's attention map says where it acts; leakage is the share of it outside its region, to be read beside the area outside and the mass.
