@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 from torch.nn import functional
+
+ARCFACE_TEMPLATE = tuple(
+    ((x + 0.5) / 112, (y + 0.5) / 112)
+    for x, y in ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
+)
+"""Of the crops that ArcFace networks learned from; published in pixels of 112, counted from the middle of the first."""
+FFHQ_TEMPLATE = tuple(
+    ((x + 0.5) / 512, (y + 0.5) / 512)
+    for x, y in ((192.981, 239.947), (318.903, 240.194), (256.634, 314.019), (201.261, 371.410), (313.089, 371.151))
+)
+"""Of the crops that face parsers and restorers learned from, with hair and chin; in facexlib in pixels of 512."""
 
 
 def align_faces(
@@ -26,15 +37,43 @@ def align_faces(
         landmarks: x, y in [0, 1] of the frame.
         template: where the five landmarks of an average face lie in a crop, x, y in [0, 1].
     """
-    points = torch.tensor(template, device=images.device)
-    target = torch.view_as_complex(landmarks.float().contiguous())                                   # b 5
-    centre = points.mean(dim=0)
-    source = torch.view_as_complex(points - centre)                                                  # 5
-    middle = target.mean(dim=1)
-    turn = (source.conj() * (target - middle[:, None])).sum(dim=1) / source.abs().square().sum()
+    turn, middle, centre = _similarity(landmarks, template)
+    grid = turn[:, None, None] * (_cells(size_px, images.device) - centre) + middle[:, None, None]        # b s s
+    return _sample(images, grid, padding_mode="border")
 
-    steps = (torch.arange(size_px, device=images.device) + 0.5) / size_px
-    y, x = torch.meshgrid(steps, steps, indexing="ij")
-    cells = torch.view_as_complex(torch.stack([x, y], dim=-1) - centre)                              # s s
-    grid = torch.view_as_real(turn[:, None, None] * cells + middle[:, None, None])                   # b s s 2
-    return functional.grid_sample(images.float(), grid * 2 - 1, padding_mode="border", align_corners=False)
+
+def place_back(
+    crops: Float[Tensor, "b c k k"],
+    landmarks: Float[Tensor, "b 5 2"],
+    template: Sequence[tuple[float, float]],
+    size_px: int,
+) -> Float[Tensor, "b c {size_px} {size_px}"]:
+    """Aligned crops where `align_faces` took them from; 0 around them."""
+    turn, middle, centre = _similarity(landmarks, template)
+    grid = (_cells(size_px, crops.device) - middle[:, None, None]) / turn[:, None, None] + centre         # b s s
+    return _sample(crops, grid, padding_mode="zeros")
+
+
+def _similarity(
+    landmarks: Float[Tensor, "b 5 2"], template: Sequence[tuple[float, float]]
+) -> tuple[Complex[Tensor, " b"], Complex[Tensor, " b"], Complex[Tensor, ""]]:
+    """Of the map z -> turn (z - centre) + middle from the template to the landmarks: turn, middle and centre."""
+    points = torch.view_as_complex(torch.tensor(template, device=landmarks.device))                  # 5
+    target = torch.view_as_complex(landmarks.float().contiguous())                                   # b 5
+    centre, middle = points.mean(), target.mean(dim=1)
+    source = points - centre
+    turn = (source.conj() * (target - middle[:, None])).sum(dim=1) / source.abs().square().sum()
+    return turn, middle, centre
+
+
+def _cells(size_px: int, device: torch.device) -> Complex[Tensor, "s s"]:
+    """Middles of the pixels of a square frame."""
+    steps = (torch.arange(size_px, device=device) + 0.5) / size_px
+    return torch.complex(*torch.meshgrid(steps, steps, indexing="xy"))
+
+
+def _sample(
+    images: Float[Tensor, "b c h w"], grid: Complex[Tensor, "b s s"], padding_mode: str
+) -> Float[Tensor, "b c s s"]:
+    places = torch.view_as_real(grid) * 2 - 1
+    return functional.grid_sample(images.float(), places, padding_mode=padding_mode, align_corners=False)

@@ -9,7 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 EXIT_CODE = 2
-EXPECTED = (OSError, ValueError, FloatingPointError)
+
+
+class MissingPackage(ImportError):
+    """An optional package is not installed, or does not load; one line that says what to install."""
+
+
+EXPECTED = (OSError, ValueError, FloatingPointError, MissingPackage)
 """Bad input, trouble with files, diverged training; anything else is our own mistake and keeps its traceback."""
 
 

@@ -92,6 +92,7 @@ def evaluate_portraits(
         collapse=interval(torch.maximum(copies, drops)),
         copies_reference=interval(copies),
         drops_style=interval(drops),
+        aesthetic=interval(images.aesthetic),
         distance_to_real=interval(images.distance_to_real),
         diversity_identity=bootstrap_diversity(people[one_face], generator),
         diversity_style=bootstrap_diversity(looks, generator),
@@ -141,6 +142,7 @@ def score_images(
         mass=mass,
         area=area,
         has_one_face=one_face.float(),
+        aesthetic=nan if backend.aesthetic is None else backend.aesthetic.score(generated.images),
     )
 
 

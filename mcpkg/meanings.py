@@ -9,6 +9,8 @@ class Meaning:
 
     label: str
     sentence: str
+    optional: bool = False
+    """Left out of a report where nobody measured it."""
 
 
 MEANINGS = {
@@ -43,6 +45,9 @@ MEANINGS = {
     "copies_reference": Meaning(
         "Copies the reference", "Share of portraits whose face is that of a person in the style portraits."),
     "drops_style": Meaning("Drops the style", "Share of portraits that look rather like the source photos."),
+    "aesthetic": Meaning(
+        "Aesthetic", "The mark, of about 1 to 10, that a model of people's taste in pictures gives the portraits; its "
+        "taste is that of those whose marks it learned from.", optional=True),
     "distance_to_real": Meaning(
         "Distance to real", "How far the portraits' detail is from that of real ones: about 1 for a real one, more "
         "for blur and noise. The style portraits themselves: {distance_to_real_of_references}."),

@@ -168,6 +168,8 @@ def _scores(result: Outcome, before: Outcome | None) -> Iterator[str]:
     facts = {name: _number(value) for name, value in vars(scores).items() if isinstance(value, float)} | _words(result)
     rows = []
     for name, meaning in MEANINGS.items():
+        if meaning.optional and not any(getattr(of_one, name).n for of_one in columns.values()):
+            continue
         cells = [_interval(getattr(of_one, name)) for of_one in columns.values()]
         rows.append([meaning.label.format(**facts), *cells, meaning.sentence.format(**facts)])
     yield heading("Scores")

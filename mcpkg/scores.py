@@ -34,6 +34,7 @@ class ImageScores:
     """1 where it shows a reference person, see `mcpkg.evaluate.collapse`."""
     drops_style: Float[Tensor, " n"] | None = None
     """1 where it looks rather like the source photos, see `mcpkg.evaluate.collapse`."""
+    aesthetic: Float[Tensor, " n"] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Scores:
     """Share of images that copy a reference person or drop the style, see `mcpkg.evaluate.collapse`."""
     copies_reference: Interval
     drops_style: Interval
+    aesthetic: Interval
+    """The backend's mark of the images, NaN where it gives none."""
     distance_to_real: Interval
     """How far the images' detail is from that of real portraits; about 1 for a real one, more for blur and noise."""
     diversity_identity: Interval

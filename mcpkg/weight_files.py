@@ -1,10 +1,11 @@
-"""Weights in safetensors files: written whole, and read with one clear line about what is wrong."""
+"""Weights in files: ours are safetensors, written whole; of whatever is read, one clear line says what is wrong."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mcpkg.files import replace_whole
 
@@ -55,6 +56,56 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"{path}: {name} holds values that are not finite. Train again at a lower learning rate.")
     return tensors
+
+
+def read_published(path: str | Path, sha256: str = "") -> dict[str, Tensor]:
+    """Read weights that others published, a safetensors file or torch's own format; of the latter, tensors alone.
+
+    Args:
+        sha256: what the file must be; empty for any.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged, another file than expected, or holds more than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file.")
+    if sha256 and file_sha256(path) != sha256:
+        raise ValueError(f"{path}: another file than was published (its sha256 is not {sha256}). Download it again.")
+    if path.suffix == ".safetensors":
+        return read_weights(path)
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)  # of a pickle, nothing is run
+    except Exception as error:  # UnpicklingError, RuntimeError, EOFError, KeyError: by how it is damaged
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: damaged, or holds more than tensors ({reason}). Download it again.") from None
+    for key in ("params_ema", "params", "state_dict"):  # some keep the weights one level down, the averaged ones first
+        if isinstance(tensors, Mapping) and isinstance(tensors.get(key), Mapping):
+            tensors = tensors[key]
+            break
+    if not (isinstance(tensors, Mapping) and all(isinstance(tensor, Tensor) for tensor in tensors.values())):
+        raise ValueError(f"{path}: holds no weights by name. Give another file.")
+    return dict(tensors)
+
+
+def load_published(net: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Put weights into a network that will not learn.
+
+    Raises:
+        ValueError: they are those of another network.
+    """
+    try:
+        net.load_state_dict(dict(tensors))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: holds another network than expected ({first}). Give another file.") from None
+    net.eval().requires_grad_(False)
+
+
+def file_sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pickle_refused(path: Path) -> ValueError:

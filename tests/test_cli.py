@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from mcpkg import cli
 from mcpkg.adapter import Adapter
 from mcpkg.commands.changes import Changes, Weights, changed
 from mcpkg.config import MAGICAPTURE, WITHOUT_REFOCUSING
-from mcpkg.pictures import save_image
+from mcpkg.pictures import read_image, save_image
 from mcpkg.provenance import read_provenance
+from mcpkg.restoration.cost import warn_of_cost
 from tests.tiny_folders import quick_backend, write_pair, write_pictures
 
 ROOT = Path(mcpkg.__path__[0]).parent
@@ -117,6 +119,24 @@ def test_generated_files_are_named_on_standard_output(run, capsys):
     assert [Path(file).name for file in files] == ["seed_00003.png", "seed_00007.png"]
     facts = read_provenance(files[1])
     assert facts["seed"] == 7 and facts["prompt"].endswith(" with red hat") and facts["restored"] == 1
+
+
+def test_restoration_has_a_strength_and_tells_its_price(run, capsys, monkeypatch):
+    folder, pair = run
+    generate = ["generate", "--adapter", str(folder / "full"), "--steps", "2", "--seeds", "3"]
+    strengths = {"none": "0", "half": "0.5", "all": "1"}
+    for name, strength in strengths.items():
+        args = ["--out", str(folder / name), "--restore", "--restore-strength", strength, "--source", str(pair[0])]
+        cli.main([*generate, *args])
+    assert read_provenance(folder / "half" / "seed_00003.png")["restored"] == 0.5
+    none, half, full = (read_image(folder / name / "seed_00003.png", 64) for name in strengths)
+    assert (half - (none + full) / 2).abs().max() < 2 / 255
+    monkeypatch.setattr("mcpkg.restoration.cost.warn_of_cost", partial(warn_of_cost, threshold=-1.0))
+    capsys.readouterr()
+    cli.main([*generate, "--out", str(folder / "told"), "--restore", "--source", str(pair[0])])
+    assert capsys.readouterr().err.startswith("notice: restoration lowers the likeness to the source from ")
+    assert "not between 0 and 1" in refused(capsys, *generate, "--out", folder / "no", "--restore", "--restore-strength", 2)
+    assert "are for --restore" in refused(capsys, *generate, "--out", folder / "no", "--source", pair[0])
 
 
 def test_two_runs_are_compared(run, capsys):

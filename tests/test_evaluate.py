@@ -157,3 +157,16 @@ def test_without_strangers_the_given_portraits_are_what_is_real():
     scores = evaluate_portraits(backend, generated(source.images), source, reference)
     assert math.isnan(scores.identity_of_strangers) and scores.identity_scaled.n == 0
     assert scores.distance_to_real.n == scores.copies_reference.n == 3
+
+
+def test_the_backends_own_mark_is_scored_where_it_gives_one(setting):
+    backend, source, reference = setting
+    assert evaluate_portraits(backend, generated(source.images), source, reference).aesthetic.n == 0
+
+    class Brightness:
+        def score(self, images):
+            return images.mean(dim=(1, 2, 3))
+
+    marked = replace(backend, aesthetic=Brightness())
+    scores = evaluate_portraits(marked, generated(source.images), source, reference)
+    assert scores.aesthetic.mean == pytest.approx(source.images.mean().item()) and scores.aesthetic.n == 3

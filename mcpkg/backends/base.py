@@ -70,6 +70,13 @@ class Restorer(Protocol):
     def restore(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 H W"]: ...
 
 
+@runtime_checkable
+class Aesthetic(Protocol):
+    """Says how much people would like a picture, whoever is in it."""
+
+    def score(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]: ...
+
+
 @dataclass
 class Backend:
     """One set of models; everything outside `backends/` talks to this class only."""
@@ -89,6 +96,8 @@ class Backend:
     restorer: Restorer
     strangers: Callable[[int], tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 5 2"]]] | None = None
     """Draws n portraits of other people with landmarks: the zero of the scaled identity score."""
+    aesthetic: Aesthetic | None = None
+    """Marks generated images; without it, that score is NaN."""
     default_guidance: float = 7.5
     """Classifier-free guidance scale that suits these weights."""
     attention_size: int = 16

@@ -24,6 +24,8 @@ def generate(
     prompt: str | None = None,
     seeds: tuple[int, ...] = (),
     restore: bool = False,
+    restore_strength: float = 1.0,
+    source: Path | None = None,
     drawing: DrawingFlat = Drawing(),
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
@@ -36,18 +38,31 @@ def generate(
         prompt: with the learned words, as in "a photo of a <v1> person in the <v2> style", which is the default.
         seeds: which seeds, instead of --seed and --n.
         restore: sharpen and enlarge the portraits.
+        restore_strength: how much of the restoration is taken, 0 to 1; 0 only enlarges.
+        source: photos of the person. With --restore they tell what restoring costs in likeness; much of it is a notice.
     """
     check_out(out)
     learned = find_adapter(adapter)
+    if not 0 <= restore_strength <= 1:
+        raise ValueError(f"--restore-strength: {restore_strength} is not between 0 and 1.")
+    if not restore and (restore_strength != 1 or source is not None):
+        raise ValueError("--restore-strength and --source are for --restore. Add it, or leave them out.")
 
     from mcpkg.generate import generate_portraits
+    from mcpkg.portraits import load_portraits
     from mcpkg.provenance import save_portraits
+    from mcpkg.restoration.cost import identity_cost, warn_of_cost
+    from mcpkg.restoration.strength import restore_portraits
 
     backend = models.load()
+    photos = load_portraits(source, backend) if source else None
     generated = generate_portraits(backend, learned, prompt, seeds=seeds or None, **asdict(drawing))
     if restore:
-        restored = backend.restorer.restore(generated.images)
-        generated = replace(generated, images=restored, settings=generated.settings | {"restored": 1})
+        restored = restore_portraits(backend.restorer, generated.images, restore_strength)
+        if photos:
+            models_of_faces = (backend.identity_scorer, backend.face_parser)
+            warn_of_cost(identity_cost(generated.images, restored, *models_of_faces, photos))
+        generated = replace(generated, images=restored, settings=generated.settings | {"restored": restore_strength})
     files = [str(path) for path in save_portraits(generated, out)]
     answer = {"prompt": generated.prompt, "seeds": generated.seeds, "files": files, "settings": generated.settings}
     print(json.dumps(answer, indent=2) if as_json else "\n".join(files))
