@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -114,7 +115,7 @@ class Course:
         from mcpkg.run_folder import run_settings
 
         PartialState(cpu=self.backend.device.type == "cpu")  # as the training will make it
-        settings = run_settings(self.backend, source, reference, method, seed, "fp32")
+        settings = run_settings(self.backend, source, reference, method, seed, self.backend.precision)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         names = (p.paths[0].parent.name for p in (source, reference))
         words = [self.backend.name, method.name, *names, digest]
@@ -127,10 +128,11 @@ class Course:
         if not folder.is_dir() and not sample.is_dir():
             known = sorted(path.name for path in (self.root / SAMPLES / kind).iterdir() if path.is_dir())
             raise FileNotFoundError(f"{name}: neither a folder nor one of {', '.join(known)}.")
-        folder = (sample if sample.is_dir() else folder).resolve()
-        if folder not in self._loaded:
-            self._loaded[folder] = load_portraits(folder, self.backend)
-        return self._loaded[folder]
+        if not sample.is_dir():
+            return load_portraits(folder, self.backend)  # each time, for its pictures may have changed
+        if sample not in self._loaded:
+            self._loaded[sample] = load_portraits(os.path.relpath(sample), self.backend)  # as messages shall name it
+        return self._loaded[sample]
 
 
 def find_root() -> Path:

@@ -1,6 +1,7 @@
 """Plain figures for a lesson: pictures, small tensors with their numbers, curves and bars; the title is the takeaway."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import numpy as np
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from mcpkg.visualize import to_pixels
 WIDTH_IN = 7.0
 CELL_IN = 1.3
 """Side of one picture, in inches."""
+LETTERS_PER_IN = 11  # of a title
 
 
 def picture_rows(
@@ -42,7 +44,7 @@ def picture_rows(
         for axis, picture, caption in zip(axes_row, pictures, [*captions.get(label, ()), *[""] * columns]):
             axis.imshow(_shown(picture), vmin=0, cmap="magma", interpolation="nearest")
             axis.set_title(caption, fontsize=8)
-    figure.suptitle(title, fontsize=11)
+    _head(figure, title)
     return figure
 
 
@@ -58,11 +60,11 @@ def number_grids(grids: Mapping[str, Float[Tensor, "h w"]], title: str = "", dig
         axis.imshow(values, vmin=-largest, vmax=largest, cmap="RdBu_r")
         for (row, column), value in np.ndenumerate(values):
             colour = "white" if abs(value) > 0.6 * largest else "black"
-            axis.text(column, row, f"{value:.{digits}f}", ha="center", va="center", fontsize=8, color=colour)
+            axis.text(column, row, f"{value:z.{digits}f}", ha="center", va="center", fontsize=8, color=colour)
         axis.set_title(label, fontsize=9)
         axis.set_xticks([])
         axis.set_yticks([])
-    figure.suptitle(title, fontsize=11)
+    _head(figure, title)
     return figure
 
 
@@ -79,7 +81,7 @@ def curves(
     axis.set_ylabel(y_label)
     if len(lines) > 1:
         axis.legend(fontsize=8)
-    axis.set_title(title, fontsize=11)
+    _head(figure, title)
     return figure
 
 
@@ -101,8 +103,13 @@ def bars(groups: Mapping[str, Mapping[str, float | Interval]], title: str = "", 
     axis.set_ylabel(y_label)
     if len(groups) > 1:
         axis.legend(fontsize=8)
-    axis.set_title(title, fontsize=11)
+    _head(figure, title)
     return figure
+
+
+def _head(figure: Figure, title: str) -> None:
+    """The title, in as many lines as the figure's width asks for."""
+    figure.suptitle(fill(title, int(LETTERS_PER_IN * figure.get_figwidth())), fontsize=11)
 
 
 def _shown(picture: Float[Tensor, "..."] | np.ndarray) -> np.ndarray:

@@ -37,3 +37,11 @@ def test_bars_stand_side_by_side():
     assert heights == [[0.7, 0.9], [0.6, 0.8]]
     first, second = (group.patches[0] for group in axis.containers if hasattr(group, "patches"))
     assert first.get_x() + first.get_width() == pytest.approx(second.get_x())
+
+
+def test_a_long_title_is_broken_where_the_figure_ends():
+    narrow = picture_rows({"a": torch.rand(2, 3, 8, 8)}, "a title of far more letters than two pictures are wide")
+    assert "\n" in narrow.get_suptitle()
+    narrow.draw_without_rendering()
+    box = narrow._suptitle.get_window_extent()
+    assert 0 <= box.x0 and box.x1 <= narrow.bbox.x1
