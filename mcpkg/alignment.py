@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 from torch.nn import functional
+
+Fit = Literal["frame", "crop"]
 
 ARCFACE_TEMPLATE = tuple(
     ((x + 0.5) / 112, (y + 0.5) / 112)
@@ -26,18 +29,21 @@ def align_faces(
     landmarks: Float[Tensor, "b 5 2"],
     template: Sequence[tuple[float, float]],
     size_px: int,
+    fit: Fit = "frame",
 ) -> Float[Tensor, "b 3 {size_px} {size_px}"]:
-    """Faces turned, moved and scaled by the similarity that best maps the template onto the landmarks.
+    """Faces turned, moved and scaled by the similarity that best maps template and landmarks onto each other.
 
-    With points as complex numbers the least-squares similarity is z -> a z + b, a = sum(conj(w) z) / sum |w|^2
-    for centred w and z. Differentiable in images and landmarks.
+    With points as complex numbers the least-squares similarity is w -> a w + b, a = sum(conj(w) z) / sum |w|^2
+    for centred w of the template and z of the landmarks. Differentiable in images and landmarks.
 
     Args:
         images: square; outside of one, its edge is repeated.
         landmarks: x, y in [0, 1] of the frame.
         template: where the five landmarks of an average face lie in a crop, x, y in [0, 1].
+        fit: where the squared distances are taken. In the "frame", as dlib does it; in the "crop", as the crops were
+            made that ArcFace and facexlib's networks learned from, which show a little more around the face.
     """
-    turn, middle, centre = _similarity(landmarks, template)
+    turn, middle, centre = _similarity(landmarks, template, fit)
     grid = turn[:, None, None] * (_cells(size_px, images.device) - centre) + middle[:, None, None]        # b s s
     return _sample(images, grid, padding_mode="border")
 
@@ -47,22 +53,24 @@ def place_back(
     landmarks: Float[Tensor, "b 5 2"],
     template: Sequence[tuple[float, float]],
     size_px: int,
+    fit: Fit = "frame",
 ) -> Float[Tensor, "b c {size_px} {size_px}"]:
     """Aligned crops where `align_faces` took them from; 0 around them."""
-    turn, middle, centre = _similarity(landmarks, template)
+    turn, middle, centre = _similarity(landmarks, template, fit)
     grid = (_cells(size_px, crops.device) - middle[:, None, None]) / turn[:, None, None] + centre         # b s s
     return _sample(crops, grid, padding_mode="zeros")
 
 
 def _similarity(
-    landmarks: Float[Tensor, "b 5 2"], template: Sequence[tuple[float, float]]
+    landmarks: Float[Tensor, "b 5 2"], template: Sequence[tuple[float, float]], fit: Fit
 ) -> tuple[Complex[Tensor, " b"], Complex[Tensor, " b"], Complex[Tensor, ""]]:
-    """Of the map z -> turn (z - centre) + middle from the template to the landmarks: turn, middle and centre."""
+    """Of the map w -> turn (w - centre) + middle from the template to the landmarks: turn, middle and centre."""
     points = torch.view_as_complex(torch.tensor(template, device=landmarks.device))                  # 5
     target = torch.view_as_complex(landmarks.float().contiguous())                                   # b 5
     centre, middle = points.mean(), target.mean(dim=1)
-    source = points - centre
-    turn = (source.conj() * (target - middle[:, None])).sum(dim=1) / source.abs().square().sum()
+    w, z = points - centre, target - middle[:, None]
+    both = (w.conj() * z).sum(dim=1)                                                                 # b
+    turn = both / w.abs().square().sum() if fit == "frame" else z.abs().square().sum(dim=1) / both.conj()
     return turn, middle, centre
 
 

@@ -29,7 +29,7 @@ class ArcFaceEmbedder:
         self.net = net
 
     def embed(self, images: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b 5 2"]) -> Float[Tensor, "b d"]:
-        crops = align_faces(images, landmarks, ARCFACE_TEMPLATE, CROP_PX)
+        crops = align_faces(images, landmarks, ARCFACE_TEMPLATE, CROP_PX, fit="crop")
         return functional.normalize(self.net(crops.flip(1) * 2 - 1), dim=1)
 
 

@@ -37,7 +37,8 @@ class InsightFaceScorer:
         """Raises: ValueError: the images want a gradient."""
         if torch.is_grad_enabled() and (images.requires_grad or landmarks.requires_grad):
             raise ValueError(NO_GRADIENT)
-        crops = (align_faces(images, landmarks, ARCFACE_TEMPLATE, CROP_PX).clamp(0, 1) * 255).round().cpu().numpy()
+        crops = align_faces(images, landmarks, ARCFACE_TEMPLATE, CROP_PX, fit="crop")
+        crops = (crops.clamp(0, 1) * 255).round().cpu().numpy()
         # One by one: some packs fix the batch's size at 1.
         vectors = np.concatenate([self.model.forward(crop[None]) for crop in crops])
         return functional.normalize(torch.from_numpy(vectors).float().to(images.device), dim=1)

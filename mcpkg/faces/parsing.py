@@ -90,12 +90,12 @@ class PartsParser:
         self, image: Float[Tensor, "1 3 s s"], landmarks: Float[Tensor, "1 5 2"]
     ) -> Float[Tensor, "1 p s s"]:
         mean, deviation = (torch.tensor(values, device=image.device).view(3, 1, 1) for values in SCALES[self.kind])
-        crop = (align_faces(image, landmarks, FFHQ_TEMPLATE, CROP_PX) - mean) / deviation
+        crop = (align_faces(image, landmarks, FFHQ_TEMPLATE, CROP_PX, fit="crop") - mean) / deviation
         outputs = self.net(crop)
         classes = (outputs[0] if isinstance(outputs, tuple) else outputs).softmax(dim=1)              # 1 19 k k
         index = torch.tensor([PARTS.index(part) for part in CLASSES[self.kind]], device=image.device)
         parts = classes.new_zeros(1, len(PARTS), *classes.shape[2:]).index_add_(1, index, classes)
-        placed = place_back(parts, landmarks, FFHQ_TEMPLATE, image.shape[-1])
+        placed = place_back(parts, landmarks, FFHQ_TEMPLATE, image.shape[-1], fit="crop")
         placed[:, 0] += 1 - placed.sum(dim=1)  # around the crop
         return placed
 
