@@ -1,14 +1,17 @@
-# Commands: `make demo` makes portraits in runs/demo; `make test` runs the tests; `make test-real` runs those that need
-# published weights, which it fetches by npm, or torchvision; `make test-ui` those that need chromium. They install on first use, and
-# again when the requirements change.
+# Commands: `make demo` makes portraits in runs/demo; `make notebooks` builds the course from notebooks/*.py and runs it;
+# `make test` runs the tests, every notebook and every solution; `make test-real` runs the tests that need published
+# weights, which it fetches by npm, or torchvision; `make test-ui` those that need chromium. They install on first use,
+# and again when the requirements change.
 
 PYTHON ?= python3
 # Where torch comes from, if not from pip's own index. A CPU-only torch, without CUDA packages:
 # make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
-# Tests start further processes: threads that wait must not eat the core that these need. The demo is alone, and
-# slower with it.
+# Tests run in two processes, which start further ones: one thread each, and a thread that waits must not eat the core
+# that these need. The demo is alone, and slower with it.
+test: export OMP_NUM_THREADS = 1
 test: export OMP_WAIT_POLICY = PASSIVE
+PYTEST = .venv/bin/python -m pytest -q -n 2 --dist loadfile
 
 PIP = .venv/bin/python -m pip --disable-pip-version-check
 REAL_PIP = .venv-real/bin/python -m pip --disable-pip-version-check
@@ -16,13 +19,19 @@ RESTORE_PIP = .venv-restore/bin/python -m pip --disable-pip-version-check
 UI_PIP = .venv-ui/bin/python -m pip --disable-pip-version-check
 REQUIREMENTS = pyproject.toml constraints.txt
 
-.PHONY: demo test test-real test-ui clean
+.PHONY: demo notebooks test test-real test-ui clean
 
 demo: .venv/base.stamp
 	.venv/bin/python -m mcpkg.demo --out runs/demo
 
+notebooks: .venv/dev.stamp
+	.venv/bin/python notebooks/build.py
+
+# What notebooks train is kept in runs/course, where their solutions find it.
 test: .venv/dev.stamp
-	.venv/bin/python -m pytest -q
+	$(PYTEST)
+	rm -rf runs/solutions && .venv/bin/python notebooks/build.py --solutions runs/solutions
+	$(PYTEST) --nbval-lax --nbval-current-env notebooks/*.ipynb runs/solutions/*.ipynb
 
 test-real: .venv-real/real.stamp .venv-restore/restore.stamp
 	.venv-real/bin/python -m pytest -q -s tests/real --ignore tests/real/restore
