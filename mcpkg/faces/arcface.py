@@ -11,8 +11,6 @@ from mcpkg.optional import import_optional
 from mcpkg.weight_files import load_published, read_published
 
 CROP_PX = 112
-WEIGHTS_SHA256 = "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28"
-"""Of recognition_arcface_ir_se50.pth."""
 
 
 class ArcFaceEmbedder:
@@ -33,7 +31,7 @@ class ArcFaceEmbedder:
         return functional.normalize(self.net(crops.flip(1) * 2 - 1), dim=1)
 
 
-def load_arcface(path: str | Path, sha256: str = WEIGHTS_SHA256) -> ArcFaceEmbedder:
+def load_arcface(path: str | Path, sha256: str = "") -> ArcFaceEmbedder:
     """The embedder with the weights of recognition_arcface_ir_se50.pth, or the same as safetensors.
 
     Args:
