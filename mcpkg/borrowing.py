@@ -81,7 +81,10 @@ def _wrap(unet: nn.Module, rank: int, targets: Iterable[str]) -> dict[str, nn.Pa
 
     with torch.random.fork_rng(devices=[]):  # peft draws from torch's global state; ours come from the generator
         unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), _PEFT_NAME)
-    return {name: parameter for name, parameter in unet.named_parameters() if f".{_PEFT_NAME}." in name}
+    parameters = {name: parameter for name, parameter in unet.named_parameters() if f".{_PEFT_NAME}." in name}
+    for parameter in parameters.values():
+        parameter.data = parameter.data.float()  # peft took the type of the layer's own weight
+    return parameters
 
 
 def read_lora(unet: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,5 @@
-"""The command line: mcpkg train | generate | evaluate | leakage | masks | export | demo | doctor.
+"""The command line: mcpkg train | generate | evaluate | leakage | masks | export | demo | doctor |
+weights.
 
 Progress and notices go to standard error, results to standard output. Exit code 2 is bad input, told in one line.
 """
@@ -10,6 +11,7 @@ import tyro
 
 from mcpkg.commands.drawing import evaluate, generate, leakage
 from mcpkg.commands.exporting import export
+from mcpkg.commands.fetching import weights
 from mcpkg.commands.looking import doctor, masks
 from mcpkg.commands.training import train
 from mcpkg.demo import demo
@@ -24,6 +26,7 @@ COMMANDS = {
     "export": export,
     "demo": demo,
     "doctor": doctor,
+    "weights": weights,
 }
 DESCRIPTION = "A person from a few photos, a look from a few portraits, one picture of both."
 CONFIG = (tyro.conf.FlagCreatePairsOff,)

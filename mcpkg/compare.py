@@ -45,7 +45,7 @@ def compare_methods(
     methods: Sequence[Method],
     n: int = 8,
     seed: int = 0,
-    precision: str = "fp32",
+    precision: str | None = None,
 ) -> dict[str, Outcome]:
     """Train each method on the same pair and draw the same seeds with each: name -> outcome.
 
@@ -88,7 +88,7 @@ def train_methods(
     reference: Portraits,
     methods: Sequence[Method],
     seed: int,
-    precision: str = "fp32",
+    precision: str | None = None,
     progress: bool = True,
 ) -> Iterator[tuple[Adapter, list[dict]]]:
     """Yields each method's adapter and its history of steps; phases that begin alike are trained once."""

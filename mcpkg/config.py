@@ -13,6 +13,8 @@ LORA_LAYERS = ("cross_attention", "all")
 REFOCUSING_FORMS = ("mask", "share", "break_a_scene", "mix_of_show", "fastcomposer")
 REFOCUSING_SCALES = ("max", "minmax", "none")
 WEIGHTINGS = ("epsilon", "velocity")
+OPTIMIZERS = ("adamw", "adamw8bit")
+IDENTITY_DECODINGS = ("whole", "face", "tiny")
 
 
 def _check(condition: bool, message: str) -> None:
@@ -115,6 +117,9 @@ class Method:
     """S of Eq. 8: "max", "minmax" (detached, as in the authors' code) or "none"."""
     identity_max_timestep: float = 0.5
     """T' / T of Eq. 7: above it the predicted face is too blurred to be recognised."""
+    identity_decoding: str = "whole"
+    """What the identity loss decodes of the predicted latents: the "whole" image as in Eq. 7; the part around the
+    "face", at a fraction of the cost; or the whole image by the backend's "tiny" autoencoder."""
     identity_every: int = 1
     """Steps between two uses of the identity loss; its weight is not raised to make up for it."""
     identity_warmup: float = 0.0
@@ -123,6 +128,8 @@ class Method:
     """Images of each task in one forward pass."""
     accumulation_steps: int = 1
     """Forward passes whose gradients are averaged into one optimiser step."""
+    optimizer: str = "adamw"
+    """"adamw", or "adamw8bit", whose moments take a quarter of the memory: for methods that train whole weights."""
     weight_decay: float = 1e-3
     """Of AdamW, on network weights; embeddings have none."""
     gradient_clip: float = 1.0
@@ -141,6 +148,11 @@ class Method:
         _check(0 <= self.composed_source <= 1, f"Method.composed_source: {self.composed_source} is not in [0, 1].")
         _check(self.weighting in WEIGHTINGS,
                f"Method.weighting: {self.weighting!r} unknown. Choose from {list(WEIGHTINGS)}.")
+        _check(self.optimizer in OPTIMIZERS,
+               f"Method.optimizer: {self.optimizer!r} unknown. Choose from {list(OPTIMIZERS)}.")
+        _check(self.identity_decoding in IDENTITY_DECODINGS,
+               f"Method.identity_decoding: {self.identity_decoding!r} unknown. "
+               f"Choose from {list(IDENTITY_DECODINGS)}.")
         _check(0 < self.identity_max_timestep <= 1,
                f"Method.identity_max_timestep: {self.identity_max_timestep} is not in (0, 1].")
         _check(0 <= self.identity_warmup <= 1, f"Method.identity_warmup: {self.identity_warmup} is not in [0, 1].")

@@ -35,12 +35,12 @@ class Finding:
 
     def line(self) -> str:
         mark = "ok     " if self.ok else "MISSING" if self.needed else "no     "
-        return f"{mark}  {self.what:<12}  {self.found}" + (f"\n{'':23}{self.advice}" if self.advice else "")
+        return f"{mark}  {self.what:<24}  {self.found}" + (f"\n{'':35}{self.advice}" if self.advice else "")
 
 
 def examine() -> list[Finding]:
     """Look at everything; nothing is changed, downloaded or kept in memory."""
-    return [*_system(), *_packages(), *_device(), *_weights(), *_extras()]
+    return [*_system(), *_packages(), *_device(), *_weights(), *_extras(), *_published()]
 
 
 def can_run(findings: list[Finding]) -> bool:
@@ -161,6 +161,23 @@ def _extras() -> Iterator[Finding]:
             yield Finding(name, f"{found}; only for {purpose}", False, advice=how)
         else:
             yield Finding(name, f"there, for {purpose}")
+
+
+def _published() -> Iterator[Finding]:
+    """Weights of others, which only the backend sd15 needs."""
+    from mcpkg.weights import WEIGHTS
+
+    for published in WEIGHTS.values():
+        what = f"{published.name} weights"
+        try:
+            there = published.is_there
+        except (ImportError, RuntimeError, OSError) as error:  # a broken huggingface-hub was named above
+            yield Finding(what, f"cannot be looked at ({_first_line(error)})", False)
+            continue
+        if there:
+            yield Finding(what, f"there, for sd15: {published.place}")
+        else:
+            yield Finding(what, "not there; only for sd15", False, advice=published.how_to_get())
 
 
 def _first_line(error: BaseException) -> str:

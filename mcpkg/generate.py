@@ -12,6 +12,7 @@ from torch import Tensor
 from mcpkg.adapter import Adapter
 from mcpkg.attention import capture_attention
 from mcpkg.backends.base import Backend
+from mcpkg.errors import notify
 from mcpkg.prompts import encode_prompts, token_positions
 
 
@@ -91,7 +92,7 @@ def generate_portraits(
             images.append(batch)
             maps.append(heat)
     return Generated(
-        images=torch.cat(images),
+        images=withhold_unsafe(backend, torch.cat(images), seeds),
         seeds=seeds,
         prompt=prompt,
         maps={role: torch.cat([heat[role] for heat in maps]) for role in words},
@@ -107,6 +108,19 @@ def generate_portraits(
             "first_seed": seeds[0],
         },
     )
+
+
+def withhold_unsafe(
+    backend: Backend, images: Float[Tensor, "n 3 h w"], seeds: Sequence[int]
+) -> Float[Tensor, "n 3 h w"]:
+    """The same, those black that the backend's safety checker finds unsafe; a notice names their seeds."""
+    if backend.safety_checker is None:
+        return images
+    unsafe = backend.safety_checker.unsafe(images)
+    if unsafe.any():
+        withheld = [seed for seed, flag in zip(seeds, unsafe.tolist(), strict=True) if flag]
+        notify(f"seeds {withheld}: withheld by the safety checker, and black. Take other seeds or another prompt.")
+    return torch.where(unsafe[:, None, None, None], 0.0, images)
 
 
 def starting_noise(backend: Backend, seeds: Sequence[int], spread: float = 1.0) -> Float[Tensor, "n c k k"]:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from mcpkg.attention import MapStore, capture_attention
 from mcpkg.backends.base import Backend
 from mcpkg.concepts import Concept
 from mcpkg.config import LossWeights, Method, Phase
+from mcpkg.face_decoding import decode_faces
 from mcpkg.losses import identity_loss, masked_reconstruction, mean_over_grids
 from mcpkg.noising import add_noise, predict_x0, training_target, velocity_weight
 from mcpkg.prompts import REFERENCE, SOURCE, tokenize_prompts, vector_tokens
@@ -78,7 +80,8 @@ def training_loss(
     if weights.identity > 0:
         composed = torch.tensor([task == "composed" for task in phase.tasks for _ in range(n)])
         usable = composed & (t.cpu() < method.identity_max_timestep * length)                    # t < T'
-        terms["identity"], lost = identity_terms(backend, noisy, noise_pred, t, batch, usable, target, rng)
+        guess = noisy, noise_pred, t
+        terms["identity"], lost = identity_terms(backend, *guess, batch, usable, target, rng, method.identity_decoding)
         seen = int(usable.sum())
     return BatchLoss(weighted_sum(terms, weights, n), terms, maps, seen, lost)
 
@@ -133,6 +136,7 @@ def identity_terms(
     usable: Bool[Tensor, " b"],
     target: Float[Tensor, "1 d"],
     rng: torch.Generator,
+    decoding: str = "whole",
 ) -> tuple[Float[Tensor, " m"], int]:
     """Identity loss of predicted images (Eq. 7), and how many of them showed no face.
 
@@ -144,10 +148,11 @@ def identity_terms(
         return noise_pred.new_zeros(0), 0
     usable = usable.to(noisy.device)
     latents = predict_x0(noisy[usable], noise_pred[usable], t[usable], backend.pipeline.scheduler)
-    images = backend.decode(latents).float()                                                     # m 3 h w
+    images, landmarks = decode_faces(backend, latents, batch.landmarks[usable], decoding)         # m 3 s s
     with torch.no_grad():
-        found = backend.face_parser.parse(images.clamp(0, 1)).found
-    images, landmarks = images[found], batch.landmarks[usable][found]
+        size = (backend.image_size_px,) * 2  # parsers know faces of that size; a part is enlarged to it
+        found = backend.face_parser.parse(functional.interpolate(images.clamp(0, 1), size, mode="bilinear")).found
+    images, landmarks = images[found], landmarks[found]
     if not len(images):
         return noise_pred.new_zeros(0), len(found)
     crops = backend.identity_trainer.embed(

@@ -40,7 +40,7 @@ def train_in_folder(
     method: Method = MAGICAPTURE,
     seed: int = 0,
     on_step: Callable[[StepReport], None] | None = None,
-    precision: str = "fp32",
+    precision: str | None = None,
     progress: bool = True,
     save_every: int = 50,
     preview_every: int = 0,
@@ -67,6 +67,7 @@ def train_in_folder(
     folder, process = Path(folder), PartialState(cpu=backend.device.type == "cpu")
     if save_every < 1 or preview_every < 0:
         raise ValueError(f"save_every is {save_every} and preview_every {preview_every}. Give at least 1 and 0.")
+    precision = precision or backend.precision
     settings = run_settings(backend, source, reference, method, seed, precision)
     check_folder(folder, settings)
     log = TensorBoardLog(folder) if tensorboard else None

@@ -13,6 +13,7 @@ from mcpkg.borrowing import add_lora, own_copies
 from mcpkg.config import Method, Phase
 from mcpkg.prompts import PlaceholderEmbeddings
 
+_SCALER = "scaler"  # among the moments; no parameter's name, for those have dots or are "words"
 WARMUP = 0.05  # share of a phase over which learning rates rise from 0, before they fall linearly to 0
 
 
@@ -43,6 +44,11 @@ def open_parameters(
     by_kind, originals = {"embeddings": {"words": words.weight}}, {}
 
     def open_weights(kind: str, part: str, model: nn.Module, keep: Callable[[str], bool]) -> None:
+        if backend.precision != "fp32":
+            raise ValueError(
+                f"{method.name}: changes whole weights, by steps that {backend.precision} would round away. "
+                "Load the models in fp32; training may then compute in half precision."
+            )
         before = {name: parameter for name, parameter in model.named_parameters() if keep(name)}
         originals.update({f"{part}.{name}": parameter for name, parameter in before.items()})
         by_kind[kind] = {f"{part}.{name}": parameter for name, parameter in own_copies(model, before).items()}
@@ -61,12 +67,16 @@ def open_parameters(
 class PhaseOptimizer:
     """AdamW over what one phase trains; everything else is frozen.
 
+    Args:
+        precision: in which the forward pass runs. Gradients of "fp16" are computed of a loss that is scaled up, lest
+            small ones vanish; a step in which they overflow is left out, and the scale halved.
+
     Attributes:
         adamw: its groups, in the order of the phase's kinds, each with its kind's name.
         parameters: name -> parameter.
     """
 
-    def __init__(self, phase: Phase, method: Method, trainable: Trainable):
+    def __init__(self, phase: Phase, method: Method, trainable: Trainable, precision: str = "fp32"):
         self.phase, self.clip, self.parameters, groups = phase, method.gradient_clip, {}, []
         for kind, named in trainable.by_kind.items():
             for parameter in named.values():
@@ -79,7 +89,13 @@ class PhaseOptimizer:
                     "weight_decay": 0.0 if words else method.weight_decay,
                 })  # fmt: skip
                 self.parameters |= named
-        self.adamw = torch.optim.AdamW(groups)
+        self.adamw = _adamw(method.optimizer)(groups)
+        device = next(iter(self.parameters.values())).device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the loss's gradient to what `step` will use."""
+        self.scaler.scale(loss).backward()
 
     def step(self, step: int) -> tuple[dict[str, float], float]:
         """One update with the gradients there are; gives learning rates by kind, and the gradient's norm.
@@ -92,25 +108,49 @@ class PhaseOptimizer:
         if PartialState().num_processes > 1:
             for parameter in gradients:
                 parameter.grad = reduce(parameter.grad, "mean")
+        self.scaler.unscale_(self.adamw)  # after the reduction, so that all processes see the same overflow
         norm = nn.utils.clip_grad_norm_(gradients, self.clip)
         share = learning_rate_share(step, self.phase.steps)
         for group in self.adamw.param_groups:
             group["lr"] = group["base"] * share
-        self.adamw.step()
+        self.scaler.step(self.adamw)
+        self.scaler.update()
         self.adamw.zero_grad()
         return {group["kind"]: group["lr"] for group in self.adamw.param_groups}, norm.item()
 
     def moments(self) -> dict[str, Tensor]:
-        """AdamW's memory: "<parameter> <what>" -> tensor; empty before the first step."""
+        """AdamW's memory, "<parameter> <what>" -> tensor, and the scale of the loss; empty before the first step."""
         states = {name: self.adamw.state.get(parameter, {}) for name, parameter in self.parameters.items()}
-        return {f"{name} {what}": value for name, state in states.items() for what, value in state.items()}
+        states[_SCALER] = self.scaler.state_dict()  # empty if it is not in use
+        return {
+            f"{name} {what}": torch.as_tensor(value) for name, state in states.items() for what, value in state.items()
+        }
 
     def load_moments(self, moments: dict[str, Tensor]) -> None:
         """Go on from what `moments` gave."""
+        scale = {}
         for key, value in moments.items():
             name, what = key.rsplit(" ", 1)
+            if name == _SCALER:
+                scale[what] = value.item()
+                continue
             parameter = self.parameters[name]
-            self.adamw.state[parameter][what] = value.clone().to("cpu" if what == "step" else parameter.device)
+            if what == "step":  # torch's AdamW counts in a tensor on the CPU, that of 8 bits in a number
+                value = value.clone() if isinstance(self.adamw, torch.optim.AdamW) else int(value)
+            self.adamw.state[parameter][what] = value if what == "step" else value.clone().to(parameter.device)
+        if scale:
+            self.scaler.load_state_dict(scale)
+
+
+def _adamw(name: str) -> Callable[[list[dict]], torch.optim.Optimizer]:
+    """`Method.optimizer` -> what makes it."""
+    if name == "adamw":
+        return torch.optim.AdamW
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(f"optimizer {name!r}: needs bitsandbytes ({error}). pip install bitsandbytes, or take adamw.") from None
+    return AdamW8bit
 
 
 def learning_rate_share(step: int, steps: int) -> float:

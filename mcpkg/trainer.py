@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mcpkg.adapter import Adapter
-from mcpkg.backends.base import Backend
+from mcpkg.backends.base import DTYPES, Backend
 from mcpkg.borrowing import add_words, borrowed, on_cpu, plain_first_half, read_lora
 from mcpkg.concepts import Concept, draw_batch, encode_concepts, source_identity
 from mcpkg.config import MAGICAPTURE, Method, Phase
@@ -75,7 +75,7 @@ def personalise(
     method: Method = MAGICAPTURE,
     seed: int = 0,
     on_step: Callable[[StepReport], None] | None = None,
-    precision: str = "fp32",
+    precision: str | None = None,
     progress: bool = True,
 ) -> Adapter:
     """Learn who is in the source and what the reference looks like, in memory; see `run_folder` for one on disk.
@@ -87,7 +87,8 @@ def personalise(
         method: what to train, on which losses; `backend.tune(method)` suits it to the backend.
         seed: the same seed gives the same adapter, bit for bit, on the same machine.
         on_step: called after every optimiser step.
-        precision: "fp32", or "bf16" for autocast.
+        precision: in which the forward pass runs, "fp32", "bf16" or "fp16"; by default that of the models. What
+            learns is in fp32 always.
         progress: show a bar.
 
     Returns:
@@ -95,7 +96,7 @@ def personalise(
         identity loss saw, and those of them without a face.
 
     Raises:
-        ValueError: an unknown precision.
+        ValueError: an unknown precision, or one that does not suit the models or the method.
         FloatingPointError: the loss is no longer finite.
     """
     with open_training(backend, source, reference, method, seed, precision) as training:
@@ -107,7 +108,7 @@ def personalise(
 
 @contextmanager
 def open_training(
-    backend: Backend, source: Portraits, reference: Portraits, method: Method, seed: int, precision: str = "fp32"
+    backend: Backend, source: Portraits, reference: Portraits, method: Method, seed: int, precision: str | None = None
 ) -> Iterator["Training"]:
     """A training at its first step; the backend's models are lent to it within the block.
 
@@ -116,8 +117,11 @@ def open_training(
         precision for the life of the process, so that a notebook could not compare two, and one made here
         would bind the user's own; torch.autocast is what it would call.
     """
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision: {precision!r} unknown. Choose 'fp32' or 'bf16'.")
+    precision = precision or backend.precision
+    if precision not in DTYPES:
+        raise ValueError(f"precision: {precision!r} unknown. Choose from {list(DTYPES)}.")
+    if backend.precision not in ("fp32", precision):
+        raise ValueError(f"precision: {precision!r}, but the models are in {backend.precision}. Give that, or none.")
     started = time.perf_counter()
     process = PartialState(cpu=backend.device.type == "cpu").process_index
     placeholders = {role: replace(word, vectors=method.vectors) for role, word in ROLES.items()}
@@ -156,7 +160,7 @@ class Training:
         at, phases, quiet = self.progress, self.method.phases, not (show_progress and PartialState().is_main_process)
         while at.phase < len(phases):
             phase, label = phases[at.phase], f"{self.method.name} {at.phase + 1}/{len(phases)}"
-            self.optimizer = self.optimizer or PhaseOptimizer(phase, self.method, self.trainable)
+            self.optimizer = self.optimizer or self._optimizer(phase)
             with tqdm(total=phase.steps, initial=at.step, desc=label, disable=quiet) as bar:
                 while at.step < phase.steps:
                     report = self._take_step(phase)
@@ -164,6 +168,9 @@ class Training:
                     bar.update()
                     yield report
             at.phase, at.step, self.optimizer = at.phase + 1, 0, None
+
+    def _optimizer(self, phase: Phase) -> PhaseOptimizer:
+        return PhaseOptimizer(phase, self.method, self.trainable, self.precision)
 
     def _take_step(self, phase: Phase) -> StepReport:
         started, at, method, n = time.perf_counter(), self.progress, self.method, self.method.samples_per_task
@@ -173,13 +180,13 @@ class Training:
         for _ in range(method.accumulation_steps):
             batch = draw_batch(self.concepts, phase.tasks, n, self.rng)  # all tasks, one after the other
             prompts = draw_prompts(tasks, self.rng, composed_source=method.composed_source)
-            with torch.autocast(self.backend.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            with torch.autocast(self.backend.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
                 outcome = training_loss(self.backend, method, now, batch, prompts, self.target, self.rng)
             if not outcome.loss.isfinite():
                 raise FloatingPointError(
                     f"phase {at.phase + 1}, step {at.step}: the loss is {outcome.loss}. Lower the learning rate."
                 )
-            (outcome.loss / method.accumulation_steps).backward()
+            self.optimizer.backward(outcome.loss / method.accumulation_steps)
             batches.append(outcome)
         rates, norm = self.optimizer.step(at.step)
 
@@ -239,7 +246,7 @@ class Training:
         self.rng.set_state(state.tensors[f"generator {process}"])
         self.progress = replace(state.progress, seconds=state.progress.seconds + self.progress.seconds)
         if self.progress.phase < len(self.method.phases):
-            self.optimizer = PhaseOptimizer(self.method.phases[self.progress.phase], self.method, self.trainable)
+            self.optimizer = self._optimizer(self.method.phases[self.progress.phase])
             self.optimizer.load_moments(below("moment "))
 
 

@@ -1,30 +1,51 @@
 """The only place that knows the backends by name."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mcpkg.backends.base import Backend
 
-BACKENDS = ("mini", "mini-balanced")
+BACKENDS = ("mini", "mini-balanced", "sd15")
 
 
 def best_backend() -> str:
     """The best of the backends that this machine can run now, without a download."""
-    return "mini"
+    import torch
+
+    from mcpkg.weights import WEIGHTS
+
+    needed = (published for published in WEIGHTS.values() if published.needed)
+    return "sd15" if torch.cuda.is_available() and all(published.is_there for published in needed) else "mini"
 
 
-def load_backend(name: str = "mini", device: str = "cpu") -> "Backend":
+def load_backend(
+    name: str = "mini",
+    device: str = "cpu",
+    checkpoint: str | Path = "",
+    precision: str | None = None,
+    safety: bool = True,
+) -> "Backend":
     """Load a backend's models from disk.
 
     Args:
         name: one of `BACKENDS`; "mini-balanced" is "mini" trained on, from a population without its bias.
         device: where the models run, as torch names it.
+        checkpoint, precision, safety: see `sd15.load_sd15`; the others have weights of their own, in fp32, that draw
+            nothing unsafe.
 
     Raises:
-        ValueError: no backend of that name.
+        ValueError: no backend of that name, or a choice that it does not have.
+        FileNotFoundError: weights are missing; says how to get them.
     """
     if name in ("mini", "mini-balanced"):
         from mcpkg.backends.mini import load_mini
 
+        if checkpoint:
+            raise ValueError(f"checkpoint {str(checkpoint)!r}: backend {name!r} has its own weights. Give backend sd15.")
         return load_mini(device, population="balanced" if name == "mini-balanced" else "web")
+    if name == "sd15":
+        from mcpkg.backends.sd15 import load_sd15
+
+        return load_sd15(device, checkpoint, precision, safety)
     raise ValueError(f"backend {name!r} is not known. Choose one of: {', '.join(BACKENDS)}.")

@@ -11,7 +11,10 @@ from torch import Tensor
 from mcpkg.config import Method
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import AutoencoderTiny, StableDiffusionPipeline
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Precisions by their usual names."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,13 @@ class Aesthetic(Protocol):
     def score(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]: ...
 
 
+@runtime_checkable
+class SafetyChecker(Protocol):
+    """Finds images that should not be shown."""
+
+    def unsafe(self, images: Float[Tensor, "b 3 h w"]) -> Bool[Tensor, " b"]: ...
+
+
 @dataclass
 class Backend:
     """One set of models; everything outside `backends/` talks to this class only."""
@@ -94,6 +104,10 @@ class Backend:
     an architecture, they may share blind spots too."""
     style_reader: StyleReader
     restorer: Restorer
+    tiny_autoencoder: "AutoencoderTiny | None" = None
+    """Decodes the same latents in a fraction of the time, a little less well."""
+    safety_checker: SafetyChecker | None = None
+    """Without one, nothing is withheld."""
     strangers: Callable[[int], tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 5 2"]]] | None = None
     """Draws n portraits of other people with landmarks: the zero of the scaled identity score."""
     aesthetic: Aesthetic | None = None
@@ -109,6 +123,11 @@ class Backend:
     def device(self) -> torch.device:
         return self.pipeline.unet.device
 
+    @property
+    def precision(self) -> str:
+        """In which the models' own weights are, as `DTYPES` names it; what learns is in fp32 whatever they are in."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.pipeline.text_encoder.dtype)
+
     def sampler(self) -> "StableDiffusionPipeline":
         """The same models with a scheduler of their own that needs few steps, and no progress bar."""
         from diffusers import DPMSolverMultistepScheduler
@@ -123,7 +142,7 @@ class Backend:
         """Mean latents of images in [0, 1], scaled to a standard deviation of about 1."""
         vae = self.pipeline.vae
         mean = vae.encode((images * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean
-        return (mean - _shift(vae)) * vae.config.scaling_factor
+        return ((mean - _shift(vae)) * vae.config.scaling_factor).float()
 
     def decode(self, latents: Float[Tensor, "b c k k"]) -> Float[Tensor, "b 3 h w"]:
         """Images in about [0, 1] of latents; not clamped, so that no gradient is lost."""

@@ -25,6 +25,12 @@ class Models:
     """Which models."""
     device: str = "cpu"
     """Where they run, as torch names it."""
+    checkpoint: str = ""
+    """For sd15: a Stable Diffusion 1.x model by hub id, folder or .safetensors file; by default 1.5 itself."""
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    """Of sd15's weights, and of a training's passes; by default fp16 for sd15 on a GPU, else fp32."""
+    safety: bool = True
+    """For sd15: withhold images that its safety checker finds unsafe; --no-safety for none."""
 
     def load(self) -> "Backend":
         """The backend.
@@ -41,7 +47,7 @@ class Models:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError):  # torch says so in either way
             raise ValueError(f"--device: {self.device!r} is none that torch can use here. Try cpu.") from None
-        return load_backend(self.backend, self.device)
+        return load_backend(self.backend, self.device, self.checkpoint, self.precision, self.safety)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ def train(
     method: MethodName = "magicapture",
     seed: int = 0,
     n: int = 8,
-    precision: Literal["fp32", "bf16"] = "fp32",
     save_every: int = 50,
     preview_every: int = 0,
     tensorboard: bool = False,
@@ -36,7 +35,6 @@ def train(
         method: which method or ablation.
         seed: of training and of the first portrait.
         n: how many portraits to draw and score at the end; 0 for none, and no report.
-        precision: bf16 computes with half the bits; for hardware that has it (see mcpkg doctor).
         save_every: steps between two checkpoints.
         preview_every: steps between two previews; 0 for none.
         tensorboard: also log for TensorBoard.
@@ -55,7 +53,7 @@ def train(
     source, reference = pictures.load(backend)
     chosen = changed(backend.tune(METHODS[method]), changes, weights)
     adapter = train_in_folder(
-        out, backend, source, reference, chosen, seed, precision=precision,
+        out, backend, source, reference, chosen, seed, precision=models.precision,
         save_every=save_every, preview_every=preview_every, tensorboard=tensorboard,
     )  # fmt: skip
     answer = {"adapter": str(out / ADAPTER_FOLDER), "method": chosen.name, "record": adapter.record}

@@ -1,0 +1,140 @@
+"""A Stable Diffusion 1.x checkpoint from the Hub's cache, a folder or one file; others are refused by what is in them."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from diffusers import StableDiffusionPipeline
+from safetensors import SafetensorError, safe_open
+from transformers import CLIPTokenizer
+
+from mcpkg.backends.sd15.shapes import write_configs
+from mcpkg.weights import WEIGHTS, require
+
+DEFAULT = WEIGHTS["sd15"].hub
+SUPPORTED = "Supported are Stable Diffusion 1.x checkpoints and what was fine-tuned from them."
+WIDTHS = {1024: "Stable Diffusion 2.x", 1280: "a model of another family", 2048: "SDXL"}
+"""Width of the text embeddings that a UNet reads -> whose it is; that of Stable Diffusion 1.x is 768."""
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+ATTENTION_KEY = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+FIRST_KEY = "model.diffusion_model.input_blocks.0.0.weight"
+"""In a single file: its first cross-attention, and the convolution that takes the latents in."""
+
+
+def load_pipeline(checkpoint: str | Path = "") -> StableDiffusionPipeline:
+    """The checkpoint's pipeline in fp32, with its safety checker if it has one; nothing is downloaded.
+
+    Args:
+        checkpoint: a hub id, a folder in diffusers' layout, or a .safetensors file; empty for Stable Diffusion 1.5.
+
+    Raises:
+        FileNotFoundError: it is not there, or lacks a part; one line says what and from where.
+        ValueError: it is a pickle, damaged, or of another kind of model.
+    """
+    name = str(checkpoint or DEFAULT)
+    path = Path(name).expanduser()
+    if path.suffix in PICKLES:
+        raise ValueError(f"{path}: a pickle, which can run any code when it is opened. Give a .safetensors file.")
+    if path.suffix == ".safetensors" or path.is_file():
+        return _from_file(path)
+    if path.is_dir():
+        return _from_folder(path, name)
+    return _from_folder(_cached(name), name)
+
+
+def _cached(hub_id: str) -> Path:
+    """The folder of a checkpoint in the Hub's cache."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.file_download import try_to_load_from_cache
+
+    if hub_id == DEFAULT:
+        return require("sd15")
+    try:
+        index = try_to_load_from_cache(hub_id, "model_index.json")
+    except HFValidationError:
+        index = None
+    if not isinstance(index, str):
+        raise FileNotFoundError(
+            f"{hub_id}: no such folder or file, and not in the Hub's cache. "
+            f"Fetch it with `huggingface-cli download {hub_id}`, or give a path."
+        )
+    return Path(index).parent
+
+
+def _from_folder(folder: Path, name: str) -> StableDiffusionPipeline:
+    index = _read_json(folder / "model_index.json", name)
+    config = _read_json(folder / "unet" / "config.json", name)
+    check_family(config.get("cross_attention_dim"), config.get("in_channels", 4), name)
+    kind = index.get("_class_name")
+    if kind != "StableDiffusionPipeline":
+        raise ValueError(f"{name}: a {kind}. {SUPPORTED}")
+    try:
+        return StableDiffusionPipeline.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, requires_safety_checker=False,
+            **{part: None for part in ("safety_checker", "feature_extractor") if not (folder / part).is_dir()},
+        )  # fmt: skip
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{name}: cannot be loaded ({_first_line(error)}). Copy or fetch it again.") from None
+
+
+def _from_file(path: Path) -> StableDiffusionPipeline:
+    check_file(path)
+    tokenizer = CLIPTokenizer.from_pretrained(require("tokenizer"), local_files_only=True)
+    with tempfile.TemporaryDirectory() as configs:
+        write_configs(Path(configs))
+        return StableDiffusionPipeline.from_single_file(
+            str(path), config=configs, tokenizer=tokenizer, local_files_only=True,
+            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        )  # fmt: skip
+
+
+def check_file(path: Path) -> None:
+    """Whether a single file holds a checkpoint that is supported; only its header is read.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged, no checkpoint, or of another kind of model.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file.")
+    try:
+        with safe_open(path, "pt") as file:
+            names = set(file.keys())
+            shapes = {key: file.get_slice(key).get_shape() for key in (ATTENTION_KEY, FIRST_KEY) if key in names}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged, or not a safetensors file ({_first_line(error)}). Copy it again.") from None
+    if FIRST_KEY not in shapes:
+        raise ValueError(f"{path}: holds no whole model, such as a LoRA does not. {SUPPORTED}")
+    width = shapes[ATTENTION_KEY][1] if ATTENTION_KEY in shapes else 2048  # SDXL has no attention that early
+    check_family(width, shapes[FIRST_KEY][1], str(path))
+
+
+def check_family(width: int | None, channels: int, name: str) -> None:
+    """Refuses what is not Stable Diffusion 1.x.
+
+    Args:
+        width: of the text embeddings that the UNet reads.
+        channels: of the latents that it takes in.
+
+    Raises:
+        ValueError: names what it seems to be.
+    """
+    if width != 768:
+        raise ValueError(f"{name}: {WIDTHS.get(width, 'another model')}, whose text embeddings have {width} numbers. "
+                         f"{SUPPORTED}")  # fmt: skip
+    if channels != 4:
+        raise ValueError(f"{name}: takes {channels} channels of latents, as inpainting models do. {SUPPORTED}")
+
+
+def _read_json(path: Path, name: str) -> Mapping:
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}: no {path.name} in {path.parent}. Give a folder in diffusers' layout.")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}). Copy or fetch it again.") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

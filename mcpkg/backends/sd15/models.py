@@ -1,0 +1,208 @@
+"""The backend for photographs: a Stable Diffusion 1.x checkpoint, and whichever face models are on this machine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from mcpkg.backends.base import DTYPES, Backend, FaceEmbedder, FaceParser, Restorer, SafetyChecker
+from mcpkg.backends.sd15.checkpoint import load_pipeline
+from mcpkg.clip_scores import DEVIATION, MEAN, MaskedClipStyle, load_aesthetic, load_clip
+from mcpkg.config import Method
+from mcpkg.errors import MissingPackage
+from mcpkg.faces.arcface import load_arcface
+from mcpkg.faces.detector import load_landmark_parser
+from mcpkg.faces.dlib_net import DlibEmbedder, load_dlib_net
+from mcpkg.faces.insight import load_insightface
+from mcpkg.faces.parsing import load_parts_parser
+from mcpkg.restoration.gfpgan import load_gfpgan
+from mcpkg.restoration.real_esrgan import load_real_esrgan
+from mcpkg.restoration.strength import InTurn
+from mcpkg.weights import WEIGHTS, require
+
+IDENTITY_TRAINERS = ("dlib", "arcface")
+IDENTITY_SCORERS = ("insightface", "arcface", "dlib")
+"""In the order in which one that is there is taken; never the trainer's, which has been trained to please it."""
+GUIDANCE = 7.5
+ATTENTION_SIZE = 16
+"""Of the grids of 64, 32, 16 and 8 cells, the one that the authors' code refocuses."""
+
+
+def load_sd15(
+    device: str = "cpu",
+    checkpoint: str | Path = "",
+    precision: str | None = None,
+    safety: bool = True,
+    identity: str = "dlib",
+) -> Backend:
+    """Load Stable Diffusion 1.x and the models that look at its images; nothing is downloaded.
+
+    Scores, restoration and the parsing of faces use what `mcpkg weights` lists as there. Where something is not, the
+    first use of it says in one line what is missing, from where it comes, and under which licence.
+
+    Args:
+        checkpoint: a hub id, a folder in diffusers' layout, or a .safetensors file; empty for Stable Diffusion 1.5.
+        precision: of its weights, "fp32", "bf16" or "fp16"; by default fp16 on a GPU, fp32 elsewhere. Faces are looked
+            at in fp32.
+        safety: withhold images that the checkpoint's safety checker finds unsafe.
+        identity: which network the identity loss pulls by, of `IDENTITY_TRAINERS`.
+
+    Raises:
+        FileNotFoundError: the checkpoint, its safety checker or the face models are not there.
+        ValueError: another kind of model, or an unknown choice.
+    """
+    precision = precision or ("fp16" if torch.device(device).type == "cuda" else "fp32")
+    if precision not in DTYPES:
+        raise ValueError(f"precision: {precision!r} unknown. Choose from {list(DTYPES)}.")
+    if identity not in IDENTITY_TRAINERS:
+        why = " Its networks are ONNX and give no gradient; they score only." if identity == "insightface" else ""
+        raise ValueError(f"identity: {identity!r} cannot be trained by.{why} Choose from {list(IDENTITY_TRAINERS)}.")
+    finder = _on(load_landmark_parser(require("face-api")), device)  # first: small, and nothing works without it
+    pipeline = load_pipeline(checkpoint)
+    checker = safety_checker(pipeline) if safety else None
+    pipeline.safety_checker = pipeline.feature_extractor = None  # ours looks at what is drawn; the pipeline sees latents
+    for model in (pipeline.unet, pipeline.vae, pipeline.text_encoder, *((checker.model,) if checker else ())):
+        torch.nn.Module.to(model, device, DTYPES[precision])  # diffusers' own asks for modules to be kept in fp32: none
+    return assemble(
+        pipeline,
+        face_parser=_optional(lambda: _on(load_parts_parser(require("parsenet"), finder), device), finder),
+        identity_trainer=_embedder(identity, device),
+        identity_scorer=_scorer(identity, device),
+        safety=checker,
+    )
+
+
+def assemble(
+    pipeline: StableDiffusionPipeline,
+    face_parser: FaceParser,
+    identity_trainer: FaceEmbedder,
+    identity_scorer: FaceEmbedder,
+    safety: SafetyChecker | None = None,
+) -> Backend:
+    """A pipeline and face models made into a backend, with the scores and restorers that are there.
+
+    Gradients are checkpointed and the autoencoder works on one image at a time, so that training fits a small GPU.
+    """
+    device = pipeline.unet.device
+    for model in (pipeline.unet, pipeline.vae):
+        model.enable_gradient_checkpointing()
+    pipeline.vae.enable_slicing()
+    clip = _optional(lambda: load_clip(require("clip"), str(device)), None)
+    return Backend(
+        name="sd15",
+        pipeline=pipeline,
+        image_size_px=pipeline.unet.config.sample_size * pipeline.vae_scale_factor,
+        face_parser=face_parser,
+        identity_trainer=identity_trainer,
+        identity_scorer=identity_scorer,
+        style_reader=Absent("clip") if clip is None else MaskedClipStyle(clip),
+        restorer=_restorer(str(device)),
+        tiny_autoencoder=_optional(lambda: load_tiny_autoencoder().to(device), None),
+        safety_checker=safety,
+        aesthetic=None if clip is None else _optional(lambda: load_aesthetic(require("aesthetic"), clip), None),
+        default_guidance=GUIDANCE,
+        attention_size=ATTENTION_SIZE,
+        tune=tune,
+    )
+
+
+def tune(method: Method) -> Method:
+    """The paper's settings as they are, but for the cost of the identity loss: it decodes the face's part alone."""
+    return replace(method, identity_decoding="face")
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Stands in for a model whose weights are not on this machine, and says so when it is used."""
+
+    name: str
+
+    def _tell(self, *args, **options):
+        raise FileNotFoundError(WEIGHTS[self.name].missing_line())
+
+    parse = embed = restore = score = _tell
+
+
+@dataclass(frozen=True)
+class Checker:
+    """`SafetyChecker` of a checkpoint: compares CLIP's view of an image with that of unsafe concepts."""
+
+    model: torch.nn.Module
+
+    @torch.no_grad()
+    def unsafe(self, images: Float[Tensor, "b 3 h w"]) -> Bool[Tensor, " b"]:
+        side = self.model.config.vision_config.image_size
+        small = functional.interpolate(images.float(), (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        mean, deviation = (torch.tensor(x, device=images.device).view(3, 1, 1) for x in (MEAN, DEVIATION))
+        seen = ((small - mean) / deviation).to(self.model.device, self.model.dtype)
+        _, flags = self.model(clip_input=seen, images=[image.cpu().numpy() for image in small])  # blackens these copies
+        return torch.tensor(flags, device=images.device)
+
+
+def safety_checker(pipeline: StableDiffusionPipeline) -> Checker:
+    """The checkpoint's own, or else that of Stable Diffusion 1.5.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    if pipeline.safety_checker is not None:
+        return Checker(pipeline.safety_checker)
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+
+    try:
+        folder = require("safety-checker")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} Or go without, by --no-safety.") from None
+    model = StableDiffusionSafetyChecker.from_pretrained(folder / "safety_checker", local_files_only=True)
+    return Checker(model.eval())
+
+
+def load_tiny_autoencoder() -> AutoencoderTiny:
+    """TAESD, which decodes the latents of Stable Diffusion 1.x and 2.x."""
+    return AutoencoderTiny.from_pretrained(require("tiny-autoencoder"), local_files_only=True).eval().requires_grad_(False)
+
+
+def _embedder(name: str, device: str) -> FaceEmbedder:
+    match name:
+        case "insightface":
+            return load_insightface()
+        case "arcface":
+            return _on(load_arcface(require("arcface")), device)
+    return _on(DlibEmbedder(load_dlib_net(require("face-api"))), device)
+
+
+def _scorer(trainer: str, device: str) -> FaceEmbedder:
+    others = (name for name in IDENTITY_SCORERS if name != trainer)
+    loaded = (_optional(lambda: _embedder(name, device), None) for name in others)
+    return next((embedder for embedder in loaded if embedder is not None), Absent("arcface"))
+
+
+def _restorer(device: str) -> Restorer:
+    """Enlarges, then restores faces; whichever of the two is there."""
+    loaders = (
+        lambda: _on(load_real_esrgan(require("real-esrgan")), device),
+        lambda: load_gfpgan(require("gfpgan") / "GFPGANv1.4.pth", require("gfpgan"), device),
+    )
+    restorers = [restorer for load in loaders if (restorer := _optional(load, None)) is not None]
+    return InTurn(restorers) if restorers else Absent("real-esrgan")
+
+
+def _on(model, device: str):
+    """The same, its networks on the device."""
+    for net in vars(model).values():
+        if isinstance(net, torch.nn.Module):
+            net.to(device)
+    return model
+
+
+def _optional(load: Callable, otherwise):
+    """What loads, or another thing if its weights or its package are not on this machine."""
+    try:
+        return load()
+    except (FileNotFoundError, MissingPackage):
+        return otherwise
