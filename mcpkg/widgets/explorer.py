@@ -29,7 +29,7 @@ class AttentionExplorer(Panel):
         self.method = labelled(ipywidgets.Dropdown, "method", options=list(self.traces))
         self.token = labelled(ipywidgets.Dropdown, "word", options=list(first.tokens))
         everywhere = f"all of {first.size} x {first.size}"
-        self.layer = labelled(ipywidgets.Dropdown, "layer",
+        self.layer = labelled(ipywidgets.Dropdown, "layer", width="34em",
                               options=[(everywhere, ALL), *((_short(name, first), name) for name in first.layers)])  # fmt: skip
         self.head = labelled(ipywidgets.SelectionSlider, "head", options=self._heads())
         self.timestep = labelled(ipywidgets.SelectionSlider, "timestep", options=self._timesteps())
@@ -38,7 +38,7 @@ class AttentionExplorer(Panel):
         ipywidgets.link((self.play, "value"), (self.timestep, "index"))
         self.layer.observe(self._other_layer, names="value")
         self.method.observe(self._other_trace, names="value")
-        rows = [[self.token, self.layer], [self.head, self.timestep, self.play], [self.mask]]
+        rows = [[self.token], [self.layer], [self.head], [self.timestep, ipywidgets.Label("play:"), self.play], [self.mask]]
         watched = [self.token, self.layer, self.head, self.timestep, self.mask]
         if len(self.traces) > 1:
             rows[0].insert(0, self.method)

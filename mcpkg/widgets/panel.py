@@ -11,7 +11,7 @@ import ipywidgets
 from matplotlib.figure import Figure
 
 DPI = 80  # sharp enough to read, and small in a stored notebook
-LABEL_WIDTH, CONTROL_WIDTH = "8.5em", "25em"
+LABEL_WIDTH, CONTROL_WIDTH = "7.5em", "25em"
 
 
 def labelled(kind: type, label: str, label_width: str = LABEL_WIDTH, width: str = CONTROL_WIDTH, **options):
