@@ -51,13 +51,15 @@ test-ui: .venv-ui/ui.stamp
 	$(PIP) install --quiet -e '.[dev]' -c constraints.txt
 	touch $@
 
-# face-api's folder of weights is what counts: nothing of the package runs. dlib judges the port of its network.
+# face-api's folder of weights is what counts: nothing of the package runs. dlib judges the port of its network. Of
+# ppdiffusers a list of names is read.
 .venv-real/real.stamp: $(REQUIREMENTS) Makefile
 	command -v npm > /dev/null || { echo "test-real needs npm, to fetch weights. Install Node.js."; exit 1; }
 	test -x .venv-real/bin/python || $(PYTHON) -m venv .venv-real
 	$(REAL_PIP) install --quiet "$$(grep '^torch==' constraints.txt)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(REAL_PIP) install --quiet -e '.[dev,samples]' -c constraints.txt
-	$(REAL_PIP) install --quiet dlib-bin==20.0.1.post1 face-recognition-models==0.3.0 'setuptools<81'
+	$(REAL_PIP) install --quiet dlib-bin==20.0.1.post1 face-recognition-models==0.3.0 'setuptools<81' bitsandbytes==0.50.2
+	$(REAL_PIP) install --quiet --no-deps --target .venv-real/ppdiffusers --upgrade ppdiffusers==0.16.3
 	mkdir -p .venv-real/face-api
 	cd .venv-real/face-api && npm pack --silent @vladmandic/face-api@1.7.15 && tar xzf vladmandic-face-api-1.7.15.tgz
 	touch $@

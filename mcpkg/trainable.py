@@ -149,7 +149,8 @@ def _adamw(name: str) -> Callable[[list[dict]], torch.optim.Optimizer]:
     try:
         from bitsandbytes.optim import AdamW8bit
     except (ImportError, RuntimeError) as error:
-        raise ValueError(f"optimizer {name!r}: needs bitsandbytes ({error}). pip install bitsandbytes, or take adamw.") from None
+        advice = "pip install 'mcpkg[gpu]', or take adamw."
+        raise ValueError(f"optimizer {name!r}: needs bitsandbytes ({error}). {advice}") from None
     return AdamW8bit
 
 

@@ -130,8 +130,9 @@ def test_losses_fall():
     assert late < early
 
 
-def test_bf16_trains_and_other_precisions_are_refused():
+def test_half_precisions_train_and_other_precisions_are_refused():
     train(short(MAGICAPTURE, steps=1), precision="bf16")
+    train(short(MAGICAPTURE, steps=1), precision="fp16")
     with pytest.raises(ValueError, match="precision: 'fp8' unknown"):
         train(short(MAGICAPTURE, steps=1), precision="fp8")
 
@@ -255,6 +256,41 @@ def test_two_processes_average_gradients_end_alike_and_resume(tmp_path):
     assert said[0] == said[1] and said[0][0] == "norm 1.5"  # of gradients 1 and 2
     words = torch.tensor(json.loads(said[0][1].removeprefix("words ")))
     assert not torch.equal(words, train(short(MAGICAPTURE, steps=4))[1].embeddings["<v1>"].flatten())
+
+
+def test_a_training_in_fp16_goes_on_to_the_same_bits():
+    backend = tiny_backend()
+    portraits, method = tiny_portraits(backend), short(MAGICAPTURE, steps=4)
+
+    def ends(state=None):
+        with open_training(backend, portraits, portraits, method, 0, "fp16") as training:
+            if state is not None:
+                training.restore(state)
+            states = [training.state() for _ in training.steps(False)]
+            return training.adapter(), states
+
+    whole, states = ends()
+    again, _ = ends(states[1])
+    assert {"moment scaler scale", "moment scaler _growth_tracker"} <= states[1].tensors.keys()
+    assert all(torch.equal(whole.lora[name], again.lora[name]) for name in whole.lora)
+
+
+def test_a_step_whose_gradient_overflows_in_fp16_is_left_out():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    method = short(MAGICAPTURE)
+    optimizer = PhaseOptimizer(method.phases[0], method, Trainable({"embeddings": {"words": parameter}}, {}), "fp16")
+    scale = optimizer.scaler.get_scale()
+    optimizer.backward((parameter * torch.inf).sum())
+    optimizer.step(0)
+    assert parameter.item() == 0 and optimizer.scaler.get_scale() == scale / 2
+    optimizer.backward(parameter.sum())
+    optimizer.step(1)
+    assert parameter.item() < 0
+
+
+def test_an_optimizer_that_is_not_installed_is_named():
+    with pytest.raises(ValueError, match="'adamw8bit': needs bitsandbytes .* pip install 'mcpkg\[gpu\]'"):
+        train(short(MAGICAPTURE, optimizer="adamw8bit"))
 
 
 def test_a_loss_that_is_not_finite_stops_training():

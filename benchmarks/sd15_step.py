@@ -1,0 +1,154 @@
+"""What a training step of Stable Diffusion 1.5 takes on this machine, in memory and time, and how near that is to what
+its arithmetic units can do.
+
+    python -m benchmarks.sd15_step --device cuda    # random weights of the exact shapes cost what real ones do
+"""
+
+import json
+import resource
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from torch.utils.flop_counter import FlopCounterMode
+
+from mcpkg.backends.base import DTYPES, Backend
+from mcpkg.backends.sd15.dry_run import assumed_portraits, random_backend
+from mcpkg.backends.sd15.shapes import SD15, Shapes
+from mcpkg.config import MAGICAPTURE, LossWeights, Method, Phase, with_weights
+from mcpkg.errors import one_line_errors
+from mcpkg.files import write_json
+from mcpkg.trainer import Training, open_training
+
+WARMUP_STEPS = 3  # not timed: kernels are chosen and memory is taken in the first ones
+MATRIX_SIDE = 8192
+MATRIX_SIDE_CPU = 1024
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One variant's step, of one pass without accumulation."""
+
+    variant: str
+    seconds: float
+    """A median."""
+    peak_gib: float
+    """Largest memory that torch reserved on the GPU; on a CPU that of the whole process so far."""
+    tflop: float
+    """Multiplications and additions of matrices and convolutions, as counted in one step."""
+    share_of_matrix_rate: float
+    """tflop / seconds, over what a large product of two matrices achieves in the same precision."""
+
+
+def main(
+    device: str = "cuda",
+    precision: Literal["fp32", "bf16", "fp16"] = "fp16",
+    steps: int = 50,
+    out: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    """Time the step's variants, and extrapolate the paper's whole schedule.
+
+    Args:
+        device: as torch names it.
+        precision: of the weights and of the passes.
+        steps: timed ones of each variant, after a few that are not.
+        out: file for the numbers, as JSON.
+        as_json: print them as JSON.
+    """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {device}: no such GPU here. With --device cpu --precision fp32 --steps 1 it runs too.")
+    answer = measure(device, precision, steps)
+    if out is not None:
+        write_json(answer, out)
+    if as_json:
+        print(json.dumps(answer, indent=2))
+        return
+    print(f"{answer['device']}, {precision}; large matrix product {answer['matrix_tflops']:.1f} TFLOP/s")
+    for row in answer["variants"]:
+        print(f"{row['variant']:<24} {row['seconds']:8.3f} s  {row['peak_gib']:5.1f} GiB  {row['tflop']:6.1f} TFLOP  "
+              f"{row['share_of_matrix_rate']:.0%} of the matrix rate")  # fmt: skip
+    print(f"the whole schedule, 1200 + 1500 steps of {MAGICAPTURE.accumulation_steps} passes: "
+          f"{answer['schedule_hours']:.2f} h, extrapolated from {steps} timed steps of each phase")  # fmt: skip
+
+
+def measure(device: str, precision: str, steps: int, shapes: Shapes = SD15) -> dict:
+    """All variants one after the other, each a training of its own."""
+    rate = matrix_rate(device, DTYPES[precision])
+    backend, _ = random_backend(shapes, device, DTYPES[precision])
+    rows = [measure_variant(backend, name, method, steps, rate) for name, method in variants(backend).items()]
+    seconds = {row.variant: row.seconds for row in rows}
+    first, second = (phase.steps * MAGICAPTURE.accumulation_steps for phase in MAGICAPTURE.phases)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
+        "precision": precision,
+        "matrix_tflops": rate / 1e12,
+        "variants": [asdict(row) for row in rows],
+        "schedule_hours": (first * seconds["phase 1"] + second * seconds["identity, face"]) / 3600,
+    }
+
+
+def variants(backend: Backend) -> dict[str, Method]:
+    """Name -> a method of one phase, whose identity loss sees every composed image."""
+    tuned = replace(backend.tune(MAGICAPTURE), accumulation_steps=1, identity_max_timestep=1.0)
+    words, joint = tuned.phases
+
+    def only(phase: Phase, **changes) -> Method:
+        return replace(tuned, phases=(phase,), **changes)
+
+    bare = replace(joint, weights=LossWeights(refocusing=0.0, identity=0.0))
+    refocused = with_weights(only(joint), "refocusing", identity=0.0)
+    found = {"phase 1": only(words), "LoRA": only(bare), "LoRA, refocusing": refocused}
+    decodings = ["whole", "face", *(["tiny"] if backend.tiny_autoencoder is not None else [])]
+    return found | {f"identity, {decoding}": only(joint, identity_decoding=decoding) for decoding in decodings}
+
+
+def measure_variant(backend: Backend, name: str, method: Method, steps: int, rate: float) -> Measured:
+    print(f"{name} ...", file=sys.stderr)
+    count = WARMUP_STEPS + steps + 1
+    method = replace(method, phases=tuple(replace(phase, steps=count) for phase in method.phases))
+    source, reference = (assumed_portraits(backend, seed) for seed in (1, 2))
+    cuda = backend.device.type == "cuda"
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    with open_training(backend, source, reference, method, seed=0) as training:
+        reports = training.steps(show_progress=False)
+        seconds = [next(reports).seconds for _ in range(WARMUP_STEPS + steps)][WARMUP_STEPS:]
+        peak = torch.cuda.max_memory_reserved() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        flop = _count_flop(training, reports)
+    median = statistics.median(seconds)
+    return Measured(name, median, peak / GIB, flop / 1e12, flop / median / rate)
+
+
+def _count_flop(training: Training, reports) -> int:
+    with FlopCounterMode(display=False) as counter:
+        next(reports)
+    return counter.get_total_flops()
+
+
+@torch.no_grad()
+def matrix_rate(device: str, dtype: torch.dtype, repeats: int = 10) -> float:
+    """Floating point operations a second of a large matrix product: the roof."""
+    cuda = torch.device(device).type == "cuda"
+    side = MATRIX_SIDE if cuda else MATRIX_SIDE_CPU
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        a @ b
+        if cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return 2 * side**3 / statistics.median(times)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        tyro.cli(main, prog="python -m benchmarks.sd15_step")
