@@ -102,7 +102,7 @@ def bars(groups: Mapping[str, Mapping[str, float | Interval]], title: str = "", 
     axis.set_xticks(range(len(names)), names, fontsize=9)
     axis.set_ylabel(y_label)
     if len(groups) > 1:
-        axis.legend(fontsize=8)
+        figure.legend(loc="outside lower center", ncols=len(groups), fontsize=8)  # beside the bars, not over them
     _head(figure, title)
     return figure
 
