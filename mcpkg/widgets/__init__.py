@@ -12,6 +12,7 @@ from mcpkg.widgets.builder import PortraitBuilder as build_portrait
 from mcpkg.widgets.doctor import MaskDoctor as mask_doctor
 from mcpkg.widgets.explorer import AttentionExplorer as explore_attention
 from mcpkg.widgets.lab import RefocusingLab as refocusing_lab
+from mcpkg.widgets.upload import PhotoUpload as upload_photos
 from mcpkg.widgets.vote import BlindVote as blind_vote
 
-__all__ = ["blind_vote", "build_portrait", "explore_attention", "mask_doctor", "refocusing_lab"]
+__all__ = ["blind_vote", "build_portrait", "explore_attention", "mask_doctor", "refocusing_lab", "upload_photos"]
