@@ -7,6 +7,7 @@ filled in; all other cells are carried over from the notebook here.
 import argparse
 import base64
 import io
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -108,11 +109,12 @@ def main() -> None:
         if arguments.solutions:
             write_notebook(read_notebook(SOLUTIONS / path.name), arguments.solutions / f"{path.stem}_solved.ipynb")
             continue
+        started = time.perf_counter()
         carry_over(path)
         notebook = read_notebook(path)
         run_notebook(notebook, FOLDER)
         write_notebook(notebook, path.with_suffix(".ipynb"))
-        print(path.with_suffix(".ipynb"))
+        print(f"{path.with_suffix('.ipynb')}  {time.perf_counter() - started:.0f} s", flush=True)
 
 
 def write_notebook(notebook: NotebookNode, path: Path) -> None:
