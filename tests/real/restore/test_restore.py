@@ -19,9 +19,12 @@ from torch.nn import functional
 from mcpkg.alignment import ARCFACE_TEMPLATE, align_faces
 from mcpkg.faces.arcface import build_arcface, load_arcface
 from mcpkg.faces.detector import load_landmark_parser
+from mcpkg.faces.dlib_net import DlibEmbedder, load_dlib_net
 from mcpkg.faces.insight import load_insightface
 from mcpkg.faces.parsing import PARTS, build_parsing, load_parts_parser
+from mcpkg.portraits import Portraits
 from mcpkg.restoration.alias import GONE, old_torchvision
+from mcpkg.restoration.cost import identity_cost
 from mcpkg.restoration.gfpgan import HELPERS, load_gfpgan
 from mcpkg.restoration.real_esrgan import RealEsrgan, load_real_esrgan
 
@@ -94,6 +97,26 @@ def test_pieces_show_no_seams(photo, real_esrgan):
     seam = (whole - pieces)[..., 4 * 48 - 4 : 4 * 48 + 4, :].abs().mean().item()
     print(f"at the seam {seam:.4f}, elsewhere {(whole - pieces).abs().mean():.4f}")
     assert seam < 0.02
+
+
+def test_enlarging_a_small_face_costs_likeness(photo, faces, real_esrgan):
+    """As dlib's network sees it, whose uncentred cosines are all near 1."""
+    embedder = DlibEmbedder(load_dlib_net(FACE_API))
+    source = Portraits((Path("astronaut"),), photo, faces)
+    small = functional.interpolate(photo, (128, 128), mode="area")
+    cost = identity_cost(small, real_esrgan.restore(small), embedder, Known(faces), source)
+    print(f"cosine {cost.before.mean:.4f} before, {cost.after.mean:.4f} after")
+    assert 0 < cost.lost.mean < 0.1
+
+
+class Known:
+    """Says what was found in the large picture."""
+
+    def __init__(self, faces):
+        self.faces = faces
+
+    def parse(self, images):
+        return self.faces
 
 
 # --- GFPGAN, random weights ----------------------------------------------------
