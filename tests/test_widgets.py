@@ -92,6 +92,11 @@ def test_the_explorer_switches_methods():
     assert widget.leakage == pytest.approx(1 - before)
 
 
+def test_a_portrait_without_a_face_is_said_to_have_no_leakage():
+    trace = hand_made(torch.zeros(1, 1, 2, 2))
+    assert explore_attention(trace).reading.startswith("leakage of <v1>: not defined")
+
+
 def test_heads_offered_are_those_of_the_layer():
     trace = hand_made()
     trace.maps["<v1>"]["mid"] = torch.full((2, 3, 1, 1), 0.3)

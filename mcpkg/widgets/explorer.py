@@ -62,6 +62,8 @@ class AttentionExplorer(Panel):
     @property
     def reading(self) -> str:
         token, trace = self.token.value, self.trace
+        if not trace.regions[token].any():
+            return f"leakage of {token}: not defined, for the portrait does not show exactly one face"
         return (
             f"leakage of {token}: {self.leakage:.2f} (if it looked everywhere alike: {trace.area_outside(token):.2f}; "
             f"mean attention in its region: {trace.mass(token, **self.which):.2f})"
@@ -79,7 +81,7 @@ class AttentionExplorer(Panel):
         heat.set_title(f"{token}, {at}: leakage {self.leakage:.2f}", fontsize=9)
         for axis in (portrait, heat):
             axis.set_axis_off()
-            if self.mask.value:
+            if self.mask.value and region.any():
                 axis.contour(region.numpy(), levels=[0.5], colors="cyan", linewidths=1)
         of_map = {name: value for name, value in self.which.items() if name != "timestep"}
         curve.plot(trace.timesteps, [trace.leakage(token, **of_map, timestep=t) for t in trace.timesteps], ".-")
