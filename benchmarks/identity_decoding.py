@@ -2,7 +2,7 @@
 
     python -m benchmarks.identity_decoding                      # the built-in autoencoder, trained
     python -m benchmarks.identity_decoding --model sd15         # Stable Diffusion 1.5's, where its weights are
-    python -m benchmarks.identity_decoding --model sd15-random  # its shapes, random weights
+    python -m benchmarks.identity_decoding --model sd15-random  # its shapes, random weights; and mini-random
 """
 
 import json
@@ -27,7 +27,7 @@ FACE_SHARE = 0.5
 
 
 def main(
-    model: Literal["mini", "sd15", "sd15-random"] = "mini",
+    model: Literal["mini", "mini-random", "sd15", "sd15-random"] = "mini",
     n: int = 8,
     noise: float = 0.2,
     contexts: tuple[int, ...] = (0, 2, 4, 6),
@@ -114,11 +114,20 @@ def _models(model: str, device: str) -> tuple[Backend, int]:
     loaders: dict[str, Callable[[], Backend]] = {
         "mini": lambda: load_backend("mini", device),
         "sd15": lambda: load_backend("sd15", device, safety=False),
+        "mini-random": lambda: _without_training(load_backend("mini", device)),
         "sd15-random": lambda: _random(device),
     }
     backend = loaders[model]()
     # The built-in model's frame is little more than a face; its autoencoder takes larger ones as well.
-    return backend, 2 * backend.image_size_px if model == "mini" else backend.image_size_px
+    return backend, 2 * backend.image_size_px if backend.name == "mini" else backend.image_size_px
+
+
+def _without_training(backend: Backend) -> Backend:
+    """Its autoencoder as `_random` would fill it: tells what training does for the agreement."""
+    from mcpkg.backends.sd15.shapes import fill
+
+    fill(backend.pipeline.vae, torch.Generator(backend.device).manual_seed(0))
+    return backend
 
 
 def _random(device: str) -> Backend:

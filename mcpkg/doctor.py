@@ -16,6 +16,7 @@ EXTRAS = {
     "insightface": ("faces on real photos", "pip install 'mcpkg[face]'"),
     "facexlib": ("face parsing around the restorer", "pip install 'mcpkg[restore]' in an environment of its own"),
     "gfpgan": ("restoring faces on real photos", "pip install 'mcpkg[restore]' in an environment of its own"),
+    "bitsandbytes": ("8-bit AdamW", "pip install 'mcpkg[gpu]'"),
     "tensorboard": ("loss curves in TensorBoard", "pip install tensorboard"),
 }
 """Module -> what it is for, how to get it."""

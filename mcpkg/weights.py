@@ -4,9 +4,11 @@ Nothing here is downloaded unless asked for, and a licence is shown before, not 
 """
 
 import os
+import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +40,7 @@ class Published:
     probes: tuple[str, ...] = ()
     """and which tell that they are there;"""
     files: tuple[tuple[str, str], ...] = ()
-    """files on the web, each with its sha256, kept in `weights_folder()`."""
+    """files on the web, each with its sha256, kept in `weights_folder()`; of a zip, what `probes` name in it."""
 
     @property
     def place(self) -> Path:
@@ -46,13 +48,14 @@ class Published:
         if self.hub:
             return _hub_snapshot(self) or Path(self.hub)
         folder = weights_folder() / self.name
-        return folder / file_name(self.files[0][0]) if len(self.files) == 1 else folder
+        return folder if self.probes or len(self.files) > 1 else folder / file_name(self.files[0][0])
 
     @property
     def is_there(self) -> bool:
         if self.hub:
             return _hub_snapshot(self) is not None
-        return all((weights_folder() / self.name / file_name(url)).is_file() for url, _ in self.files)
+        names = self.probes or [file_name(url) for url, _ in self.files]
+        return all((weights_folder() / self.name / name).is_file() for name in names)
 
     def missing_line(self) -> str:
         return f"{self.name}: not there. {self.how_to_get()}"
@@ -154,9 +157,15 @@ _ALL = (
         files=((f"{_FACEXLIB}/v0.1.0/recognition_arcface_ir_se50.pth",
                 "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28"),),
     ),
+    Published(
+        "insightface", "scores who it is, by the recognition network of the pack buffalo_l",
+        "model packs for non-commercial research only", 289, restricted=True, probes=("w600k_r50.onnx",),
+        files=(("https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip",
+                "80ffe37d8a5940d59a7384c201a2a38d4741f2f3c51eef46ebb28218a7b0ca2f"),),
+    ),
 )  # fmt: skip
 WEIGHTS = {published.name: published for published in _ALL}
-"""By name, what is needed first. insightface's packs are fetched by insightface, see `mcpkg.faces.insight`."""
+"""By name, what is needed first."""
 
 
 def weights_folder() -> Path:
@@ -201,6 +210,8 @@ def fetch(name: str, accept: bool = False, progress: Callable[[int], None] = lam
         target = weights_folder() / name / file_name(url)
         if not target.is_file():
             _fetch_file(url, sha256, target, progress)
+        if target.suffix == ".zip":
+            _unpack(target, published.probes)
     return published.place
 
 
@@ -215,6 +226,17 @@ def _fetch_file(url: str, sha256: str, target: Path, progress: Callable[[int], N
             raise ConnectionError(f"{url}: cannot be fetched ({error.reason}). Try again later.") from None
         if file_sha256(partial) != sha256:
             raise ValueError(f"{url}: what came is not the file that was published (sha256). It was not kept.")
+
+
+def _unpack(archive: Path, names: tuple[str, ...]) -> None:
+    """Takes the named files out of it and does away with the rest."""
+    with zipfile.ZipFile(archive) as opened:
+        for name in names:
+            (member,) = (member for member in opened.namelist() if member.rpartition("/")[2] == name)
+            with replace_whole(archive.parent / name) as partial, opened.open(member) as source:
+                with partial.open("wb") as out:
+                    shutil.copyfileobj(source, out)
+    archive.unlink()
 
 
 def _folders(files: tuple[tuple[str, str], ...]) -> list[str]:

@@ -1,6 +1,6 @@
 """The backend for photographs: a Stable Diffusion 1.x checkpoint, and whichever face models are on this machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from mcpkg.faces.arcface import load_arcface
 from mcpkg.faces.detector import load_landmark_parser
 from mcpkg.faces.dlib_net import DlibEmbedder, load_dlib_net
 from mcpkg.faces.insight import load_insightface
-from mcpkg.faces.parsing import load_parts_parser
+from mcpkg.faces.parsing import FACE, load_parts_parser
 from mcpkg.restoration.gfpgan import load_gfpgan
 from mcpkg.restoration.real_esrgan import load_real_esrgan
 from mcpkg.restoration.strength import InTurn
@@ -39,6 +39,7 @@ def load_sd15(
     precision: str | None = None,
     safety: bool = True,
     identity: str = "dlib",
+    face_parts: Sequence[str] = FACE,
 ) -> Backend:
     """Load Stable Diffusion 1.x and the models that look at its images; nothing is downloaded.
 
@@ -51,6 +52,8 @@ def load_sd15(
             at in fp32.
         safety: withhold images that the checkpoint's safety checker finds unsafe.
         identity: which network the identity loss pulls by, of `IDENTITY_TRAINERS`.
+        face_parts: what counts as face, of `faces.parsing.PARTS`, where the weights "parsenet" are there; else it is the
+            hull of the landmarks.
 
     Raises:
         FileNotFoundError: the checkpoint, its safety checker or the face models are not there.
@@ -70,7 +73,7 @@ def load_sd15(
         torch.nn.Module.to(model, device, DTYPES[precision])  # diffusers' own asks for modules to be kept in fp32: none
     return assemble(
         pipeline,
-        face_parser=_optional(lambda: _on(load_parts_parser(require("parsenet"), finder), device), finder),
+        face_parser=_optional(lambda: _on(load_parts_parser(require("parsenet"), finder, face_parts), device), finder),
         identity_trainer=_embedder(identity, device),
         identity_scorer=_scorer(identity, device),
         safety=checker,
@@ -170,7 +173,7 @@ def load_tiny_autoencoder() -> AutoencoderTiny:
 def _embedder(name: str, device: str) -> FaceEmbedder:
     match name:
         case "insightface":
-            return load_insightface()
+            return load_insightface(WEIGHTS[name].place if WEIGHTS[name].is_there else "buffalo_l")
         case "arcface":
             return _on(load_arcface(require("arcface")), device)
     return _on(DlibEmbedder(load_dlib_net(require("face-api"))), device)
