@@ -23,7 +23,7 @@ RANK, BATCH = 16, 6
 def few_shot(
     backend: Backend, pictured: Pictured, steps: int = 120, learning_rate: float = 2e-3, seed: int = 0
 ) -> Iterator[list[float]]:
-    """The backend with a LoRA on the UNet that a few pictures taught (Eq. 1, under their captions); gone after the block.
+    """The backend with a LoRA that a few pictures taught its UNet (Eq. 1, under their captions); gone after the block.
 
     Args:
         pictured: what to learn from; a few dozen at most, for they are encoded at once.
