@@ -20,7 +20,7 @@ from mcpkg.widgets.panel import Panel, labelled
 
 PREVIEW_PX = 128
 PRESENTATIONS = ("feminine", "masculine")
-LABEL_WIDTH, CONTROL_WIDTH = "9em", "20em"
+LABEL_WIDTH, CONTROL_WIDTH = "10.5em", "21em"
 
 
 class PortraitBuilder(Panel):

@@ -11,7 +11,7 @@ from mcpkg.portraits import Portraits
 from mcpkg.widgets.panel import Panel, labelled
 
 REACH_PX = 24
-LABEL_WIDTH, CONTROL_WIDTH = "4em", "17em"
+LABEL_WIDTH, CONTROL_WIDTH = "5.5em", "17em"
 
 
 class MaskDoctor(Panel):
@@ -25,16 +25,19 @@ class MaskDoctor(Panel):
         """
         self.backend, self.original, self.role, self._seen = backend, portraits, role, {}
 
-        def slider(label: str) -> ipywidgets.IntSlider:
-            return labelled(ipywidgets.IntSlider, label, LABEL_WIDTH, CONTROL_WIDTH, min=-REACH_PX, max=REACH_PX,
-                            readout_format="d", continuous_update=False)  # fmt: skip
+        def sliders(label: str, what: str) -> list[ipywidgets.IntSlider]:
+            return [
+                labelled(ipywidgets.IntSlider, label, LABEL_WIDTH, CONTROL_WIDTH, min=-REACH_PX, max=REACH_PX,
+                         readout_format="d", continuous_update=False, tooltip=f"{what} the mask of {path.name}, pixels")
+                for path in portraits.paths
+            ]  # fmt: skip
 
         self.keep = [
             labelled(ipywidgets.Checkbox, f"keep {path.name}", "0", "12em", value=True) for path in portraits.paths
         ]
-        self.grow = [slider("grow") for _ in portraits.paths]
-        self.right = [slider("right") for _ in portraits.paths]
-        self.down = [slider("down") for _ in portraits.paths]
+        self.grow = sliders("grow, px", "grow")
+        self.right = sliders("right, px", "move to the right")
+        self.down = sliders("down, px", "move down")
         rows = list(zip(self.keep, self.grow, self.right, self.down, strict=True))
         super().__init__(rows, [control for row in rows for control in row])
 

@@ -24,7 +24,7 @@ class RefocusingLab(Panel):
             mask: where the word may look.
         """
         self.maps, self.mask, self._done = maps, mask, {}
-        self.form = labelled(ipywidgets.Dropdown, "form of the loss", options=list(REFOCUSING_FORMS))
+        self.form = labelled(ipywidgets.Dropdown, "loss form", options=list(REFOCUSING_FORMS))
         self.scale = labelled(ipywidgets.Dropdown, "S of Eq. 8", options=list(REFOCUSING_SCALES))
         self.weight = labelled(ipywidgets.FloatSlider, "weight", value=2.5, max=5, step=0.25)
         self.steps = labelled(ipywidgets.IntSlider, "steps", value=0, max=STEPS)
