@@ -25,20 +25,18 @@ def open_course(backend: str = "auto", device: str = "") -> "Course":
 
     Args:
         backend: one of `mcpkg.backends.BACKENDS`; "auto" takes the best that this machine can run.
-        device: as torch names it; by default "cuda" where there is one, else "cpu".
+        device: as torch names it; by default the one that suits the backend.
 
     Raises:
         ValueError: no backend of that name.
         FileNotFoundError: there is no folder data_samples here or above.
     """
-    import torch
-
-    from mcpkg.backends import best_backend, load_backend
+    from mcpkg.backends import best_backend, best_device, load_backend
 
     root = find_root()
     _show_figures()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Course(load_backend(best_backend() if backend == "auto" else backend, device), root)
+    name = best_backend() if backend == "auto" else backend
+    return Course(load_backend(name, device or best_device(name)), root)
 
 
 @dataclass

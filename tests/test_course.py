@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from mcpkg import course as module
+from mcpkg.backends import best_device
 from mcpkg.config import MAGICAPTURE, TEXTUAL_INVERSION
 from mcpkg.course import Course, check, find_root, open_course, reveal
 from tests.tiny_folders import quick_backend, write_pictures
@@ -102,6 +103,13 @@ def test_a_share_shortens_every_phase():
 
 def test_auto_is_the_best_backend_that_can_be_run():
     assert open_course().backend.name == "mini"
+
+
+def test_a_gpu_is_for_the_large_models(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert [best_device(name) for name in ("mini", "mini-balanced", "sd15")] == ["cpu", "cpu", "cuda"]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert best_device("sd15") == "cpu"
 
 
 def test_an_answer_is_checked_once_it_is_given(capsys):

@@ -19,6 +19,13 @@ def best_backend() -> str:
     return "sd15" if torch.cuda.is_available() and all(published.is_there for published in needed) else "mini"
 
 
+def best_device(name: str) -> str:
+    """The processor for the built-in models, which are small and were only run there; for others a GPU, if there is one."""
+    import torch
+
+    return "cuda" if not name.startswith("mini") and torch.cuda.is_available() else "cpu"
+
+
 def load_backend(
     name: str = "mini",
     device: str = "cpu",
