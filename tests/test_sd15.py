@@ -21,6 +21,10 @@ from tests.ldm_names import single_file_tensors
 from tests.tiny_sd15 import SMALL, tiny_sd15
 
 
+def short(steps):
+    return replace(MAGICAPTURE, phases=tuple(replace(p, steps=steps) for p in MAGICAPTURE.phases), accumulation_steps=1)
+
+
 @pytest.fixture
 def no_weights(monkeypatch, tmp_path):
     """A machine on which nothing was downloaded."""
@@ -63,7 +67,7 @@ def test_the_kohya_file_has_the_keys_of_a_published_lora(tmp_path):
 def test_words_and_lora_learn_in_fp32_beside_half_weights():
     backend, _ = random_backend(SMALL, dtype=torch.float16)
     portraits = assumed_portraits(backend, 1)
-    method = replace(MAGICAPTURE, phases=tuple(replace(p, steps=1) for p in MAGICAPTURE.phases), accumulation_steps=1)
+    method = short(1)
     adapter = personalise(backend, portraits, portraits, method, progress=False)
     assert backend.precision == "fp16"
     fine = [tensor for tensor in adapter.lora.values() if not torch.equal(tensor, tensor.half().float())]
@@ -191,10 +195,34 @@ def test_without_weights_a_command_says_which_in_one_line(no_weights, capsys):
         load_backend("sd15")
 
 
-def test_a_model_that_is_absent_says_so_when_it_is_used():
-    absent = models.Absent("arcface")
-    with pytest.raises(FileNotFoundError, match="arcface: not there. .*non-commercial research only"):
-        absent.embed(torch.zeros(1, 3, 8, 8), torch.zeros(1, 5, 2))
+def test_without_scorers_a_training_ends_with_scores_that_nobody_measured(monkeypatch, tmp_path, capsys):
+    def load(*args, **options):
+        backend = replace(tiny_sd15(), identity_scorer=models.Absent("arcface"), style_reader=models.Absent("clip"))
+        backend.strangers = None
+        backend.tune = lambda method: short(1)
+        return backend
+
+    monkeypatch.setattr("mcpkg.backends.load_backend", load)
+    pictures = ["--source", "data_samples/subjects/amara", "--reference", "data_samples/styles/kimono"]
+    cli.main(["train", "--backend", "sd15", *pictures, "--out", str(tmp_path / "run"), "--n", "2", "--json"])
+    told = capsys.readouterr()
+    scores = json.loads(told.out)["scores"]
+    assert scores["identity"]["mean"] is None and scores["style"]["mean"] is None
+    assert scores["leakage_source"]["mean"] is not None  # needs no scorer
+    assert "arcface: not there." in told.err and "clip: not there." in told.err
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_without_a_restorer_nothing_is_drawn_to_be_restored(monkeypatch, tmp_path, capsys):
+    backend = tiny_sd15()
+    assert backend.restorer is None
+    untrained = personalise(backend, assumed_portraits(backend, 1), assumed_portraits(backend, 2), short(0), progress=False)
+    untrained.save(tmp_path / "adapter")
+    monkeypatch.setattr("mcpkg.backends.load_backend", lambda *args, **options: backend)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["generate", "--adapter", str(tmp_path / "adapter"), "--out", str(tmp_path / "out"), "--restore"])
+    assert "error: --restore: sd15 has no restorer here. `mcpkg weights`" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_choices_that_cannot_be_are_refused(no_weights):

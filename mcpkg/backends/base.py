@@ -103,7 +103,8 @@ class Backend:
     """Measures identity with other weights than the trainer's; where both learned from one kind of data and share
     an architecture, they may share blind spots too."""
     style_reader: StyleReader
-    restorer: Restorer
+    restorer: Restorer | None
+    """None where this machine has none for such pictures."""
     tiny_autoencoder: "AutoencoderTiny | None" = None
     """Decodes the same latents in a fraction of the time, a little less well."""
     safety_checker: SafetyChecker | None = None

@@ -55,6 +55,8 @@ def generate(
     from mcpkg.restoration.strength import restore_portraits
 
     backend = models.load()
+    if restore and backend.restorer is None:  # told before anything is drawn
+        raise FileNotFoundError(f"--restore: {backend.name} has no restorer here. `mcpkg weights` lists what can be had.")
     photos = load_portraits(source, backend) if source else None
     generated = generate_portraits(backend, learned, prompt, seeds=seeds or None, **asdict(drawing))
     if restore:

@@ -34,7 +34,7 @@ def write_results(
     from mcpkg.visualize import attention_sheet, portraits_sheet, save_figure
 
     outcomes = [outcome for outcome in (before, result) if outcome is not None]
-    restored = backend.restorer.restore(result.generated.images)
+    restored = backend.restorer.restore(result.generated.images) if backend.restorer is not None else None
     save_portraits(result.generated, folder / "portraits")
     sheet = portraits_sheet(source, reference, result.generated, restored, result.scores)
     save_figure(sheet, folder / "portraits.png")

@@ -10,21 +10,25 @@ from mcpkg.backends.base import Restorer
 
 
 def restore_portraits(
-    restorer: Restorer, images: Float[Tensor, "b 3 h w"], strength: float = 1.0
+    restorer: Restorer | None, images: Float[Tensor, "b 3 h w"], strength: float = 1.0
 ) -> Float[Tensor, "b 3 H W"]:
     """Restored images, blended with the same merely enlarged.
 
     Args:
+        restorer: the backend's.
         strength: 1 for all of the restoration, 0 for bicubic enlargement alone.
 
     Raises:
         ValueError: a strength outside 0 to 1.
+        FileNotFoundError: there is no restorer.
 
     Note:
         A blend in pixels works for every restorer. GFPGAN's own `weight` does nothing for its released networks.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength of restoration: {strength} is not between 0 and 1.")
+    if restorer is None:
+        raise FileNotFoundError("no restorer here. `mcpkg weights` lists what can be had.")
     restored = restorer.restore(images)
     if strength == 1:
         return restored

@@ -14,7 +14,7 @@ from mcpkg.backends.base import DTYPES, Backend, FaceEmbedder, FaceParser, Resto
 from mcpkg.backends.sd15.checkpoint import load_pipeline
 from mcpkg.clip_scores import DEVIATION, MEAN, MaskedClipStyle, load_aesthetic, load_clip
 from mcpkg.config import Method
-from mcpkg.errors import MissingPackage
+from mcpkg.errors import MissingPackage, notify
 from mcpkg.faces.arcface import load_arcface
 from mcpkg.faces.detector import load_landmark_parser
 from mcpkg.faces.dlib_net import DlibEmbedder, load_dlib_net
@@ -26,8 +26,9 @@ from mcpkg.restoration.strength import InTurn
 from mcpkg.weights import WEIGHTS, require
 
 IDENTITY_TRAINERS = ("dlib", "arcface")
-IDENTITY_SCORERS = ("insightface", "arcface", "dlib")
-"""In the order in which one that is there is taken; never the trainer's, which has been trained to please it."""
+IDENTITY_SCORERS = ("insightface", "arcface")
+"""In the order in which one that is there is taken; never the one that was trained by. In dlib's space the cosines of
+strangers are 0.8 to 0.9, which makes it a poor scale."""
 GUIDANCE = 7.5
 ATTENTION_SIZE = 16
 """Of the grids of 64, 32, 16 and 8 cells, the one that the authors' code refocuses."""
@@ -43,15 +44,17 @@ def load_sd15(
 ) -> Backend:
     """Load Stable Diffusion 1.x and the models that look at its images; nothing is downloaded.
 
-    Scores, restoration and the parsing of faces use what `mcpkg weights` lists as there. Where something is not, the
-    first use of it says in one line what is missing, from where it comes, and under which licence.
+    Scores, restoration and the parsing of faces use what `mcpkg weights` lists as there. Where something is not, its
+    score is NaN or faces are taken by their landmarks, and one line says what is missing, from where it comes, and under
+    which licence.
 
     Args:
         checkpoint: a hub id, a folder in diffusers' layout, or a .safetensors file; empty for Stable Diffusion 1.5.
         precision: of its weights, "fp32", "bf16" or "fp16"; by default fp16 on a GPU, fp32 elsewhere. Faces are looked
             at in fp32.
         safety: withhold images that the checkpoint's safety checker finds unsafe.
-        identity: which network the identity loss pulls by, of `IDENTITY_TRAINERS`.
+        identity: which network the identity loss pulls by, of `IDENTITY_TRAINERS`. dlib's cosines lie close together, so
+            that its loss is several times smaller than ArcFace's under the same weight.
         face_parts: what counts as face, of `faces.parsing.PARTS`, where the weights "parsenet" are there; else it is the
             hull of the landmarks.
 
@@ -121,14 +124,16 @@ def tune(method: Method) -> Method:
 
 @dataclass(frozen=True)
 class Absent:
-    """Stands in for a model whose weights are not on this machine, and says so when it is used."""
+    """Stands in for a model whose weights are not on this machine, and says so when it is used.
+
+    What it would have measured is NaN, so that a training does not end in an error for want of a score.
+    """
 
     name: str
 
-    def _tell(self, *args, **options):
-        raise FileNotFoundError(WEIGHTS[self.name].missing_line())
-
-    parse = embed = restore = score = _tell
+    def embed(self, images: Float[Tensor, "b 3 h w"], where: Tensor) -> Float[Tensor, "b 1"]:
+        notify(WEIGHTS[self.name].missing_line())
+        return torch.full((len(images), 1), torch.nan, device=images.device)
 
 
 @dataclass(frozen=True)
@@ -185,14 +190,14 @@ def _scorer(trainer: str, device: str) -> FaceEmbedder:
     return next((embedder for embedder in loaded if embedder is not None), Absent("arcface"))
 
 
-def _restorer(device: str) -> Restorer:
+def _restorer(device: str) -> Restorer | None:
     """Enlarges, then restores faces; whichever of the two is there."""
     loaders = (
         lambda: _on(load_real_esrgan(require("real-esrgan")), device),
         lambda: load_gfpgan(require("gfpgan") / "GFPGANv1.4.pth", require("gfpgan"), device),
     )
     restorers = [restorer for load in loaders if (restorer := _optional(load, None)) is not None]
-    return InTurn(restorers) if restorers else Absent("real-esrgan")
+    return InTurn(restorers) if restorers else None
 
 
 def _on(model, device: str):
