@@ -282,6 +282,9 @@ picture_rows(
 )
 
 # %% [markdown]
+# Look at the eyes before you believe that reading: some of these faces are unlike any that the judge has learned from.
+# So the next question is what else went wrong.
+#
 # ## A failure gallery
 #
 # "It looks off" helps nobody. Six words, and for each the portrait that a measurement suspects most. A measurement
