@@ -27,7 +27,6 @@ class ClipImages:
     def __init__(self, model: "CLIPVisionModelWithProjection"):
         self.model = model
 
-    @torch.no_grad()
     def embed(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Args: images: square, RGB in [0, 1]."""
         side = self.model.config.image_size

@@ -106,6 +106,19 @@ class Course:
 
         return read_steps(self.folder(method, source, reference, seed))
 
+    def expect(self, finding: bool) -> None:
+        """What this lesson found on the built-in models: an assertion on these, a remark on any other.
+
+        Raises:
+            AssertionError: it is otherwise, on a built-in model.
+        """
+        from mcpkg.backends import BUILT_IN
+
+        if self.backend.name in BUILT_IN:
+            assert finding, "the numbers are not what this lesson is about; was something changed above?"
+        elif not finding:
+            print(f"This lesson was written on the built-in model; on {self.backend.name} it came out otherwise.")
+
     def folder(self, method: Method, source: "Portraits", reference: "Portraits", seed: int = 0) -> Path:
         """Where a training is kept: readable in front, and at the end a digest of all that it depends on."""
         from accelerate import PartialState

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from textwrap import fill
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -112,7 +112,7 @@ def _head(figure: Figure, title: str) -> None:
     figure.suptitle(fill(title, int(LETTERS_PER_IN * figure.get_figwidth())), fontsize=11)
 
 
-def _shown(picture: Float[Tensor, "..."] | np.ndarray) -> np.ndarray:
+def _shown(picture: Shaped[Tensor, "..."] | np.ndarray) -> np.ndarray:
     if isinstance(picture, np.ndarray):
         return picture
     if picture.ndim == 3 and len(picture) == 3:

@@ -68,7 +68,8 @@ def _training(adapter: Adapter) -> str:
 
 
 def _scores(scores: Mapping | None) -> str:
-    known = [(text, scores[key]) for key, text in SCORES.items() if scores and (scores.get(key) or {}).get("n")]
+    scores = scores or {}
+    known = [(text, scores[key]) for key, text in SCORES.items() if (scores.get(key) or {}).get("mean") is not None]
     if not known:
         return "None were given."
     rows = [f"| {text} | {s['mean']:.3f} | {s['low']:.3f} to {s['high']:.3f} | {s['n']} |" for text, s in known]

@@ -156,7 +156,7 @@ captions = {
 others = [layer for layer in trace.layers if max(trace.heat("<v1>", layer=layer).shape) != trace.size]
 elsewhere = sum(trace.leakage("<v1>", layer=layer) for layer in others) / len(others)
 reveal(guess, elsewhere, "mean leakage of <v1> in the other layers")
-assert trace.leakage("<v1>") < elsewhere  # only what was asked for was learned
+course.expect(trace.leakage("<v1>") < elsewhere)  # only what was asked for was learned
 picture_rows(rows, f"<v1> leaks {trace.leakage('<v1>'):.2f} on the {trace.size} x {trace.size} grid that was "
              f"refocused, {elsewhere:.2f} on others", captions)  # fmt: skip
 
@@ -172,7 +172,7 @@ heads = range(unfocused.head_count(worst))
 leaks = {name: [t.leakage("<v1>", layer=worst, head=head) for head in heads] for name, t in traces.items()}
 rows = {name: [overlay(t.image, t.heat("<v1>", layer=worst, head=head)) for head in heads] for name, t in traces.items()}
 
-assert max(leaks["MagiCapture"]) < min(leaks["without refocusing"])
+course.expect(max(leaks["MagiCapture"]) < min(leaks["without refocusing"]))
 picture_rows(rows, f"Without refocusing, heads of one layer leak {min(leaks['without refocusing']):.2f} to "
              f"{max(leaks['without refocusing']):.2f} of <v1>",
              {name: [f"head {i}: {leak:.2f}" for i, leak in enumerate(of_trace)] for name, of_trace in leaks.items()})  # fmt: skip
@@ -186,7 +186,7 @@ picture_rows(rows, f"Without refocusing, heads of one layer leak {min(leaks['wit
 by_time = {name: [t.leakage("<v1>", timestep=at) for at in t.timesteps] for name, t in traces.items()}
 alike = trace.area_outside("<v1>")
 first, last = by_time["MagiCapture"][0], by_time["MagiCapture"][-1]
-assert first < alike / 2  # it aims before there is anything to see
+course.expect(first < alike / 2)  # it aims before there is anything to see
 
 figure = curves(trace.timesteps, {**by_time, "looks everywhere alike": [alike] * len(trace.timesteps)},
                 f"<v1> aims from the first step (leakage {first:.2f}) to the last ({last:.2f})",
@@ -260,7 +260,7 @@ for name, learned in adapters.items():
 
 # %%
 with_it, without = leaks["MagiCapture"]["<v1>"], leaks["without refocusing"]["<v1>"]
-assert with_it.high < without.low  # the intervals do not touch
+course.expect(with_it.high < without.low)  # the intervals do not touch
 alike = {token: row["area_outside"] for token, row in measured["MagiCapture"].items()}
 bars({**leaks, "looks everywhere alike": alike},
      f"<v1> leaks {with_it.mean:.2f} [{with_it.low:.2f}, {with_it.high:.2f}] with refocusing, "

@@ -115,7 +115,7 @@ full, bare = (outcomes[name]["composed"].scores for name in ("MagiCapture", "wit
 lost = {"person": full.identity_scaled.mean - bare.identity_scaled.mean,
         "look": full.style_scaled.mean - bare.style_scaled.mean}  # fmt: skip
 reveal(my_guess, max(lost, key=lost.get), "what suffers more")
-assert lost["look"] > 0.05
+course.expect(lost["look"] > 0.05)
 bars(
     {name.removesuffix(" composed prompts"): {
         f"{score}, {asked}": getattr(outcome.scores, f"{field}_scaled")
@@ -188,7 +188,7 @@ print(f"as tuned {tuned.mean:.2f} [{tuned.low:.2f}, {tuned.high:.2f}], paper's p
       f"[{papers.low:.2f}, {papers.high:.2f}]: "
       + ("a difference." if tuned.low > papers.high or papers.low > tuned.high else
          f"no difference that {scores['as tuned'].n_images} images of this pair can tell."))  # fmt: skip
-assert scores["as tuned"].faceless_share < 0.5
+course.expect(scores["as tuned"].faceless_share < 0.5)
 
 # %% [markdown]
 # ## The one-step estimate
@@ -278,7 +278,7 @@ agreement = {
     t: sum(mean_pairwise_cosine(normalize(pull[:, i], dim=1)) for i in range(n)) / n for t, pull in pulls.items()
 }
 first, top = timesteps[0], timesteps[-1]
-assert size[top] > 5 * size[first] and agreement[top] < agreement[first] - 0.2
+course.expect(size[top] > 5 * size[first] and agreement[top] < agreement[first] - 0.2)
 curves(
     timesteps,
     {"face found": list(found.values()), "cosine to the source": list(to_source.values()),
@@ -314,7 +314,7 @@ at = timesteps[3]
 face = to_latent_mask(reference.faces.face_mask, tuple(latents.shape[-2:])).repeat(DRAWS, 1, 1, 1)
 gradients = {name: x0_gradient(backend, steps[at], loss)[1] for name, loss in auxiliary.items()}
 inside = {name: ((g.square() * face).sum() / g.square().sum()).item() for name, g in gradients.items()}
-assert inside["identity"] > inside["photo"] + 0.2
+course.expect(inside["identity"] > inside["photo"] + 0.2)
 picture_rows(
     {name: g.norm(dim=1)[:n] for name, g in gradients.items()},
     f"Of the identity loss's gradient {inside['identity']:.0%} lies on the face, of the distance to a photo "
@@ -336,7 +336,7 @@ one, two = scores["one phase"], scores["as tuned"]
 difference = one.identity_scaled.mean - two.identity_scaled.mean
 seconds = {name: trained[name].record["seconds"] for name in ("as tuned", "one phase")}
 apart = one.identity_scaled.low > two.identity_scaled.high or two.identity_scaled.low > one.identity_scaled.high
-assert one.style_scaled.mean > bare.style_scaled.mean        # one phase, but with composed prompts
+course.expect(one.style_scaled.mean > bare.style_scaled.mean)        # one phase, but with composed prompts
 bars(
     {name: {"person": scores[name].identity_scaled, "look": scores[name].style_scaled} for name in scores},
     f"One phase instead of two: person {difference:+.2f}, and the intervals {'do not overlap' if apart else 'overlap'}",

@@ -155,7 +155,7 @@ for scale in SCALES:
     kept.append(evaluate_portraits(backend, edited[scale], source, reference).identity_scaled)
 factor = changed[0] / changed[-1]
 reveal(my_guess, factor, f"change by {EDIT!r}, LoRA scale {SCALES[0]} against {SCALES[-1]}")
-assert all(change > 0 for change in changed)
+course.expect(all(change > 0 for change in changed))
 picture_rows(
     {f"scale {scale}": [image for pair in zip(plain[scale].images, edited[scale].images) for image in pair]
      for scale in SCALES},
@@ -199,11 +199,12 @@ check(answer, moves_more, "Lower it until the edit shows.")
 from dataclasses import replace
 
 with torch.no_grad():
-    restored = backend.restorer.restore(outcome.generated.images)
+    # None where there is no restorer for such pictures: `mcpkg weights` lists what can be had.
+    restored = backend.restorer.restore(outcome.generated.images) if backend.restorer else outcome.generated.images
 shrunk = functional.interpolate(restored, outcome.generated.images.shape[-2:], mode="area")
 after = evaluate_portraits(backend, replace(outcome.generated, images=shrunk), source, reference)
 cost = after.identity_scaled.mean - identity
-assert restored.shape[-1] > outcome.generated.images.shape[-1]
+course.expect(restored.shape[-1] > outcome.generated.images.shape[-1])
 picture_rows(
     {"drawn": outcome.generated.images[:4], "restored": restored[:4]},
     f"{outcome.generated.images.shape[-1]} to {restored.shape[-1]} pixels a side; identity changes by {cost:+.2f}",

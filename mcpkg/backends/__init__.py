@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mcpkg.backends.base import Backend
 
-BACKENDS = ("mini", "mini-balanced", "sd15")
+BUILT_IN = ("mini", "mini-balanced")
+"""Those whose weights are in the package, so that their numbers are the same everywhere."""
+BACKENDS = (*BUILT_IN, "sd15")
 
 
 def best_backend() -> str:
@@ -23,7 +25,7 @@ def best_device(name: str) -> str:
     """The processor for the built-in models, which are small and were only run there; for others a GPU, if there is one."""
     import torch
 
-    return "cuda" if not name.startswith("mini") and torch.cuda.is_available() else "cpu"
+    return "cuda" if name not in BUILT_IN and torch.cuda.is_available() else "cpu"
 
 
 def load_backend(
@@ -45,7 +47,7 @@ def load_backend(
         ValueError: no backend of that name, or a choice that it does not have.
         FileNotFoundError: weights are missing; says how to get them.
     """
-    if name in ("mini", "mini-balanced"):
+    if name in BUILT_IN:
         from mcpkg.backends.mini import load_mini
 
         if checkpoint:

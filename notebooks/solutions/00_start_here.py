@@ -173,8 +173,8 @@ scores = {
     label: {name: getattr(outcome.scores, field) for name, field in shown.items()}
     for label, outcome in {"before training": before, "after": after}.items()
 }
-assert scores["after"]["identity"].low > scores["before training"]["identity"].high
-assert scores["after"]["style"].low > scores["before training"]["style"].high
+course.expect(scores["after"]["identity"].low > scores["before training"]["identity"].high)
+course.expect(scores["after"]["style"].low > scores["before training"]["style"].high)
 bars(
     scores,
     f"Training moved identity by {scores['after']['identity'].mean - scores['before training']['identity'].mean:+.2f} "
@@ -206,7 +206,7 @@ check(answer, lambda seed: per_portrait[seed] <= per_portrait.nanquantile(0.25),
 from mcpkg.visualize import attention_sheet
 
 leak_before, leak_after = before.scores.leakage_source.mean, after.scores.leakage_source.mean
-assert leak_after < leak_before
+course.expect(leak_after < leak_before)
 words = {role: word.token for role, word in adapter.placeholders.items()}
 attention_sheet({"before": (before.generated, before.scores), "after": (after.generated, after.scores)}, words)
 

@@ -129,8 +129,8 @@ from mcpkg.mask_doctor import diagnose_masks
 findings = diagnose_masks(backend, source)
 cells = sum(finding.latent.sum().item() for finding in findings) / len(findings)
 touched = sum(finding.attention.sum().item() for finding in findings) / len(findings)
-assert not any(finding.warnings for finding in findings)
-assert cells / side**2 < touched / backend.attention_size**2
+course.expect(not any(finding.warnings for finding in findings))
+course.expect(cells / side**2 < touched / backend.attention_size**2)
 picture_rows(
     {name: [getattr(finding, name) for finding in findings] for name in ("pixels", "latent", "attention")},
     f"A face is {cells:.0f} of {side**2} latent cells, and touches {touched:.0f} of {backend.attention_size**2} "
@@ -151,7 +151,7 @@ doctor = mask_doctor(backend, source)
 doctor.right[0].value = 24
 moved = doctor.findings[0]
 print(f"{moved.path.name}: its mask covers {moved.on_face:.0%} of the face, before {findings[0].on_face:.0%}")
-assert moved.on_face < findings[0].on_face
+course.expect(moved.on_face < findings[0].on_face)
 doctor
 
 # %% [markdown]
@@ -178,7 +178,7 @@ for name, method in {"masks": masked, "no masks": replace(masked, name="source a
     person = generate_portraits(backend, adapter, "a photo of <v1> person", n=N, steps=15)
     found[name] = evaluate_portraits(backend, person, source, source)  # all but the face, beside the source's own
     drawn[name] = person.images[:5]
-assert found["no masks"].style.mean > found["masks"].style.mean
+course.expect(found["no masks"].style.mean > found["masks"].style.mean)
 picture_rows(
     drawn,
     f"Beside the face, likeness to the source pictures is {found['masks'].style.mean:.2f} with masks, "
@@ -226,8 +226,10 @@ picture_rows(
 )
 
 # %%
-assert with_masks.style_scaled.mean + with_masks.identity_scaled.mean > (
-    without.style_scaled.mean + without.identity_scaled.mean + 0.1
+course.expect(
+    with_masks.style_scaled.mean + with_masks.identity_scaled.mean > (
+        without.style_scaled.mean + without.identity_scaled.mean + 0.1
+    )
 )
 bars(
     {
@@ -267,7 +269,7 @@ changes = {
 wrong = {name: change(source.faces.face_mask) for name, change in changes.items()}
 errors = {name: mask_error(mask, source.faces.face_mask) for name, mask in wrong.items()}
 assert abs(errors["moved"] - error_by_hand(wrong["moved"], source.faces.face_mask)) < 1e-6
-assert errors["right"] == 0 and 0.3 < errors["cut off"] < 0.7
+course.expect(errors["right"] == 0 and 0.3 < errors["cut off"] < 0.7)
 picture_rows(
     {f"{name}\n{errors[name]:.2f}": source.images[:4] * (0.25 + 0.75 * mask[:4]) for name, mask in wrong.items()},
     f"Errors up to {max(errors.values()):.2f} (0 is right, 1 does not touch)",
@@ -301,8 +303,8 @@ picture_rows(
 
 # %%
 order, right = sorted(changes, key=errors.get), scores["right"]
-assert scores["grown far"].style_scaled.mean < right.style_scaled.mean - 0.1  # [V1] learned the hair, too
-assert scores[worst_identity].identity_scaled.mean < right.identity_scaled.mean - 0.05
+course.expect(scores["grown far"].style_scaled.mean < right.style_scaled.mean - 0.1)  # [V1] learned the hair, too
+course.expect(scores[worst_identity].identity_scaled.mean < right.identity_scaled.mean - 0.05)
 fields = {"identity": "identity_scaled", "style": "style_scaled", "leakage of <v1>": "leakage_source"}
 bars(
     {

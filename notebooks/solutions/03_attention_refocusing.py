@@ -146,7 +146,7 @@ from mcpkg.widgets import refocusing_lab
 maps, region = traces["without refocusing"].heads("<v1>"), traces["without refocusing"].regions["<v1>"]
 lab = refocusing_lab(maps, region)
 lab.form.value, lab.steps.value = "share", 20
-assert lab.result.leakage[-1] < lab.result.leakage[0]
+course.expect(lab.result.leakage[-1] < lab.result.leakage[0])
 lab
 
 # %% [markdown]
@@ -176,7 +176,7 @@ asked = {form: refocus(maps, region, form, weight=1.0, steps=STEPS) for form in 
 mass_change = {form: result.mass[-1] / result.mass[0] for form, result in asked.items()}
 strongest = max(mass_change, key=mass_change.get)
 reveal(my_guess, strongest, "raises attention on the face most")
-assert all(result.leakage[-1] < result.leakage[0] for result in asked.values())
+course.expect(all(result.leakage[-1] < result.leakage[0] for result in asked.values()))
 before = asked["mask"]
 bars(
     {
@@ -214,8 +214,8 @@ my_guess = None  # a share between 0 and 1
 
 with_it, without_it = (outcome.scores for outcome in outcomes.values())
 reveal(my_guess, without_it.collapse.mean, "share of collapsed portraits without refocusing")
-assert with_it.leakage_source.high < without_it.leakage_source.low  # the intervals do not touch
-assert with_it.leakage_source.mean < 0.6 * without_it.leakage_source.mean
+course.expect(with_it.leakage_source.high < without_it.leakage_source.low)  # the intervals do not touch
+course.expect(with_it.leakage_source.mean < 0.6 * without_it.leakage_source.mean)
 rows = {
     name: {
         "identity": scores.identity_scaled, "style": scores.style_scaled, "leakage of <v1>": scores.leakage_source,
@@ -261,7 +261,7 @@ reach = {
     for name, trace in traces.items()
 }  # fmt: skip
 drop = {kind: reach["without refocusing"][kind] - reach["MagiCapture"][kind] for kind in reach["MagiCapture"]}
-assert drop["read by the loss"] > 0.2
+course.expect(drop["read by the loss"] > 0.2)
 bars(
     reach,
     f"Leakage falls by {drop['read by the loss']:.2f} in the layers that the loss reads, "
@@ -301,7 +301,7 @@ scores = {name: judge(backend, adapter, source, reference, n=4, steps=15).scores
 # %%
 by_weight = [scores[f"weight x {factor:g}"] for factor in weights]
 enough = [s.leakage_source.mean for s in by_weight[2:]]
-assert enough[0] < by_weight[0].leakage_source.mean - 0.2   # the tuned weight works after a fifth of the steps
+course.expect(enough[0] < by_weight[0].leakage_source.mean - 0.2)   # the tuned weight works after a fifth of the steps
 fields = {"leakage of <v1>": "leakage_source", "identity": "identity_scaled", "style": "style_scaled"}
 bars(
     {
@@ -320,7 +320,7 @@ bars(
 shown = ["weight x 0", "weight x 1", "both phases", on_other_grid.name, "Eq. 8, S = max", "Eq. 8, S = minmax"]
 faintest = min(shown, key=lambda name: scores[name].attention_mass_source.mean)
 mass = {name: scores[name].attention_mass_source.mean for name in shown}
-assert mass["Eq. 8, S = minmax"] < mass["weight x 1"]
+course.expect(mass["Eq. 8, S = minmax"] < mass["weight x 1"])
 bars(
     {
         "leakage": {name.replace(", ", "\n"): scores[name].leakage_source.mean for name in shown},
@@ -360,7 +360,7 @@ if knows_earrings:
         area[name] = earrings(faces).mean().item()
         label = "without" if "without" in name else "with it"
         rows |= {label: images[:5], f"{label}: <v1>": [overlay(*pair) for pair in zip(images[:5], heat[:5, 0])]}
-    assert spill["MagiCapture"] < spill["without refocusing"]
+    course.expect(spill["MagiCapture"] < spill["without refocusing"])
     kept = area["without refocusing"] / area["MagiCapture"]
     print("Area of the earrings: " + ", ".join(f"{name} {value:.2%}" for name, value in area.items()))
     print(f"Without refocusing they are {kept:.2f} times as large as with it: "
