@@ -146,3 +146,15 @@ def test_outside_a_notebook_only_the_last_line_is_printed(capsys):
     line.show("half")
     line.end("done")
     assert capsys.readouterr().out == "done\n"
+
+
+def test_a_finding_is_asserted_on_the_built_in_model_and_told_on_others(course, capsys):
+    course.backend = replace(course.backend, name="mini")
+    course.expect(True)
+    with pytest.raises(AssertionError, match="not what this lesson is about"):
+        course.expect(False)
+    course.backend = replace(course.backend, name="sd15")
+    course.expect(True)
+    assert capsys.readouterr().out == ""
+    course.expect(False)
+    assert "on sd15 it came out otherwise" in capsys.readouterr().out
