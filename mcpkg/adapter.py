@@ -13,6 +13,7 @@ from torch import Tensor
 from mcpkg.backends.base import Backend
 from mcpkg.borrowing import add_words, borrowed, load_lora, own_copies, plain_first_half
 from mcpkg.config import Method, from_dict, to_dict
+from mcpkg.errors import notify
 from mcpkg.files import read_json, write_json
 from mcpkg.prompts import Placeholder
 from mcpkg.weight_files import read_weights, write_weights
@@ -65,6 +66,8 @@ class Adapter:
             ValueError: the adapter was trained on another model.
         """
         self.check_fit(backend)
+        if self.backend not in ("", backend.name):
+            notify(f"the adapter was trained on {self.backend}, and draws on {backend.name} now: expect less of it.")
         with borrowed(backend):
             pipeline = backend.pipeline
             rows = pipeline.text_encoder.get_input_embeddings()

@@ -13,8 +13,8 @@ LEAST_MEMORY_GIB = 2.0
 CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
 """The versions that the tests ran with; only in a checkout, not in an installed package."""
 EXTRAS = {
-    "insightface": ("faces on real photos", "pip install 'mcpkg[face]'"),
-    "facexlib": ("face parsing around the restorer", "pip install 'mcpkg[restore]' in an environment of its own"),
+    "insightface": ("scoring identity on photos", "pip install 'mcpkg[face]'"),
+    "facexlib": ("face parsing and ArcFace on photos", "pip install 'mcpkg[restore]' in an environment of its own"),
     "gfpgan": ("restoring faces on real photos", "pip install 'mcpkg[restore]' in an environment of its own"),
     "bitsandbytes": ("8-bit AdamW", "pip install 'mcpkg[gpu]'"),
     "tensorboard": ("loss curves in TensorBoard", "pip install tensorboard"),

@@ -38,14 +38,24 @@ def decode_faces(
         case "whole":
             return backend.decode(latents).float(), landmarks
         case "tiny":
-            if backend.tiny_autoencoder is None:
-                raise ValueError(f"identity_decoding 'tiny': {backend.name} has no tiny autoencoder. Take 'face'.")
+            check_decoding(backend, decoding)
             tiny = backend.tiny_autoencoder
             return (tiny.decode(latents.to(tiny.dtype)).sample / 2 + 0.5).float(), landmarks
     corners, side = face_squares(landmarks, latents.shape[-1])
     parts = [each[:, y : y + side, x : x + side] for each, (x, y) in zip(latents, corners.tolist(), strict=True)]
     inside = (landmarks * latents.shape[-1] - corners[:, None]) / side
     return backend.decode(torch.stack(parts)).float(), inside
+
+
+def check_decoding(backend: Backend, decoding: str) -> None:
+    """Whether the backend can decode so.
+
+    Raises:
+        ValueError: it has no tiny autoencoder.
+    """
+    if decoding == "tiny" and backend.tiny_autoencoder is None:
+        advice = "Take 'face'; for sd15 there is `mcpkg weights --get tiny-autoencoder`."
+        raise ValueError(f"identity_decoding 'tiny': {backend.name} has no tiny autoencoder here. {advice}")
 
 
 def face_squares(landmarks: Float[Tensor, "b 5 2"], cells: int) -> tuple[Tensor, int]:

@@ -149,15 +149,16 @@ def identity_terms(
     usable = usable.to(noisy.device)
     latents = predict_x0(noisy[usable], noise_pred[usable], t[usable], backend.pipeline.scheduler)
     images, landmarks = decode_faces(backend, latents, batch.landmarks[usable], decoding)         # m 3 s s
-    with torch.no_grad():
-        size = (backend.image_size_px,) * 2  # parsers know faces of that size; a part is enlarged to it
-        found = backend.face_parser.parse(functional.interpolate(images.clamp(0, 1), size, mode="bilinear")).found
-    images, landmarks = images[found], landmarks[found]
-    if not len(images):
-        return noise_pred.new_zeros(0), len(found)
-    crops = backend.identity_trainer.embed(
-        images.repeat(CROPS, 1, 1, 1), jitter_landmarks(landmarks.repeat(CROPS, 1, 1), rng)
-    )
+    with torch.autocast(backend.device.type, enabled=False):  # faces are looked at in fp32
+        with torch.no_grad():
+            size = (backend.image_size_px,) * 2  # parsers know faces of that size; a part is enlarged to it
+            found = backend.face_parser.parse(functional.interpolate(images.clamp(0, 1), size, mode="bilinear")).found
+        images, landmarks = images[found], landmarks[found]
+        if not len(images):
+            return noise_pred.new_zeros(0), len(found)
+        crops = backend.identity_trainer.embed(
+            images.repeat(CROPS, 1, 1, 1), jitter_landmarks(landmarks.repeat(CROPS, 1, 1), rng)
+        )
     losses = identity_loss(crops, target.expand_as(crops))                                       # crops * m
     return losses.unflatten(0, (CROPS, -1)).mean(dim=0), int((~found).sum())
 

@@ -111,7 +111,7 @@ def run_settings(
     """All that the adapter depends on, as JSON says it; pictures and their masks as digests, by file name."""
     settings = {
         "method": to_dict(method), "backend": backend.name, "seed": seed, "precision": precision,
-        "processes": PartialState().num_processes, "source": _digests(source), "reference": _digests(reference),
+        "identity_network": type(backend.identity_trainer).__name__, "processes": PartialState().num_processes, "source": _digests(source), "reference": _digests(reference),
     }  # fmt: skip
     return json.loads(json.dumps(settings))  # tuples become lists, as they will be when read again
 

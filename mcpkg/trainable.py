@@ -44,11 +44,6 @@ def open_parameters(
     by_kind, originals = {"embeddings": {"words": words.weight}}, {}
 
     def open_weights(kind: str, part: str, model: nn.Module, keep: Callable[[str], bool]) -> None:
-        if backend.precision != "fp32":
-            raise ValueError(
-                f"{method.name}: changes whole weights, by steps that {backend.precision} would round away. "
-                "Load the models in fp32; training may then compute in half precision."
-            )
         before = {name: parameter for name, parameter in model.named_parameters() if keep(name)}
         originals.update({f"{part}.{name}": parameter for name, parameter in before.items()})
         by_kind[kind] = {f"{part}.{name}": parameter for name, parameter in own_copies(model, before).items()}
@@ -62,6 +57,19 @@ def open_parameters(
     if "lora" in wanted:
         by_kind["lora"] = add_lora(unet, method.lora_rank, method.lora_layers, rng)
     return Trainable(by_kind, originals)
+
+
+def check_whole_weights(backend: Backend, method: Method) -> None:
+    """Whether what the method trains can learn in the models' precision.
+
+    Raises:
+        ValueError: it changes whole weights, which half precision would keep from moving.
+    """
+    wanted = {kind for phase in method.phases for kind in phase.trains}
+    if wanted - {"embeddings", "lora"} and backend.precision != "fp32":
+        raise ValueError(
+            f"{method.name}: changes whole weights, by steps that {backend.precision} would round away. Give precision fp32."
+        )
 
 
 class PhaseOptimizer:
@@ -119,7 +127,7 @@ class PhaseOptimizer:
         return {group["kind"]: group["lr"] for group in self.adamw.param_groups}, norm.item()
 
     def moments(self) -> dict[str, Tensor]:
-        """AdamW's memory, "<parameter> <what>" -> tensor, and the scale of the loss; empty before the first step."""
+        """AdamW's memory, "<parameter> <what>" -> tensor, and the scale of the loss in fp16."""
         states = {name: self.adamw.state.get(parameter, {}) for name, parameter in self.parameters.items()}
         states[_SCALER] = self.scaler.state_dict()  # empty if it is not in use
         return {

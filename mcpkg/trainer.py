@@ -17,10 +17,11 @@ from mcpkg.backends.base import DTYPES, Backend
 from mcpkg.borrowing import add_words, borrowed, on_cpu, plain_first_half, read_lora
 from mcpkg.concepts import Concept, draw_batch, encode_concepts, source_identity
 from mcpkg.config import MAGICAPTURE, Method, Phase
+from mcpkg.face_decoding import check_decoding
 from mcpkg.objective import ROLES, training_loss
 from mcpkg.portraits import Portraits
 from mcpkg.prompts import Placeholder, PlaceholderEmbeddings, draw_prompts
-from mcpkg.trainable import PhaseOptimizer, Trainable, open_parameters
+from mcpkg.trainable import PhaseOptimizer, Trainable, check_whole_weights, open_parameters
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,9 @@ def open_training(
         raise ValueError(f"precision: {precision!r} unknown. Choose from {list(DTYPES)}.")
     if backend.precision not in ("fp32", precision):
         raise ValueError(f"precision: {precision!r}, but the models are in {backend.precision}. Give that, or none.")
+    check_whole_weights(backend, method)
+    if any(phase.weights.identity > 0 for phase in method.phases):
+        check_decoding(backend, method.identity_decoding)
     started = time.perf_counter()
     process = PartialState(cpu=backend.device.type == "cpu").process_index
     placeholders = {role: replace(word, vectors=method.vectors) for role, word in ROLES.items()}

@@ -17,6 +17,8 @@ from mcpkg.errors import notify
 from mcpkg.files import replace_whole
 from mcpkg.weight_files import file_sha256
 
+TIMEOUT_S = 60
+"""Without a byte, after which a download is given up."""
 FOLDER_VARIABLE = "MCPKG_WEIGHTS"
 """Environment variable that names another folder than the default one."""
 
@@ -81,7 +83,11 @@ _ALL = (
         "sd15", "draws: Stable Diffusion 1.5 with its safety checker", "CreativeML OpenRAIL-M", 5500, needed=True,
         hub="stable-diffusion-v1-5/stable-diffusion-v1-5",
         patterns=("*.json", "*/merges.txt", "*/model.safetensors", "*/diffusion_pytorch_model.safetensors"),
-        probes=("model_index.json", "unet/diffusion_pytorch_model.safetensors"),
+        probes=(
+            "model_index.json", "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
+            "text_encoder/model.safetensors", "safety_checker/model.safetensors", "tokenizer/vocab.json",
+            "tokenizer/merges.txt",
+        ),
     ),
     Published(
         "face-api", "finds faces and their landmarks, and tells who it is for the identity loss", "MIT", 7, needed=True,
@@ -218,12 +224,15 @@ def fetch(name: str, accept: bool = False, progress: Callable[[int], None] = lam
 def _fetch_file(url: str, sha256: str, target: Path, progress: Callable[[int], None]) -> None:
     with replace_whole(target) as partial:
         try:
-            with urllib.request.urlopen(url) as answer, partial.open("wb") as out:
+            with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer, partial.open("wb") as out:
                 while part := answer.read(1 << 20):
                     out.write(part)
                     progress(len(part))
-        except urllib.error.URLError as error:
-            raise ConnectionError(f"{url}: cannot be fetched ({error.reason}). Try again later.") from None
+                length = answer.headers.get("Content-Length")
+        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            raise ConnectionError(f"{url}: cannot be fetched ({error}). Try again later.") from None
+        if length is not None and partial.stat().st_size < int(length):
+            raise ConnectionError(f"{url}: cut off after {partial.stat().st_size} of {length} bytes. Try again.")
         if file_sha256(partial) != sha256:
             raise ValueError(f"{url}: what came is not the file that was published (sha256). It was not kept.")
 

@@ -74,5 +74,5 @@ def test_training_uses_it(decoding):
 
 
 def test_a_missing_tiny_autoencoder_is_named():
-    with pytest.raises(ValueError, match="identity_decoding 'tiny': tiny has no tiny autoencoder. Take 'face'."):
+    with pytest.raises(ValueError, match="identity_decoding 'tiny': tiny has no tiny autoencoder here. Take 'face'"):
         decode_faces(tiny_backend(), torch.zeros(1, LATENT_CHANNELS, 8, 8), SMALL_FACE, "tiny")

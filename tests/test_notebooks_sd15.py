@@ -20,7 +20,7 @@ OF_THE_RENDERED_WORLD = "05"  # says itself that it is about the built-in model
 
 def load_tiny(*args, **options):
     backend = tiny_sd15()
-    blind = replace(backend, identity_scorer=Absent("arcface"), style_reader=Absent("clip"), strangers=None)
+    blind = replace(backend, identity_scorer=Absent("arcface: not there."), style_reader=Absent("clip: not there."), strangers=None)
     return replace(blind, tune=lambda method: _suit(method))
 
 

@@ -1,6 +1,5 @@
 """The only place that knows the backends by name."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,20 +27,13 @@ def best_device(name: str) -> str:
     return "cuda" if name not in BUILT_IN and torch.cuda.is_available() else "cpu"
 
 
-def load_backend(
-    name: str = "mini",
-    device: str = "cpu",
-    checkpoint: str | Path = "",
-    precision: str | None = None,
-    safety: bool = True,
-) -> "Backend":
+def load_backend(name: str = "mini", device: str = "cpu", **choices) -> "Backend":
     """Load a backend's models from disk.
 
     Args:
         name: one of `BACKENDS`; "mini-balanced" is "mini" trained on, from a population without its bias.
         device: where the models run, as torch names it.
-        checkpoint, precision, safety: see `sd15.load_sd15`; the others have weights of their own, in fp32, that draw
-            nothing unsafe.
+        choices: checkpoint, precision and others of `sd15.load_sd15`; the built-in models leave none.
 
     Raises:
         ValueError: no backend of that name, or a choice that it does not have.
@@ -50,11 +42,11 @@ def load_backend(
     if name in BUILT_IN:
         from mcpkg.backends.mini import load_mini
 
-        if checkpoint:
-            raise ValueError(f"checkpoint {str(checkpoint)!r}: backend {name!r} has its own weights. Give backend sd15.")
+        if choices:
+            raise ValueError(f"{', '.join(choices)}: nothing to choose in backend {name!r}. Give backend sd15.")
         return load_mini(device, population="balanced" if name == "mini-balanced" else "web")
     if name == "sd15":
         from mcpkg.backends.sd15 import load_sd15
 
-        return load_sd15(device, checkpoint, precision, safety)
+        return load_sd15(device, **choices)
     raise ValueError(f"backend {name!r} is not known. Choose one of: {', '.join(BACKENDS)}.")

@@ -31,6 +31,10 @@ class Models:
     """Of sd15's weights, and of a training's passes; by default fp16 for sd15 on a GPU, else fp32."""
     safety: bool = True
     """For sd15: withhold images that its safety checker finds unsafe; --no-safety for none."""
+    identity: Literal["dlib", "arcface"] = "dlib"
+    """For sd15: the network that the identity loss pulls by."""
+    face_parts: tuple[str, ...] = ()
+    """For sd15 with weights for face parsing: what counts as face, by default skin brows eyes nose lips."""
 
     def load(self) -> "Backend":
         """The backend.
@@ -47,7 +51,15 @@ class Models:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError):  # torch says so in either way
             raise ValueError(f"--device: {self.device!r} is none that torch can use here. Try cpu.") from None
-        return load_backend(self.backend, self.device, self.checkpoint, self.precision, self.safety)
+        return load_backend(self.backend, self.device, **self._choices())
+
+    def _choices(self) -> dict:
+        """What was chosen otherwise than by default; a precision is for the training of any backend."""
+        from mcpkg.backends import BUILT_IN
+
+        names = ("checkpoint", "safety", "identity", "face_parts", *(() if self.backend in BUILT_IN else ("precision",)))
+        default = Models()
+        return {name: value for name in names if (value := getattr(self, name)) != getattr(default, name)}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPTokenizer
 
@@ -20,10 +20,15 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 ATTENTION_KEY = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 FIRST_KEY = "model.diffusion_model.input_blocks.0.0.weight"
 """In a single file: its first cross-attention, and the convolution that takes the latents in."""
+OTHER_PARTS = {"first_stage_model.": "autoencoder", "cond_stage_model.": "text encoder"}
+"""How names in a single file begin -> what they are of."""
 
 
 def load_pipeline(checkpoint: str | Path = "") -> StableDiffusionPipeline:
     """The checkpoint's pipeline in fp32, with its safety checker if it has one; nothing is downloaded.
+
+    Whatever scheduler it was published with is replaced by DDIM's of the same noise schedule: training needs the noise
+    level of single timesteps, which others know only while they draw.
 
     Args:
         checkpoint: a hub id, a folder in diffusers' layout, or a .safetensors file; empty for Stable Diffusion 1.5.
@@ -37,10 +42,11 @@ def load_pipeline(checkpoint: str | Path = "") -> StableDiffusionPipeline:
     if path.suffix in PICKLES:
         raise ValueError(f"{path}: a pickle, which can run any code when it is opened. Give a .safetensors file.")
     if path.suffix == ".safetensors" or path.is_file():
-        return _from_file(path)
-    if path.is_dir():
-        return _from_folder(path, name)
-    return _from_folder(_cached(name), name)
+        pipeline = _from_file(path)
+    else:
+        pipeline = _from_folder(path if path.is_dir() else _cached(name), name)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    return pipeline
 
 
 def _cached(hub_id: str) -> Path:
@@ -57,7 +63,7 @@ def _cached(hub_id: str) -> Path:
     if not isinstance(index, str):
         raise FileNotFoundError(
             f"{hub_id}: no such folder or file, and not in the Hub's cache. "
-            f"Fetch it with `huggingface-cli download {hub_id}`, or give a path."
+            f"Fetch it with `hf download {hub_id}`, or give a path."
         )
     return Path(index).parent
 
@@ -106,8 +112,11 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path}: damaged, or not a safetensors file ({_first_line(error)}). Copy it again.") from None
     if FIRST_KEY not in shapes:
         raise ValueError(f"{path}: holds no whole model, such as a LoRA does not. {SUPPORTED}")
+    lacking = [part for start, part in OTHER_PARTS.items() if not any(name.startswith(start) for name in names)]
     width = shapes[ATTENTION_KEY][1] if ATTENTION_KEY in shapes else 2048  # SDXL has no attention that early
     check_family(width, shapes[FIRST_KEY][1], str(path))
+    if lacking:
+        raise ValueError(f"{path}: lacks the {' and the '.join(lacking)}. Give a checkpoint that has all of the model.")
 
 
 def check_family(width: int | None, channels: int, name: str) -> None:

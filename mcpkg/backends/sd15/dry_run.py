@@ -72,7 +72,7 @@ def dry_run(
         shapes: of the model; others than the default are for tests.
 
     Raises:
-        RuntimeError: plain diffusers draws another picture than mcpkg.
+        RuntimeError: nothing was learned, or plain diffusers draws another picture than mcpkg.
     """
     backend, identity = random_backend(shapes, device, DTYPES[precision])
     models = {name: getattr(backend.pipeline, name) for name in ("unet", "vae", "text_encoder")}
@@ -83,6 +83,8 @@ def dry_run(
     method = shortened(backend.tune(MAGICAPTURE), steps)
     with stage(result, "training"):
         adapter = personalise(backend, source, reference, method, on_step=_recorder(result))
+    if not any(tensor.any() for name, tensor in adapter.lora.items() if ".lora_B." in name):
+        raise RuntimeError(f"nothing was learned in {steps} steps: in fp16 the first ones may overflow. Give more.")
     with stage(result, "saving"):
         export_adapter(adapter, backend, out / "adapter", name="dry-run")
         adapter = Adapter.load(out / "adapter")

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from mcpkg.backends.base import DTYPES, Backend, FaceEmbedder, FaceParser, Restorer, SafetyChecker
-from mcpkg.backends.sd15.checkpoint import load_pipeline
+from mcpkg.backends.sd15.checkpoint import DEFAULT, load_pipeline
 from mcpkg.clip_scores import DEVIATION, MEAN, MaskedClipStyle, load_aesthetic, load_clip
 from mcpkg.config import Method
 from mcpkg.errors import MissingPackage, notify
 from mcpkg.faces.arcface import load_arcface
-from mcpkg.faces.detector import load_landmark_parser
+from mcpkg.faces.detector import LandmarkParser, load_landmark_parser
 from mcpkg.faces.dlib_net import DlibEmbedder, load_dlib_net
 from mcpkg.faces.insight import load_insightface
 from mcpkg.faces.parsing import FACE, load_parts_parser
@@ -44,19 +44,18 @@ def load_sd15(
 ) -> Backend:
     """Load Stable Diffusion 1.x and the models that look at its images; nothing is downloaded.
 
-    Scores, restoration and the parsing of faces use what `mcpkg weights` lists as there. Where something is not, its
-    score is NaN or faces are taken by their landmarks, and one line says what is missing, from where it comes, and under
-    which licence.
+    Scores, restoration and the parsing of faces use what `mcpkg weights` lists as there. A score whose weights are not is
+    NaN, and one line says what is missing, from where it comes, and under which licence. Without weights for parsing,
+    the hull of the landmarks is the face; without a restorer there is none.
 
     Args:
         checkpoint: a hub id, a folder in diffusers' layout, or a .safetensors file; empty for Stable Diffusion 1.5.
         precision: of its weights, "fp32", "bf16" or "fp16"; by default fp16 on a GPU, fp32 elsewhere. Faces are looked
-            at in fp32.
+            at in fp32 whatever it is.
         safety: withhold images that the checkpoint's safety checker finds unsafe.
         identity: which network the identity loss pulls by, of `IDENTITY_TRAINERS`. dlib's cosines lie close together, so
             that its loss is several times smaller than ArcFace's under the same weight.
-        face_parts: what counts as face, of `faces.parsing.PARTS`, where the weights "parsenet" are there; else it is the
-            hull of the landmarks.
+        face_parts: what counts as face, of `faces.parsing.PARTS`, where the weights "parsenet" or "bisenet" are there.
 
     Raises:
         FileNotFoundError: the checkpoint, its safety checker or the face models are not there.
@@ -76,10 +75,11 @@ def load_sd15(
         torch.nn.Module.to(model, device, DTYPES[precision])  # diffusers' own asks for modules to be kept in fp32: none
     return assemble(
         pipeline,
-        face_parser=_optional(lambda: _on(load_parts_parser(require("parsenet"), finder, face_parts), device), finder),
+        face_parser=_face_parser(finder, face_parts, device),
         identity_trainer=_embedder(identity, device),
         identity_scorer=_scorer(identity, device),
         safety=checker,
+        checkpoint="" if checkpoint in ("", DEFAULT) else str(checkpoint),
     )
 
 
@@ -89,6 +89,7 @@ def assemble(
     identity_trainer: FaceEmbedder,
     identity_scorer: FaceEmbedder,
     safety: SafetyChecker | None = None,
+    checkpoint: str = "",
 ) -> Backend:
     """A pipeline and face models made into a backend, with the scores and restorers that are there.
 
@@ -100,13 +101,13 @@ def assemble(
     pipeline.vae.enable_slicing()
     clip = _optional(lambda: load_clip(require("clip"), str(device)), None)
     return Backend(
-        name="sd15",
+        name=f"sd15 {checkpoint}".strip(),  # what belongs to one checkpoint is not taken for another's
         pipeline=pipeline,
         image_size_px=pipeline.unet.config.sample_size * pipeline.vae_scale_factor,
         face_parser=face_parser,
         identity_trainer=identity_trainer,
         identity_scorer=identity_scorer,
-        style_reader=Absent("clip") if clip is None else MaskedClipStyle(clip),
+        style_reader=Absent(WEIGHTS["clip"].missing_line()) if clip is None else MaskedClipStyle(clip),
         restorer=_restorer(str(device)),
         tiny_autoencoder=_optional(lambda: load_tiny_autoencoder().to(device), None),
         safety_checker=safety,
@@ -129,10 +130,11 @@ class Absent:
     What it would have measured is NaN, so that a training does not end in an error for want of a score.
     """
 
-    name: str
+    line: str
+    """What is missing, and what to do."""
 
     def embed(self, images: Float[Tensor, "b 3 h w"], where: Tensor) -> Float[Tensor, "b 1"]:
-        notify(WEIGHTS[self.name].missing_line())
+        notify(self.line)
         return images.flatten(1).sum(dim=1, keepdim=True) * torch.nan  # so that it has a gradient, which is NaN too
 
 
@@ -185,9 +187,22 @@ def _embedder(name: str, device: str) -> FaceEmbedder:
 
 
 def _scorer(trainer: str, device: str) -> FaceEmbedder:
-    others = (name for name in IDENTITY_SCORERS if name != trainer)
-    loaded = (_optional(lambda: _embedder(name, device), None) for name in others)
-    return next((embedder for embedder in loaded if embedder is not None), Absent("arcface"))
+    line = ""
+    for name in IDENTITY_SCORERS:
+        if name != trainer:
+            try:
+                return _embedder(name, device)
+            except (FileNotFoundError, MissingPackage) as error:
+                line = str(error)
+    return Absent(line)
+
+
+def _face_parser(finder: LandmarkParser, parts: Sequence[str], device: str) -> FaceParser:
+    for name in ("parsenet", "bisenet"):
+        parser = _optional(lambda: _on(load_parts_parser(require(name), finder, parts), device), None)  # noqa: B023
+        if parser is not None:
+            return parser
+    return finder
 
 
 def _restorer(device: str) -> Restorer | None:
@@ -209,8 +224,11 @@ def _on(model, device: str):
 
 
 def _optional(load: Callable, otherwise):
-    """What loads, or another thing if its weights or its package are not on this machine."""
+    """What loads, or another thing if it is not on this machine; weights without the package that runs them are told."""
     try:
         return load()
-    except (FileNotFoundError, MissingPackage):
+    except FileNotFoundError:
+        return otherwise
+    except MissingPackage as error:
+        notify(str(error))
         return otherwise
