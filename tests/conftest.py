@@ -13,6 +13,14 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error:::mcpkg")
 
 
+SLOWEST = ("test_sd15_full_size.py", "test_notebooks_sd15.py", "test_mini_train.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The slowest files first, so that none is left to one process at the end."""
+    items.sort(key=lambda item: SLOWEST.index(item.path.name) if item.path.name in SLOWEST else len(SLOWEST))
+
+
 @pytest.fixture
 def generator():
     """A random stream of its own for each test."""
