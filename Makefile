@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 # that these need. The demo is alone, and slower with it.
 test: export OMP_NUM_THREADS = 1
 test: export OMP_WAIT_POLICY = PASSIVE
-PYTEST = .venv/bin/python -m pytest -q -n 2 --dist loadfile
+PYTEST = .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 PIP = .venv/bin/python -m pip --disable-pip-version-check
 REAL_PIP = .venv-real/bin/python -m pip --disable-pip-version-check

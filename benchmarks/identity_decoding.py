@@ -113,7 +113,7 @@ def _models(model: str, device: str) -> tuple[Backend, int]:
 
     loaders: dict[str, Callable[[], Backend]] = {
         "mini": lambda: load_backend("mini", device),
-        "sd15": lambda: load_backend("sd15", device, safety=False, precision="fp32")  # as gradients of fp16 want a scale,
+        "sd15": lambda: load_backend("sd15", device, safety=False, precision="fp32"),  # gradients of fp16 want a scale
         "mini-random": lambda: _without_training(load_backend("mini", device)),
         "sd15-random": lambda: _random(device),
     }

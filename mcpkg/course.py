@@ -139,7 +139,7 @@ class Course:
         if not folder.is_dir() and not sample.is_dir():
             known = sorted(path.name for path in (self.root / SAMPLES / kind).iterdir() if path.is_dir())
             raise FileNotFoundError(f"{name}: neither a folder nor one of {', '.join(known)}.")
-        if not sample.is_dir():
+        if not (sample.is_dir() and sample.is_relative_to(self.root / SAMPLES)):  # an absolute folder stands for itself
             return load_portraits(folder, self.backend)  # each time, for its pictures may have changed
         if sample not in self._loaded:
             self._loaded[sample] = load_portraits(os.path.relpath(sample), self.backend)  # as messages shall name it
@@ -219,5 +219,8 @@ def _show_figures() -> None:
     """Figures made without pyplot, as all of mcpkg's are, are shown where they end a cell."""
     if (shell := _shell()) is not None:
         from IPython.core.pylabtools import select_figure_formats
+        from matplotlib.figure import Figure
 
         select_figure_formats(shell, {"png"}, bbox_inches=None)
+        as_text = shell.display_formatter.formatters["text/plain"]  # what is read aloud where no picture is
+        as_text.for_type(Figure, lambda figure, printer, cycle: printer.text(figure.get_suptitle() or "figure"))

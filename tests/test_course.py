@@ -36,6 +36,7 @@ def test_portraits_are_read_once_and_from_any_folder(course, tmp_path):
     assert course.source("ann") is course.source("ann")
     own = write_pictures(tmp_path / "own", n=3)
     assert len(course.source(own)) == 3
+    assert course.source(own) is not course.source(own)  # its pictures may have changed, or be another person's
     with pytest.raises(FileNotFoundError, match="carl: neither a folder nor one of ann, bob"):
         course.source("carl")
 

@@ -36,7 +36,7 @@ def test_every_form_lowers_leakage(form, generator):
     assert result.leakage[-1] < result.leakage[0] - 0.05
 
 
-def test_only_the_share_also_raises_attention_inside(generator):
+def test_the_share_also_raises_attention_inside(generator):
     maps = torch.rand(1, 3, 8, 8, generator=generator) * 0.2 + 0.05
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 2:6, 2:6] = 1

@@ -61,6 +61,15 @@ def test_photos_of_an_earlier_choice_do_not_stay(tmp_path, sample):
     assert len(find_images(widget.folder, at_least=1)) == 1
 
 
+def test_consent_that_is_taken_back_takes_the_photos_from_the_disk(tmp_path, sample):
+    widget = uploaded(tmp_path, sample, "a.png", "b.png")
+    widget.statement.value, widget.agreed.value = "I am in them", True
+    widget.agreed.value = False
+    assert widget.folder == sample and not list((tmp_path / "mine").glob("photo_*"))
+    widget.agreed.value = True
+    assert len(find_images(widget.folder)) == 2
+
+
 def test_a_file_of_another_kind_is_named(tmp_path, sample):
     widget = uploaded(tmp_path, sample, "a.heic", "b.png")
     widget.statement.value, widget.agreed.value = "I am in them", True

@@ -179,6 +179,15 @@ def test_who_and_style_are_asked_about_where_they_can_be_seen(tmp_path):
     assert {trial.question for trial in widget.trials} == {"identity", "fidelity"}
 
 
+def test_nobody_votes_without_a_name(tmp_path):
+    widget = blind_vote(pairs(), tmp_path / "votes.csv")
+    assert widget.reading.startswith("Give a rater's name first") and widget.left.disabled
+    widget.vote("left")
+    assert not (tmp_path / "votes.csv").exists()
+    widget.rater.value = "ann"
+    assert not widget.left.disabled
+
+
 def test_two_methods_with_as_many_pictures_are_needed(tmp_path):
     with pytest.raises(ValueError, match="two methods"):
         blind_vote({"ours": torch.zeros(2, 3, 8, 8)}, tmp_path / "votes.csv")

@@ -66,7 +66,8 @@ class AttentionExplorer(Panel):
             return f"leakage of {token}: not defined, for the portrait does not show exactly one face"
         return (
             f"leakage of {token}: {self.leakage:.2f} (if it looked everywhere alike: {trace.area_outside(token):.2f}; "
-            f"mean attention in its region: {trace.mass(token, **self.which):.2f})"
+            f"mean attention in its region: {trace.mass(token, **self.which):.2f}); {self.method.value or 'portrait'}, "
+            f"layers: {self.layer.label}, heads: {self.head.label}, t: {self.timestep.label}"
         )
 
     def figure(self) -> Figure:

@@ -55,12 +55,12 @@ class RefocusingLab(Panel):
         figure = Figure(figsize=(9.6, 3.0), layout="constrained")
         heat, push, curve = figure.subplots(1, 3, width_ratios=(1, 1, 1.35))
         mean = result.maps[0].mean(dim=0).numpy()                                          # h w
-        pull = -result.gradient[0].sum(dim=0).numpy()                                      # h w
-        most = max(abs(pull).max(), 1e-12)
+        gradient = result.gradient[0].sum(dim=0).numpy()                                   # h w
+        most = max(abs(gradient).max(), 1e-12)
         figure.colorbar(heat.imshow(mean, cmap="magma", vmin=0), ax=heat, shrink=0.8)
         heat.set_title("attention, mean over heads", fontsize=9)
-        figure.colorbar(push.imshow(pull, cmap="RdBu_r", vmin=-most, vmax=most), ax=push, shrink=0.8)
-        push.set_title("push on the scores: red up, blue down", fontsize=9)
+        figure.colorbar(push.imshow(gradient, cmap="RdBu_r", vmin=-most, vmax=most), ax=push, shrink=0.8)
+        push.set_title("gradient on the scores: red falls, blue rises", fontsize=9)
         h, w = mean.shape
         for axis in (heat, push):
             axis.set_axis_off()

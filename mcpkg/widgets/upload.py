@@ -54,8 +54,9 @@ class PhotoUpload(Panel):
         self._clear()
 
     def refresh(self, change: object = None) -> None:
+        if change is not None:
+            self._clear()  # other photos, or consent taken back
         if self._ready:
-            self._clear()
             for number, photo in enumerate(self._usable, 1):
                 path = self._uploads / f"photo_{number:02}{Path(photo['name']).suffix.lower()}"
                 with replace_whole(path) as partial:

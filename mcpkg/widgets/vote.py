@@ -59,7 +59,8 @@ class BlindVote(Panel):
         asked = [question for question in QUESTIONS if self.shown.get(question, True) is not None]
         self.trials = plan_trials(tuple(images), len(next(iter(images.values()))), seed, asked)
         self.votes = read_votes(self.path)
-        self.rater = labelled(ipywidgets.Text, "rater", value=rater, placeholder="a name of your choice")
+        self.rater = labelled(ipywidgets.Text, "rater", value=rater, placeholder="a name of your choice",
+                              continuous_update=False)  # fmt: skip
         self.left, self.tie, self.right = (
             ipywidgets.Button(description=text, tooltip=text, layout={"width": "12em"})
             for text in ("left", "cannot tell", "right")
@@ -84,7 +85,7 @@ class BlindVote(Panel):
         Args:
             choice: "left", "right" or "tie".
         """
-        if (trial := self.trial) is not None:
+        if self._named and (trial := self.trial) is not None:
             # read again: another rater may have voted into the same file meanwhile
             self.votes = [*read_votes(self.path), Vote(self.rater.value, *trial, choice)]
             write_votes(self.votes, self.path)
@@ -92,11 +93,18 @@ class BlindVote(Panel):
 
     def refresh(self, change: object = None) -> None:
         for button in (self.left, self.tie, self.right):
-            button.disabled = self.trial is None
+            button.disabled = self.trial is None or not self._named
         super().refresh(change)
 
     @property
+    def _named(self) -> bool:
+        """Without a name, one rater's votes could not be told from another's."""
+        return bool(self.rater.value.strip())
+
+    @property
     def reading(self) -> str:
+        if not self._named:
+            return "Give a rater's name first: any but your own."
         if (trial := self.trial) is not None:
             left = len(trials_left(self.trials, self.votes, self.rater.value))
             return f"{len(self.trials) - left + 1} of {len(self.trials)}: {QUESTIONS[trial.question]}"
