@@ -39,7 +39,8 @@ backend = course.backend
 #
 # The built-in model, `mini`, lives in a world of rendered faces. It shows nobody, it runs without a GPU, and everything
 # in it is known: who is in a picture, in what look, and which pixel is face. A portrait is drawn from three short rows
-# of numbers: **who** (the shape of the face), **look** (hair, garment, background, ...) and **shot** (pose, light).
+# of numbers: **who** (the shape of the face), **look** (hair, garment, background, ...) and **shot** (pose, light). Two
+# switches come with them: how the person presents, and whether it is a robot.
 #
 # **Predict**: how many numbers make a portrait?
 
@@ -165,7 +166,7 @@ picture_rows(
 # %% [markdown]
 # The face is only half of the task. Style is measured likewise, with a network that looks at all but the face. Its 0
 # is the source's everyday look, its 1 the references. A value below 0 says: less alike than strangers are on average.
-# The black bars are intervals for the mean, over 95 of 100 draws of as many portraits from these.
+# The black bars are 95 % intervals of the mean: drawn again from these portraits, 95 of 100 means lie within.
 
 # %%
 shown = {"identity": "identity_scaled", "style": "style_scaled"}
@@ -179,7 +180,7 @@ bars(
     scores,
     f"Training moved identity by {scores['after']['identity'].mean - scores['before training']['identity'].mean:+.2f} "
     f"and style by {scores['after']['style'].mean - scores['before training']['style'].mean:+.2f}",
-    "0 as strangers, 1 as the pictures",
+    "0: a stranger, the everyday look; 1: as given",
 )
 
 # %% [markdown]
@@ -212,7 +213,8 @@ attention_sheet({"before": (before.generated, before.scores), "after": (after.ge
 # %% [markdown]
 # ## One word without the other
 #
-# Each word can be used alone. "a photo of `<v2>`"-like prompts ask for the look and nobody in particular.
+# Each word can be used alone. A prompt with `<v2>` only asks for the look and nobody in particular; whether it gets
+# nobody, notebook 04 measures.
 #
 # ### Exercise 3
 #

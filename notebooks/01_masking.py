@@ -39,8 +39,8 @@ side = backend.image_size_px // backend.pipeline.vae_scale_factor  # of the late
 # ## What a picture holds beside the concept
 #
 # Five pictures of one person are also five pictures of a sweater, a wall and a haircut. A face parser says which pixel
-# is what. The face (last row) is all that `[V1]` should learn from a source picture; from a reference picture, `[V2]`
-# should learn all but the face.
+# is what. The face (last row) is all that `[V1]`, the paper's name for `<v1>`, should learn from a source picture; from a
+# reference picture, `[V2]` should learn all but the face.
 #
 # **Predict**: what share of a source picture is face?
 
@@ -332,8 +332,9 @@ print(f"Correlation of the error with identity + style over these six: {rank:+.2
 
 # %% [markdown]
 # Read the table by kind. A mask that is *too large* hands hair and clothes to `[V1]`, and withholds them from `[V2]`. A
-# mask that is *too small* leaves the rim of the face to `[V2]`, which learned it from other people. A *moved* mask does
-# some of both. One pair, one seed and a short training: an interval that overlaps another one proves no order.
+# mask that is *too small* hands the rim of the face to `[V2]`, whose pictures show other people; the look may even gain by
+# it. A *moved* mask does some of both. One pair, one seed and a short training: an interval that overlaps another one
+# proves no order.
 #
 # ## Exercises
 #
@@ -363,6 +364,7 @@ def is_a_band(make):
     assert (band * grow_mask(truth, -step)).max() < 0.5, "The middle of the face is still in it."
     assert (band * (1 - grow_mask(truth, step))).max() < 0.5, "It reaches beyond the grown mask."
     assert band.mean() > 0.01, "It is empty."
+    assert (grow_mask(truth, step) - grow_mask(truth, -step) - band).max() < 0.5, "A part of the band is missing."
 
 
 check(answer, is_a_band, "grow_mask takes negative numbers, too.")
@@ -380,4 +382,4 @@ check(answer, lambda text: len(text.split()) >= 20, "Two sentences at least.")
 
 # %% [markdown]
 # **In one line**: the mask decides what a word learns: too large, and the person brings their clothes; too small, and
-# the style brings its faces.
+# less of the face is learned, while the look may even gain: measure both.

@@ -87,9 +87,9 @@ assert max(abs(y - 3) for y in with_it) < 1e-2
 #
 # ## The same in a diffusion model
 #
-# `WITHOUT_COMPOSED` is MagiCapture without that task, and so without the identity loss, which reads it. In the tuned
-# method, six in ten source photos are shown under the composed prompt as well; that is off here too. The words and the
-# LoRA learn from the same pictures as before.
+# `WITHOUT_COMPOSED` is MagiCapture without that task, and so without the identity loss, which reads it. A tuned method may
+# show source photos under the composed prompt as well (`composed_source`); that is off here too. The words and the LoRA
+# learn from the same pictures as before.
 #
 # **Predict**: what suffers under the composed prompt, the person or the look? And under the look's own prompt?
 
@@ -123,7 +123,7 @@ bars(
      for name, by_prompt in outcomes.items()},
     f"Without composed prompts the look falls by {lost['look']:.2f} under the composed prompt, the person by "
     f"{lost['person']:.2f}",
-    "stranger or own look 0, own pictures 1",
+    "0: stranger, everyday look; 1: as given",
 )  # fmt: skip
 
 # %%
@@ -132,7 +132,7 @@ picture_rows(
     {"references": reference.images, "with": outcomes["MagiCapture"]["composed"].generated.images[:6],
      "without": outcomes["without composed prompts"]["composed"].generated.images[:6],
      "without, <v2> only": outcomes["without composed prompts"]["<v2> only"].generated.images[:6]},
-    f"The look was learned ({kept:.2f} under its own prompt), but not beside the person ({bare.style_scaled.mean:.2f})",
+    f"Without composed prompts, the look: {kept:.2f} under its own prompt, {bare.style_scaled.mean:.2f} beside the person",
     cell_in=1.1,
 )  # fmt: skip
 
@@ -290,7 +290,7 @@ curves(
 )  # fmt: skip
 
 # %% [markdown]
-# That is the reason for T' < T: above it, the identity loss shouts loudest where it knows least. The paper speaks of
+# That is a reason for T' < T: above it, the identity loss shouts loudest where it knows least. The paper speaks of
 # faces that are too blurred to be recognised; compare that with the line "face found" of this model.
 #
 # ## Other losses on the estimate
@@ -340,7 +340,7 @@ course.expect(one.style_scaled.mean > bare.style_scaled.mean)        # one phase
 bars(
     {name: {"person": scores[name].identity_scaled, "look": scores[name].style_scaled} for name in scores},
     f"One phase instead of two: person {difference:+.2f}, and the intervals {'do not overlap' if apart else 'overlap'}",
-    "stranger or own look 0, own pictures 1",
+    "0: stranger, everyday look; 1: as given",
 )
 
 # %%
@@ -351,9 +351,9 @@ print("At this size and length, a second phase does not buy likeness." if differ
       else "At this size and length, two phases help.")  # fmt: skip
 
 # %% [markdown]
-# One pair, one seed, a short training and a small model: no verdict on the paper's 1200 + 1500 steps. At full length
-# (`share=1.0` above; it takes minutes) we found no gain from one phase on this pair. So what a recipe's part is worth
-# depends on how long one trains; measure it where you use it.
+# One pair, one seed, a short training and a small model: no verdict on the paper's 1200 + 1500 steps, and at full length
+# (`share=1.0` above; it takes minutes) it may come out otherwise. What a part of a recipe is worth depends on how long one
+# trains; measure it where you use it.
 #
 # ## Exercise 1: amplified errors
 #

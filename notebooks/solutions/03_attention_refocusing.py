@@ -197,7 +197,8 @@ from mcpkg.compare import judge
 from mcpkg.visualize import attention_sheet
 
 outcomes = {name: judge(backend, adapter, source, reference, n=8) for name, adapter in adapters.items()}
-attention_sheet({name: (outcome.generated, outcome.scores) for name, outcome in outcomes.items()})
+words = {role: word.token for role, word in adapters["MagiCapture"].placeholders.items()}
+attention_sheet({name: (outcome.generated, outcome.scores) for name, outcome in outcomes.items()}, words)
 
 # %% [markdown]
 # ## The row that the paper's table lacks
@@ -313,6 +314,9 @@ bars(
 )
 
 # %% [markdown]
+# All variants are measured on the grid of the tuned loss, also the one that was trained on another: its bars ask whether
+# refocusing carries over.
+#
 # **Predict** before you run the next cell: does one of these variants put the word out? Which one, and in which bar
 # will you see it?
 
@@ -403,6 +407,8 @@ def is_a_loss(loss):
     assert abs(float(loss(some * cells, cells))) < 1e-4, "All attention is inside, and the loss is not 0."
     assert float(loss(some, cells)) > 1e-3, "Attention is outside, and the loss is 0."
     assert abs(float(loss(some, cells)) - float(loss(some / 2, cells))) < 1e-4, "It changes with the map's strength."
+    assert abs(float(loss(some, cells)) - refocusing_by_hand(attention, mask).item()) > 1e-3, "That is Eq. 8."
+    assert loss(some.clone().requires_grad_(), cells).requires_grad, "It has no gradient, so nothing can follow it."
 
 
 check(answer, is_a_loss, "Think of shares.")
