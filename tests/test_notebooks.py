@@ -144,3 +144,14 @@ def test_a_widget_that_has_a_picture_is_stored_as_that(tmp_path):
     picture = Image.open(io.BytesIO(base64.b64decode(first.data["image/png"])))
     assert picture.mode == "P" and picture.convert("RGB").getpixel((1, 0)) == (10, 200, 30)  # few colours, but these
     assert set(second.data) == {WIDGET, "text/plain"}
+
+
+@each_notebook
+def test_teachers_find_every_section_and_its_minutes(path):
+    row = next(line for line in (FOLDER / "TEACHING.md").read_text().splitlines() if line.startswith(f"| {path.name[:2]}, "))
+    total, sections = re.fullmatch(r"\| \d\d, (\d+) minutes \| (.+) \|", row).groups()
+    planned = dict(re.fullmatch(r"(.+) (\d+)", section).groups() for section in sections.split(" · "))
+    text = path.read_text()
+    assert list(planned) == [line.removeprefix("# ## ") for line in text.splitlines() if line.startswith("# ## ")]
+    assert sum(map(int, planned.values())) == int(total)
+    assert f"About {total} minutes" in text
