@@ -230,7 +230,7 @@ def _fetch_file(url: str, sha256: str, target: Path, progress: Callable[[int], N
                     progress(len(part))
                 length = answer.headers.get("Content-Length")
         except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
-            raise ConnectionError(f"{url}: cannot be fetched ({error}). Try again later.") from None
+            raise ConnectionError(f"{url}: cannot be fetched ({getattr(error, 'reason', error)}). Try again later.") from None
         if length is not None and partial.stat().st_size < int(length):
             raise ConnectionError(f"{url}: cut off after {partial.stat().st_size} of {length} bytes. Try again.")
         if file_sha256(partial) != sha256:
