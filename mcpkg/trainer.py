@@ -203,7 +203,8 @@ class Training:
 
     def adapter(self) -> Adapter:
         """What has been learned so far."""
-        record = {key: value for key, value in asdict(self.progress).items() if key not in ("phase", "step")}
+        shown = {f"{role}_images": len(self.concepts[role].latents) // (1 + self.method.flip) for role in ROLES}
+        record = shown | {key: value for key, value in asdict(self.progress).items() if key not in ("phase", "step")}
         return Adapter(
             method=self.method,
             seed=self.seed,

@@ -134,7 +134,9 @@ def test_restoration_has_a_strength_and_tells_its_price(run, capsys, monkeypatch
     monkeypatch.setattr("mcpkg.restoration.cost.warn_of_cost", partial(warn_of_cost, threshold=-1.0))
     capsys.readouterr()
     cli.main([*generate, "--out", str(folder / "told"), "--restore", "--source", str(pair[0])])
-    assert capsys.readouterr().err.startswith("notice: restoration lowers the likeness to the source from ")
+    likeness, notice = capsys.readouterr().err.splitlines()
+    assert likeness.startswith("likeness to the source: ")
+    assert notice.startswith("notice: restoration lowers the likeness to the source from ")
     assert "not between 0 and 1" in refused(capsys, *generate, "--out", folder / "no", "--restore", "--restore-strength", 2)
     assert "are for --restore" in refused(capsys, *generate, "--out", folder / "no", "--source", pair[0])
 
@@ -190,6 +192,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, capsys, tmp_path):
     train = ["train", "--out", out]
     assert "nowhere: no such folder" in refused(capsys, *train, "--source", "nowhere", "--reference", pair[1])
     assert "empty: no image found" in refused(capsys, *train, "--source", pair[0], "--reference", tmp_path / "empty")
+    assert "source and reference alike" in refused(capsys, *train, "--source", pair[0], "--reference", pair[0])
     assert "--n: -1 is below 0" in refused(capsys, *train, *on(pair), "--n", -1)
     assert "'warp9' is none that torch can use" in refused(capsys, *train, *on(pair), "--device", "warp9")
     assert "lora_rank: 0 is below 1" in refused(capsys, *train, *on(pair), "--lora-rank", 0)

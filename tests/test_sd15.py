@@ -203,8 +203,10 @@ def test_without_weights_a_command_says_which_in_one_line(no_weights, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["generate", "--backend", "sd15", "--adapter", "nowhere", "--out", "nowhere-either"])
     assert "error: nowhere" in capsys.readouterr().err
-    with pytest.raises(FileNotFoundError, match="^face-api: not there"):
+    with pytest.raises(FileNotFoundError, match="^sd15: not there.* face-api: not there"):
         load_backend("sd15")
+    with pytest.raises(FileNotFoundError, match="^face-api: not there"):
+        load_backend("sd15", checkpoint="somebody/something")
 
 
 def test_without_scorers_a_training_ends_with_scores_that_nobody_measured(monkeypatch, tmp_path, capsys):

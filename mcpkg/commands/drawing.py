@@ -1,6 +1,7 @@
 """mcpkg generate | evaluate | leakage: what can be done with a trained adapter."""
 
 import json
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
@@ -63,7 +64,9 @@ def generate(
         restored = restore_portraits(backend.restorer, generated.images, restore_strength)
         if photos:
             models_of_faces = (backend.identity_scorer, backend.face_parser)
-            warn_of_cost(identity_cost(generated.images, restored, *models_of_faces, photos))
+            cost = identity_cost(generated.images, restored, *models_of_faces, photos)
+            print(f"likeness to the source: {cost.before.mean:.2f}, restored {cost.after.mean:.2f}", file=sys.stderr)
+            warn_of_cost(cost)
         generated = replace(generated, images=restored, settings=generated.settings | {"restored": restore_strength})
     files = [str(path) for path in save_portraits(generated, out)]
     answer = {"prompt": generated.prompt, "seeds": generated.seeds, "files": files, "settings": generated.settings}

@@ -33,4 +33,5 @@ def weights(get: tuple[str, ...] = (), accept_licence: bool = False, as_json: As
 
 def _line(published) -> str:
     state = f"there: {published.place}" if published.is_there else f"missing, {published.size_mb} MB"
+    state += ", needed for sd15" if published.needed else ", optional"
     return f"{published.name:<17} {published.purpose}\n{'':17} {published.licence}\n{'':17} {state}"

@@ -67,6 +67,9 @@ def load_sd15(
     if identity not in IDENTITY_TRAINERS:
         why = " Its networks are ONNX and give no gradient; they score only." if identity == "insightface" else ""
         raise ValueError(f"identity: {identity!r} cannot be trained by.{why} Choose from {list(IDENTITY_TRAINERS)}.")
+    needed = [p for p in WEIGHTS.values() if p.needed and (p.name != "sd15" or checkpoint in ("", DEFAULT))]
+    if missing := [published.missing_line() for published in needed if not published.is_there]:
+        raise FileNotFoundError(" ".join(missing))
     finder = _on(load_landmark_parser(require("face-api")), device)  # first: small, and nothing works without it
     pipeline = load_pipeline(checkpoint)
     checker = safety_checker(pipeline) if safety else None
