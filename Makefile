@@ -30,8 +30,7 @@ notebooks: .venv/dev.stamp
 # What notebooks train is kept in runs/course, where their solutions find it.
 test: .venv/dev.stamp
 	$(PYTEST)
-	rm -rf runs/solutions && .venv/bin/python notebooks/build.py --solutions runs/solutions
-	$(PYTEST) --nbval-lax --nbval-current-env notebooks/*.ipynb runs/solutions/*.ipynb
+	$(PYTEST) --nbval-lax --nbval-current-env notebooks/*.ipynb notebooks/solutions/*.ipynb
 
 test-real: .venv-real/real.stamp .venv-restore/restore.stamp
 	.venv-real/bin/python -m pytest -q -s tests/real --ignore tests/real/restore

@@ -102,15 +102,12 @@ def _bare(notebook: NotebookNode) -> NotebookNode:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("numbers", nargs="*", help="which, such as 02; by default all")
-    parser.add_argument("--solutions", type=Path, metavar="DIR",
-                        help="write the solutions there as .ipynb, not run; nothing else")
     arguments = parser.parse_args()
     for path in find_notebooks(arguments.numbers):
-        if arguments.solutions:
-            write_notebook(read_notebook(SOLUTIONS / path.name), arguments.solutions / f"{path.stem}_solved.ipynb")
-            continue
         started = time.perf_counter()
         carry_over(path)
+        solution = SOLUTIONS / path.name
+        write_notebook(read_notebook(solution), solution.with_suffix(".ipynb"))  # not run: it would show the same again
         notebook = read_notebook(path)
         run_notebook(notebook, FOLDER)
         write_notebook(notebook, path.with_suffix(".ipynb"))

@@ -155,3 +155,10 @@ def test_teachers_find_every_section_and_its_minutes(path):
     assert list(planned) == [line.removeprefix("# ## ") for line in text.splitlines() if line.startswith("# ## ")]
     assert sum(map(int, planned.values())) == int(total)
     assert f"About {total} minutes" in text
+
+
+@each_notebook
+def test_the_solutions_ipynb_has_the_cells_of_its_py(path):
+    solution = SOLUTIONS / path.name
+    built, there = read_notebook(solution), committed(solution)
+    assert [(c.cell_type, c.source) for c in there.cells] == [(c.cell_type, c.source) for c in built.cells]
