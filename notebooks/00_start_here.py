@@ -180,7 +180,7 @@ bars(
     scores,
     f"Training moved identity by {scores['after']['identity'].mean - scores['before training']['identity'].mean:+.2f} "
     f"and style by {scores['after']['style'].mean - scores['before training']['style'].mean:+.2f}",
-    "0: a stranger, the everyday look; 1: as given",
+    "0: as others, 1: as the pictures",
 )
 
 # %% [markdown]

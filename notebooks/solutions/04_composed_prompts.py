@@ -123,7 +123,7 @@ bars(
      for name, by_prompt in outcomes.items()},
     f"Without composed prompts the look falls by {lost['look']:.2f} under the composed prompt, the person by "
     f"{lost['person']:.2f}",
-    "0: stranger, everyday look; 1: as given",
+    "0: as others, 1: as the pictures",
 )  # fmt: skip
 
 # %%
@@ -340,7 +340,7 @@ course.expect(one.style_scaled.mean > bare.style_scaled.mean)        # one phase
 bars(
     {name: {"person": scores[name].identity_scaled, "look": scores[name].style_scaled} for name in scores},
     f"One phase instead of two: person {difference:+.2f}, and the intervals {'do not overlap' if apart else 'overlap'}",
-    "0: stranger, everyday look; 1: as given",
+    "0: as others, 1: as the pictures",
 )
 
 # %%
