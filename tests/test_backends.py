@@ -77,11 +77,11 @@ def test_style_is_a_unit_vector_blind_outside_the_mask(backend, portraits):
     assert not torch.allclose(backend.style_reader.embed(shown, keep), vectors, atol=1e-3)
 
 
-def test_the_restorer_doubles_the_size(backend, portraits):
-    if backend.name == "sd15":
-        pytest.skip("restorers of photographs are tested with their own networks: tests/test_restoration.py")
-    restored = backend.restorer.restore(portraits.images)
-    assert restored.shape == (4, 3, 2 * backend.image_size_px, 2 * backend.image_size_px)
+@pytest.mark.parametrize("name", ["tiny", *SHIPPED])
+def test_the_restorer_doubles_the_size(name):
+    backend = STAND_INS[name]() if name in STAND_INS else load_backend(name)  # those of photographs: test_restoration.py
+    images, _ = backend.strangers(4)
+    assert backend.restorer.restore(images).shape == (4, 3, 2 * backend.image_size_px, 2 * backend.image_size_px)
 
 
 def test_latents_have_a_deviation_of_about_one_and_decode_with_gradient(backend, portraits):
