@@ -22,7 +22,7 @@ REQUIREMENTS = pyproject.toml constraints.txt
 .PHONY: demo notebooks test test-real test-ui clean
 
 demo: .venv/base.stamp
-	.venv/bin/python -m mcpkg.demo --out runs/demo
+	.venv/bin/python -m mcpkg.cli.demo --out runs/demo
 
 notebooks: .venv/dev.stamp
 	.venv/bin/python notebooks/build.py

@@ -1,8 +1,8 @@
 """How far the identity loss's gradient on the face's part of the latents agrees with that on the whole, and its cost.
 
-    python -m benchmarks.identity_decoding                      # the built-in autoencoder, trained
-    python -m benchmarks.identity_decoding --model sd15         # Stable Diffusion 1.5's, where its weights are
-    python -m benchmarks.identity_decoding --model sd15-random  # its shapes, random weights; and mini-random
+python -m benchmarks.identity_decoding                      # the built-in autoencoder, trained
+python -m benchmarks.identity_decoding --model sd15         # Stable Diffusion 1.5's, where its weights are
+python -m benchmarks.identity_decoding --model sd15-random  # its shapes, random weights; and mini-random
 """
 
 import json
@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from mcpkg import face_decoding
-from mcpkg.backends.base import Backend
-from mcpkg.errors import one_line_errors
-from mcpkg.losses import identity_loss
+from mcpkg.method import identity_crop as face_decoding
+from mcpkg.method.identity import identity_loss
+from mcpkg.method.interfaces import Backend
+from mcpkg.util.errors import one_line_errors
 
 FACE_SHARE = 0.5
 """Of the frame's side that a rendered portrait takes here: a head with shoulders, as in pictures that are trained on."""
@@ -49,7 +49,9 @@ def main(
     with torch.no_grad():
         latents = torch.cat([backend.encode(image[None]) for image in images])
         latents = latents + noise * torch.randn(latents.shape, generator=generator).to(latents)
-        target = backend.identity_trainer.embed(images, landmarks).roll(1, dims=0)  # each is pulled to the next one's face
+        target = backend.identity_trainer.embed(images, landmarks).roll(
+            1, dims=0
+        )  # each is pulled to the next one's face
     run = _Run(backend, latents, landmarks, target)
     whole, whole_s = run.gradient("whole")
     rows = [{"decoding": "whole", "cells": latents.shape[-1], "mean": 1.0, "least": 1.0, "time": 1.0}]
@@ -64,7 +66,9 @@ def main(
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    print(f"{model}, {n} faces, {images.shape[-1]} px; cosine to the whole's gradient, and time in units of the whole's")
+    print(
+        f"{model}, {n} faces, {images.shape[-1]} px; cosine to the whole's gradient, and time in units of the whole's"
+    )
     for row in rows:
         print(f"{row['decoding']:<16} {row['cells']:>3} cells  mean {row['mean']:.3f}  least {row['least']:.3f}  "
               f"time {row['time']:.2f}")  # fmt: skip
@@ -96,7 +100,7 @@ def _compare(run: _Run, decoding: str, whole: Float[Tensor, "n d"], whole_s: flo
 
 def _scene(model: str, n: int, device: str) -> tuple[Backend, Float[Tensor, "n 3 h w"], Float[Tensor, "n 5 2"]]:
     """A backend, and rendered faces in a larger frame."""
-    from mcpkg.backends.mini import draw_strangers
+    from mcpkg.backends.mini.backend import draw_strangers
 
     images, landmarks = draw_strangers(n)
     backend, size = _models(model, device)
@@ -131,7 +135,7 @@ def _without_training(backend: Backend) -> Backend:
 
 
 def _random(device: str) -> Backend:
-    from mcpkg.backends.sd15.dry_run import random_backend
+    from mcpkg.cli.sd15_dry_run import random_backend
 
     return random_backend(device=device)[0]
 

@@ -14,16 +14,17 @@ import torch
 import tyro
 from torch import Tensor
 
-from mcpkg import config
 from mcpkg.backends import load_backend
-from mcpkg.compare import compare_methods
-from mcpkg.config import METHODS
-from mcpkg.demo import SAMPLES, check_input
-from mcpkg.errors import one_line_errors
-from mcpkg.files import write_json
-from mcpkg.intervals import bootstrap_interval
-from mcpkg.portraits import load_portraits
-from mcpkg.visualize import portraits_sheet, save_figure
+from mcpkg.cli.demo import SAMPLES, check_input
+from mcpkg.data.portraits import load_portraits
+from mcpkg.method import config
+from mcpkg.method.config import METHODS
+from mcpkg.metrics.compare import compare_methods
+from mcpkg.util.errors import one_line_errors
+from mcpkg.util.files import write_json
+from mcpkg.util.images import save_figure
+from mcpkg.util.statistics import bootstrap_interval
+from mcpkg.viz.sheets import portraits_sheet
 
 COLUMNS = ("identity", "identity_scaled", "identity_to_reference", "style", "leakage_source", "leakage_reference")
 MORE = ("attention_mass_source", "attention_mass_reference")
@@ -44,7 +45,7 @@ def main(
 
     Args:
         pairs: subject:style, folders of the samples.
-        methods: names of methods, as in mcpkg.config.METHODS.
+        methods: names of methods, as in mcpkg.method.config.METHODS.
         out: one JSON file per pair and method goes here, and summary.json; a file of other settings is replaced.
         backend: which models.
         samples: holds subjects/ and styles/.
@@ -71,16 +72,22 @@ def main(
             settings["method"] = config.to_dict(method)
             if not is_finished(path, settings):
                 (outcome,) = compare_methods(models, who, look, [method], n, seed).values()
-                save_figure(portraits_sheet(who, look, outcome.generated, scores=outcome.scores), path.with_suffix(".png"))
+                save_figure(
+                    portraits_sheet(who, look, outcome.generated, scores=outcome.scores), path.with_suffix(".png")
+                )
                 write_json({"settings": settings} | outcome.as_dict(), path)
             rows[name].append(json.loads(path.read_text()))
             print(f"{pair} {name}: " + "  ".join(f"{c} {_text(rows[name][-1][c]['mean'])}" for c in COLUMNS + MORE))
 
-    summary = {name: {column: _over_pairs(scores, column) for column in COLUMNS + MORE} for name, scores in rows.items()}
+    summary = {
+        name: {column: _over_pairs(scores, column) for column in COLUMNS + MORE} for name, scores in rows.items()
+    }
     first, *others = methods
     minus = {name: differences_over_pairs(rows[first], rows[name], seed) for name in others}
     differences = {"of": first, "minus": minus}
-    write_json({"pairs": list(pairs), "seed": seed, "methods": summary, "differences": differences}, out / "summary.json")
+    write_json(
+        {"pairs": list(pairs), "seed": seed, "methods": summary, "differences": differences}, out / "summary.json"
+    )
     width = max(map(len, methods))
     print("\nmeans over pairs\n" + " " * width + "".join(f"  {column:>24}" for column in COLUMNS + MORE))
     for name, means in summary.items():

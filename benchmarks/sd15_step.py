@@ -17,13 +17,13 @@ import torch
 import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
-from mcpkg.backends.base import DTYPES, Backend
-from mcpkg.backends.sd15.dry_run import assumed_portraits, random_backend
 from mcpkg.backends.sd15.shapes import SD15, Shapes
-from mcpkg.config import MAGICAPTURE, LossWeights, Method, Phase, with_weights
-from mcpkg.errors import one_line_errors
-from mcpkg.files import write_json
-from mcpkg.trainer import Training, open_training
+from mcpkg.cli.sd15_dry_run import assumed_portraits, random_backend
+from mcpkg.method.config import MAGICAPTURE, LossWeights, Method, Phase, with_weights
+from mcpkg.method.interfaces import DTYPES, Backend
+from mcpkg.training.trainer import Training, open_training
+from mcpkg.util.errors import one_line_errors
+from mcpkg.util.files import write_json
 
 WARMUP_STEPS = 3  # not timed: kernels are chosen and memory is taken in the first ones
 MATRIX_SIDE = 8192
@@ -63,7 +63,9 @@ def main(
         as_json: print them as JSON.
     """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: no such GPU here. With --device cpu --precision fp32 --steps 1 it runs too.")
+        raise ValueError(
+            f"--device {device}: no such GPU here. With --device cpu --precision fp32 --steps 1 it runs too."
+        )
     answer = measure(device, precision, steps)
     if out is not None:
         write_json(answer, out)

@@ -21,18 +21,20 @@ import torch
 import tyro
 from torch import Tensor
 
-from mcpkg.attention import find_cross_attention
-from mcpkg.attention_maps import MapStore
 from mcpkg.backends import load_backend
-from mcpkg.backends.base import Backend
-from mcpkg.concepts import Concept, draw_batch
-from mcpkg.config import MAGICAPTURE, Phase
-from mcpkg.errors import one_line_errors
-from mcpkg.objective import refocusing_terms, training_loss, weighted_sum, word_positions
-from mcpkg.portraits import load_portraits
-from mcpkg.prompts import draw_prompts, tokenize_prompts
-from mcpkg.trainable import PhaseOptimizer
-from mcpkg.trainer import Training, open_training
+from mcpkg.data.portraits import load_portraits
+from mcpkg.method.attention_capture import find_cross_attention
+from mcpkg.method.attention_maps import MapStore
+from mcpkg.method.batch import Concept
+from mcpkg.method.config import MAGICAPTURE, Phase
+from mcpkg.method.interfaces import Backend
+from mcpkg.method.objective import training_loss, weighted_sum
+from mcpkg.method.prompts import draw_prompts, tokenize_prompts
+from mcpkg.method.refocusing import refocusing_terms, word_positions
+from mcpkg.training.dataset import draw_batch
+from mcpkg.training.optimizer import PhaseOptimizer
+from mcpkg.training.trainer import Training, open_training
+from mcpkg.util.errors import one_line_errors
 
 SAMPLES = Path("data_samples")
 BAR = 1.05  # of refocusing, as a ratio to the plain step
@@ -182,7 +184,7 @@ class SpelledOut:
             for project, x in ((attn.to_q, hidden_states), (attn.to_k, encoder_hidden_states),
                                (attn.to_v, encoder_hidden_states))
         )  # fmt: skip
-        self.probabilities = (query @ key.mT * attn.scale).softmax(dim=-1)                       # b heads cells n
+        self.probabilities = (query @ key.mT * attn.scale).softmax(dim=-1)  # b heads cells n
         return attn.to_out[1](attn.to_out[0]((self.probabilities @ value).transpose(1, 2).flatten(2)))
 
 
@@ -202,8 +204,8 @@ def spelled_out(backend: Backend, positions: dict[str, Tensor]) -> Iterator[Call
             full = layer.processor.probabilities
             if name.startswith(("down_blocks", "up_blocks")) and full.shape[2] == size**2:
                 for role, at in positions.items():
-                    wanted = at[store.rows[role]].to(full)[:, None, :, None]                     # r 1 n 1
-                    columns = full[store.rows[role].to(full.device)] @ wanted                    # r heads cells 1
+                    wanted = at[store.rows[role]].to(full)[:, None, :, None]  # r 1 n 1
+                    columns = full[store.rows[role].to(full.device)] @ wanted  # r heads cells 1
                     named[role].append((name, columns[..., 0].unflatten(-1, (size, size))))
         store.add(named, 0)
         return store
@@ -305,7 +307,9 @@ def table(result: dict) -> str:
                      f"{cost['ratio_of_fastest']:>10.3f}" + "".join(f"{peak:>10}" for peak in peaks))  # fmt: skip
     if "refocusing" in costs:
         more, least = (costs["refocusing"][key] - 1 for key in ("ratio", "ratio_of_fastest"))
-        lines.append(f"refocusing adds {more:.1%} to a plain step, {least:.1%} in the fastest tenth of steps (bar, on the first: at most {BAR - 1:.0%})")
+        lines.append(
+            f"refocusing adds {more:.1%} to a plain step, {least:.1%} in the fastest tenth of steps (bar, on the first: at most {BAR - 1:.0%})"
+        )
     if result["faceless_share"]:
         share = result["faceless_share"]
         lines.append(f"no face in {share:.0%} of predicted images, where the identity loss does less")

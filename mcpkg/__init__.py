@@ -1,35 +1,54 @@
 """MagiCapture (arXiv 2309.06895) to read, run and measure: one person's face in another portrait's style."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mcpkg.backends import load_backend as load_backend
+    from mcpkg.data.portraits import load_portraits as load_portraits
+    from mcpkg.inference.generate import generate_portraits as generate_portraits
+    from mcpkg.method.attention_capture import capture_attention as capture_attention
+    from mcpkg.method.config import CUSTOM_DIFFUSION as CUSTOM_DIFFUSION
+    from mcpkg.method.config import DREAMBOOTH as DREAMBOOTH
+    from mcpkg.method.config import MAGICAPTURE as MAGICAPTURE
+    from mcpkg.method.config import ONE_PHASE as ONE_PHASE
+    from mcpkg.method.config import TEXTUAL_INVERSION as TEXTUAL_INVERSION
+    from mcpkg.method.config import WITHOUT_COMPOSED as WITHOUT_COMPOSED
+    from mcpkg.method.config import WITHOUT_IDENTITY as WITHOUT_IDENTITY
+    from mcpkg.method.config import WITHOUT_MASKS as WITHOUT_MASKS
+    from mcpkg.method.config import WITHOUT_REFOCUSING as WITHOUT_REFOCUSING
+    from mcpkg.method.config import WITHOUT_REFOCUSING_AND_COMPOSED as WITHOUT_REFOCUSING_AND_COMPOSED
+    from mcpkg.metrics.evaluate import evaluate_portraits as evaluate_portraits
+    from mcpkg.training.trainer import personalise as personalise
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "load_backend": "mcpkg.backends",
-    "load_portraits": "mcpkg.portraits",
-    "personalise": "mcpkg.trainer",
-    "generate_portraits": "mcpkg.generate",
-    "evaluate_portraits": "mcpkg.evaluate",
-    "capture_attention": "mcpkg.attention",
-    "MAGICAPTURE": "mcpkg.config",
-    "WITHOUT_REFOCUSING": "mcpkg.config",
-    "WITHOUT_IDENTITY": "mcpkg.config",
-    "WITHOUT_COMPOSED": "mcpkg.config",
-    "WITHOUT_REFOCUSING_AND_COMPOSED": "mcpkg.config",
-    "WITHOUT_MASKS": "mcpkg.config",
-    "ONE_PHASE": "mcpkg.config",
-    "CUSTOM_DIFFUSION": "mcpkg.config",
-    "DREAMBOOTH": "mcpkg.config",
-    "TEXTUAL_INVERSION": "mcpkg.config",
+_PACKAGES = {
+    "load_backend": "backends",
+    "load_portraits": "data",
+    "personalise": "training",
+    "generate_portraits": "inference",
+    "evaluate_portraits": "metrics",
+    "capture_attention": "method",
+    "MAGICAPTURE": "method",
+    "WITHOUT_REFOCUSING": "method",
+    "WITHOUT_IDENTITY": "method",
+    "WITHOUT_COMPOSED": "method",
+    "WITHOUT_REFOCUSING_AND_COMPOSED": "method",
+    "WITHOUT_MASKS": "method",
+    "ONE_PHASE": "method",
+    "CUSTOM_DIFFUSION": "method",
+    "DREAMBOOTH": "method",
+    "TEXTUAL_INVERSION": "method",
 }
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", *_PACKAGES]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that `import mcpkg` stays quick and loads no torch (PEP 562)."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'mcpkg' has no attribute {name!r}. Public names: {', '.join(_HOME)}.")
-    return getattr(import_module(_HOME[name]), name)
+    if name not in _PACKAGES:
+        raise AttributeError(f"module 'mcpkg' has no attribute {name!r}. Public names: {', '.join(_PACKAGES)}.")
+    return getattr(import_module(f"mcpkg.{_PACKAGES[name]}"), name)
 
 
 def __dir__() -> list[str]:

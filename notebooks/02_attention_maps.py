@@ -13,7 +13,9 @@ import subprocess
 import sys
 
 if importlib.util.find_spec("mcpkg") is None:
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True)
+    subprocess.run(
+        ["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True
+    )
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "mcpkg-course[notebooks]"], check=True)
     os.chdir("mcpkg-course")
     sys.path.insert(0, os.getcwd())
@@ -21,9 +23,9 @@ if importlib.util.find_spec("mcpkg") is None:
 # %%
 import torch
 
-from mcpkg.config import MAGICAPTURE, WITHOUT_REFOCUSING
-from mcpkg.course import check, open_course, reveal
-from mcpkg.figures import bars, curves, number_grids, picture_rows
+from mcpkg.course.session import check, open_course, reveal
+from mcpkg.method.config import MAGICAPTURE, WITHOUT_REFOCUSING
+from mcpkg.viz.figures import bars, curves, number_grids, picture_rows
 
 BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
 course = open_course(BACKEND)
@@ -55,7 +57,7 @@ number_grids(maps, f"Cells on the face give <v1> {on:.2f} of their attention, al
 # **Leakage** is one number for one map: the share of it that falls outside the region where the word should look. Its whole body:
 #
 # ```python
-# def leakage(heat, region):
+# def attention_leakage(heat, region):
 #     return (heat * (1 - region)).sum() / heat.sum()
 # ```
 #
@@ -69,10 +71,10 @@ def leakage_by_hand(heat, region):
     return (heat * (1 - region)).sum() / heat.sum()
 
 
-from mcpkg.leakage import leakage  # the same for batches and heads
+from mcpkg.metrics.leakage import attention_leakage
 
 by_hand = leakage_by_hand(maps["<v1>"], face).item()
-assert abs(leakage(maps["<v1>"][None, None], face[None, None]).item() - by_hand) < 1e-6
+assert abs(attention_leakage(maps["<v1>"][None, None], face[None, None]).item() - by_hand) < 1e-6
 assert abs(by_hand - 12 * off / (12 * off + 4 * on)) < 1e-6
 reveal(guess, by_hand, "leakage of <v1>")
 
@@ -85,8 +87,11 @@ reveal(guess, by_hand, "leakage of <v1>")
 answer = None
 
 # %%
-check(answer, lambda share: abs(share - leakage_by_hand(torch.ones(4, 4), face).item()) < 1e-6,
-      "Which share of the cells lies outside?")
+check(
+    answer,
+    lambda share: abs(share - leakage_by_hand(torch.ones(4, 4), face).item()) < 1e-6,
+    "Which share of the cells lies outside?",
+)
 
 # %% [markdown]
 # ## In the model
@@ -104,8 +109,8 @@ adapter = adapters["MagiCapture"]
 # A UNet has many cross-attention layers, on grids of several sizes, and each splits its queries and keys into *heads* that look on their own. `capture_attention` reads the maps of chosen words in every pass of the UNet within its block. It only listens: what the UNet computes stays the same to the last bit, which the cell checks.
 
 # %%
-from mcpkg.attention import capture_attention, find_cross_attention
-from mcpkg.prompts import encode_prompts, token_positions
+from mcpkg.method.attention_capture import capture_attention, find_cross_attention
+from mcpkg.method.prompts import encode_prompts, token_positions
 
 with torch.no_grad(), adapter.applied(backend):
     pipeline, prompt = backend.pipeline, adapter.prompt
@@ -120,21 +125,25 @@ assert torch.equal(plain, heard)
 assert [name for name, _ in store.maps["<v1>"]] == list(find_cross_attention(pipeline.unet))
 print(prompt)
 for name, heads in store.maps["<v1>"]:
-    print(f"{name.partition('.transformer_blocks')[0]:<28} {heads.shape[1]} heads of {heads.shape[3]} x {heads.shape[2]} cells")
+    print(
+        f"{name.partition('.transformer_blocks')[0]:<28} {heads.shape[1]} heads of {heads.shape[3]} x {heads.shape[2]} cells"
+    )
 
 # %% [markdown]
 # `record_attention` does this while a portrait is drawn from noise, and keeps everything: **token × layer × head × timestep**. Where the word should have looked is read from the finished portrait, by the face parser.
 
 # %%
-from mcpkg.tracing import record_attention
+from mcpkg.metrics.attention_trace import record_attention
 
 traces = {name: record_attention(backend, learned, seed=0) for name, learned in adapters.items()}
 trace, unfocused = traces["MagiCapture"], traces["without refocusing"]
 
 maps_kept = sum(maps.shape[0] * maps.shape[1] for layers in trace.maps.values() for maps in layers.values())
 assert maps_kept == len(trace.tokens) * len(trace.timesteps) * sum(trace.head_count(layer) for layer in trace.layers)
-print(f"{len(trace.tokens)} tokens x {len(trace.layers)} layers x their heads x {len(trace.timesteps)} timesteps: "
-      f"{maps_kept} maps of one portrait")
+print(
+    f"{len(trace.tokens)} tokens x {len(trace.layers)} layers x their heads x {len(trace.timesteps)} timesteps: "
+    f"{maps_kept} maps of one portrait"
+)
 
 # %% [markdown]
 # ### Layer by layer
@@ -142,7 +151,7 @@ print(f"{len(trace.tokens)} tokens x {len(trace.layers)} layers x their heads x 
 # **Predict:** refocusing held the maps of one grid to the face while it trained, and left those of other grids alone. Do the layers that it left alone leak as well?
 
 # %%
-from mcpkg.visualize import overlay
+from mcpkg.util.images import overlay
 
 guess = None  # mean leakage of <v1> in the layers of other grids
 shown = trace.layers[:: -(-len(trace.layers) // 6)]  # six at most
@@ -170,7 +179,9 @@ focused = [layer for layer in trace.layers if layer not in others]
 worst = max(focused, key=lambda layer: unfocused.leakage("<v1>", layer=layer))
 heads = range(unfocused.head_count(worst))
 leaks = {name: [t.leakage("<v1>", layer=worst, head=head) for head in heads] for name, t in traces.items()}
-rows = {name: [overlay(t.image, t.heat("<v1>", layer=worst, head=head)) for head in heads] for name, t in traces.items()}
+rows = {
+    name: [overlay(t.image, t.heat("<v1>", layer=worst, head=head)) for head in heads] for name, t in traces.items()
+}
 
 course.expect(max(leaks["MagiCapture"]) < min(leaks["without refocusing"]))
 picture_rows(rows, f"Without refocusing, heads of one layer leak {min(leaks['without refocusing']):.2f} to "
@@ -201,7 +212,7 @@ figure
 # Choose word, layer, head and timestep; the line tells the leakage of just the map that you see, and "play" goes through the drawing. All of it works with the keyboard: Tab to go on, arrow keys to move a slider. (Where this notebook is only shown and not run, you see a picture.)
 
 # %%
-from mcpkg.widgets import explore_attention
+from mcpkg.viz.widgets import explore_attention
 
 explorer = explore_attention(traces)
 explorer
@@ -227,8 +238,11 @@ answer = None
 # %%
 least = min(unfocused.leakage("<v1>", layer=layer, head=head)
             for layer in unfocused.layers for head in range(unfocused.head_count(layer)))  # fmt: skip
-check(answer, lambda found: unfocused.leakage("<v1>", layer=found[0], head=found[1]) == least,
-      "There is one that leaks less.")
+check(
+    answer,
+    lambda found: unfocused.leakage("<v1>", layer=found[0], head=found[1]) == least,
+    "There is one that leaks less.",
+)
 
 # %% [markdown]
 # ## Is my token leaking?
@@ -240,9 +254,9 @@ check(answer, lambda found: unfocused.leakage("<v1>", layer=found[0], head=found
 # - **mass**: the mean attention inside the region. If it is about 0, the word is looked at nowhere: extinguished, not refocused.
 
 # %%
-from mcpkg.intervals import bootstrap_interval
-from mcpkg.leakage import mean_leakage
-from mcpkg.tracing import trace_leakage
+from mcpkg.metrics.attention_trace import trace_leakage
+from mcpkg.metrics.leakage import mean_leakage
+from mcpkg.util.statistics import bootstrap_interval
 
 measured, leaks = {}, {}
 for name, learned in adapters.items():
@@ -255,8 +269,10 @@ for name, learned in adapters.items():
         for token in ("<v1>", "<v2>")
     }  # fmt: skip
     for token, row in measured[name].items():
-        print(f"{name:<20} {token}: leakage {row['leakage']:.2f}, area outside {row['area_outside']:.2f}, "
-              f"mass {row['mass']:.2f}")
+        print(
+            f"{name:<20} {token}: leakage {row['leakage']:.2f}, area outside {row['area_outside']:.2f}, "
+            f"mass {row['mass']:.2f}"
+        )
 
 # %%
 with_it, without = leaks["MagiCapture"]["<v1>"], leaks["without refocusing"]["<v1>"]
@@ -278,8 +294,11 @@ answer = None
 # %%
 cases = {(0.1, 0.8, 0.2): "aims", (0.9, 0.8, 0.2): "avoids", (0.1, 0.8, 0.001): "extinguished",
          (0.6, 0.5, 0.3): "avoids", (0.6, 0.8, 0.3): "aims"}  # fmt: skip
-check(answer, lambda verdict: all(verdict(*numbers) == said for numbers, said in cases.items()),
-      "The same leakage can be good or bad: compare it with the area.")
+check(
+    answer,
+    lambda verdict: all(verdict(*numbers) == said for numbers, said in cases.items()),
+    "The same leakage can be good or bad: compare it with the area.",
+)
 if answer is not None:
     print({f"{name}, {token}": answer(row["leakage"], row["area_outside"], row["mass"])
            for name, of_name in measured.items() for token, row in of_name.items()})  # fmt: skip
@@ -291,8 +310,11 @@ if answer is not None:
 answer = None
 
 # %%
-check(answer, lambda text: len(text.split()) >= 20 and any(letter.isdigit() for letter in text),
-      "Two sentences at least, with the numbers that you found.")
+check(
+    answer,
+    lambda text: len(text.split()) >= 20 and any(letter.isdigit() for letter in text),
+    "Two sentences at least, with the numbers that you found.",
+)
 
 # %% [markdown]
 # **In one line:** a word's attention map says where it acts; leakage is the share of it outside its region, to be read beside the area outside and the mass.

@@ -16,7 +16,9 @@ import subprocess
 import sys
 
 if importlib.util.find_spec("mcpkg") is None:
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True)
+    subprocess.run(
+        ["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True
+    )
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "mcpkg-course[notebooks]"], check=True)
     os.chdir("mcpkg-course")
     sys.path.insert(0, os.getcwd())
@@ -26,9 +28,9 @@ from dataclasses import replace
 
 import torch
 
-from mcpkg.config import MAGICAPTURE, WITHOUT_REFOCUSING, with_weights
-from mcpkg.course import check, open_course, reveal
-from mcpkg.figures import bars, number_grids, picture_rows
+from mcpkg.course.session import check, open_course, reveal
+from mcpkg.method.config import MAGICAPTURE, WITHOUT_REFOCUSING, with_weights
+from mcpkg.viz.figures import bars, number_grids, picture_rows
 
 BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
 course = open_course(BACKEND)
@@ -46,11 +48,12 @@ source, reference = course.source("amara"), course.reference("kimono")
 # Outside the mask M is 0, so this is the squared scaled attention there. Inside nothing is asked, for what is right
 # there differs by layer and timestep. We divide by the number of cells outside. With S = division by the maximum:
 
+
 # %%
 def refocusing_by_hand(attention, mask):
-    scaled = attention / attention.max()                    # S: 1 at the strongest cell
+    scaled = attention / attention.max()  # S: 1 at the strongest cell
     outside = 1 - mask
-    error = ((scaled - mask) * outside).square()            # what Eq. 8 sums
+    error = ((scaled - mask) * outside).square()  # what Eq. 8 sums
     return error.sum() / outside.sum()
 
 
@@ -68,7 +71,7 @@ mask[1:3, 1:3] = 1
 # and one 0.75.
 
 # %%
-from mcpkg.losses import attention_refocusing
+from mcpkg.method.refocusing import attention_refocusing
 
 my_guess = None  # of the loss
 
@@ -102,7 +105,7 @@ for scale in ("max", "minmax", "none"):
     maps = attention[None, None].clone().requires_grad_()
     (gradient,) = torch.autograd.grad(attention_refocusing(maps, mask[None, None], scale).sum(), maps)
     gradients[f"S = {scale}"] = gradient[0, 0]
-    shrinking[scale] = (gradient * maps).sum().item()       # what the loss gains per unit of shrinking the whole map
+    shrinking[scale] = (gradient * maps).sum().item()  # what the loss gains per unit of shrinking the whole map
 
 inside_best = gradients["S = max"][1, 1].item()
 assert abs(inside_best + (2 * scaled.square() * (1 - mask)).sum().item() / 12 / 0.4) < 1e-5  # the formula above
@@ -123,7 +126,7 @@ number_grids(
 # Two full trainings that differ in this one loss. (They are shared by the whole course: trained once, found again.)
 
 # %%
-from mcpkg.tracing import record_attention
+from mcpkg.metrics.attention_trace import record_attention
 
 adapters = {
     "MagiCapture": course.train(course.method(MAGICAPTURE), source, reference),
@@ -131,8 +134,10 @@ adapters = {
 }
 traces = {name: record_attention(backend, adapter, seed=1) for name, adapter in adapters.items()}
 for name, trace in traces.items():
-    print(f"{name}: leakage of <v1> {trace.leakage('<v1>'):.2f}, attention on the face {trace.mass('<v1>'):.2f} "
-          f"(a word looked at everywhere alike would leak {trace.area_outside('<v1>'):.2f})")
+    print(
+        f"{name}: leakage of <v1> {trace.leakage('<v1>'):.2f}, attention on the face {trace.mass('<v1>'):.2f} "
+        f"(a word looked at everywhere alike would leak {trace.area_outside('<v1>'):.2f})"
+    )
 
 # %% [markdown]
 # ## The lab
@@ -141,7 +146,7 @@ for name, trace in traces.items():
 # gradient for some steps. The scores move freely here, as no network holds them: what you see is what the loss *asks*.
 
 # %%
-from mcpkg.widgets import refocusing_lab
+from mcpkg.viz.widgets import refocusing_lab
 
 maps, region = traces["without refocusing"].heads("<v1>"), traces["without refocusing"].regions["<v1>"]
 lab = refocusing_lab(maps, region)
@@ -166,7 +171,7 @@ lab
 # **Predict**: which of them raises attention on the face most?
 
 # %%
-from mcpkg.refocusing import refocus
+from mcpkg.metrics.loss_dynamics import refocus
 
 my_guess = None  # "mask", "break_a_scene", "mix_of_show", "fastcomposer" or "share"
 
@@ -193,8 +198,8 @@ bars(
 # The same seeds, both adapters, with the place that each word was looked at.
 
 # %%
-from mcpkg.compare import judge
-from mcpkg.visualize import attention_sheet
+from mcpkg.metrics.compare import judge
+from mcpkg.viz.sheets import attention_sheet
 
 outcomes = {name: judge(backend, adapter, source, reference, n=8) for name, adapter in adapters.items()}
 words = {role: word.token for role, word in adapters["MagiCapture"].placeholders.items()}
@@ -235,12 +240,18 @@ bars(
 gap = with_it.identity_scaled.mean - without_it.identity_scaled.mean
 apart = not (with_it.identity_scaled.low < without_it.identity_scaled.high
              and without_it.identity_scaled.low < with_it.identity_scaled.high)  # fmt: skip
-print(f"Identity differs by {gap:+.2f}; the intervals "
-      + ("do not overlap." if apart else "overlap, so this is no finding."))
-print("The collapse that the paper describes " + (
-    f"is seen in {without_it.collapse.mean:.0%} of the portraits without refocusing."
-    if without_it.collapse.mean > with_it.collapse.mean else
-    "is not seen on this pair: what refocusing changes here is where the word is looked at, hardly what is drawn."))
+print(
+    f"Identity differs by {gap:+.2f}; the intervals "
+    + ("do not overlap." if apart else "overlap, so this is no finding.")
+)
+print(
+    "The collapse that the paper describes "
+    + (
+        f"is seen in {without_it.collapse.mean:.0%} of the portraits without refocusing."
+        if without_it.collapse.mean > with_it.collapse.mean
+        else "is not seen on this pair: what refocusing changes here is where the word is looked at, hardly what is drawn."
+    )
+)
 
 # %% [markdown]
 # ## How far does it reach? The layers that the loss reads, and those that it does not
@@ -280,11 +291,11 @@ bars(
 SHARE = 0.2
 short = course.method(MAGICAPTURE, share=SHARE)
 first, last = short.phases
-weight = last.weights.refocusing                            # as tuned to these models
+weight = last.weights.refocusing  # as tuned to these models
 early = replace(first, weights=replace(first.weights, refocusing=weight))
 other_grid = max((size for size in sizes.values() if size != backend.attention_size), default=backend.attention_size)
 
-weights = [0.0, 0.2, 1.0, 16.0]                             # times the tuned one
+weights = [0.0, 0.2, 1.0, 16.0]  # times the tuned one
 variants = [with_weights(short, f"weight x {factor:g}", refocusing=factor * weight) for factor in weights]
 paper = with_weights(short, "Eq. 8, S = max", refocusing=2.5, refocusing_form="mask")
 variants += [
@@ -302,7 +313,7 @@ scores = {name: judge(backend, adapter, source, reference, n=4, steps=15).scores
 # %%
 by_weight = [scores[f"weight x {factor:g}"] for factor in weights]
 enough = [s.leakage_source.mean for s in by_weight[2:]]
-course.expect(enough[0] < by_weight[0].leakage_source.mean - 0.2)   # the tuned weight works after a fifth of the steps
+course.expect(enough[0] < by_weight[0].leakage_source.mean - 0.2)  # the tuned weight works after a fifth of the steps
 fields = {"leakage of <v1>": "leakage_source", "identity": "identity_scaled", "style": "style_scaled"}
 bars(
     {
@@ -342,16 +353,16 @@ bars(
 # against the face; and whether earrings are still drawn, as large as the references'.
 
 # %%
-from mcpkg.leakage import attention_mass
-from mcpkg.mini.world import PARTS
-from mcpkg.visualize import overlay
+from mcpkg.metrics.leakage import attention_mass
+from mcpkg.util.images import overlay
+from mcpkg.world.world import PARTS
 
 knows_earrings = source.faces.parts.shape[1] == len(PARTS)  # a parser for photographs may not tell them
 
 
 def earrings(faces):
     worn = faces.parts[:, PARTS.index("accessory"), None]
-    return worn * (worn > 0.5)                              # b 1 h w
+    return worn * (worn > 0.5)  # b 1 h w
 
 
 if knows_earrings:
@@ -367,8 +378,10 @@ if knows_earrings:
     course.expect(spill["MagiCapture"] < spill["without refocusing"])
     kept = area["without refocusing"] / area["MagiCapture"]
     print("Area of the earrings: " + ", ".join(f"{name} {value:.2%}" for name, value in area.items()))
-    print(f"Without refocusing they are {kept:.2f} times as large as with it: "
-          + ("the attention spills, the earrings are drawn all the same." if 0.8 < kept < 1.25 else "it shows."))
+    print(
+        f"Without refocusing they are {kept:.2f} times as large as with it: "
+        + ("the attention spills, the earrings are drawn all the same." if 0.8 < kept < 1.25 else "it shows.")
+    )
     title = (f"<v1> on the earrings, if 1 on the face: {spill['without refocusing']:.2f} without refocusing, "
              f"{spill['MagiCapture']:.2f} with it")  # fmt: skip
 else:
@@ -394,6 +407,7 @@ check(answer, lambda loss: abs(loss - (11 * 0.25**2 + 0.5**2) / 12) < 2e-3, "Ele
 
 # %%
 answer = None
+
 
 # %%
 def is_a_loss(loss):

@@ -17,7 +17,9 @@ import subprocess
 import sys
 
 if importlib.util.find_spec("mcpkg") is None:
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True)
+    subprocess.run(
+        ["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True
+    )
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "mcpkg-course[notebooks]"], check=True)
     os.chdir("mcpkg-course")
     sys.path.insert(0, os.getcwd())
@@ -28,9 +30,9 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import normalize
 
-from mcpkg.config import MAGICAPTURE, ONE_PHASE, WITHOUT_COMPOSED
-from mcpkg.course import check, open_course, reveal
-from mcpkg.figures import bars, curves, number_grids, picture_rows
+from mcpkg.course.session import check, open_course, reveal
+from mcpkg.method.config import MAGICAPTURE, ONE_PHASE, WITHOUT_COMPOSED
+from mcpkg.viz.figures import bars, curves, number_grids, picture_rows
 
 BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
 course = open_course(BACKEND)
@@ -48,17 +50,18 @@ source, reference = course.source("amara"), course.reference("kimono")
 # (wanted: 2), and we then draw with "[V1] [V2]". Below, every row is a prompt and every column says which of the three
 # numbers it reaches.
 
+
 # %%
 def train_by_hand(prompts, wanted, start, steps=500, rate=0.1):
     weights = start.clone()
     for _ in range(steps):
         error = prompts @ weights - wanted
-        weights -= rate * prompts.T @ error                  # gradient of half the squared error
+        weights -= rate * prompts.T @ error  # gradient of half the squared error
     return weights
 
 
-separate = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])          # "[V1]", "[V2]"
-composed = torch.tensor([[1.0, 1.0, 1.0]])                           # "[V1] [V2]"
+separate = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])  # "[V1]", "[V2]"
+composed = torch.tensor([[1.0, 1.0, 1.0]])  # "[V1] [V2]"
 prompts = torch.cat((separate, composed))
 number_grids(
     {"separate prompts": separate, "with the composed one": prompts},
@@ -79,7 +82,7 @@ without = [(composed @ train_by_hand(separate, wanted[:2], start)).item() for st
 with_it = [(composed @ train_by_hand(prompts, wanted, start)).item() for start in starts]
 reveal(my_guess, abs(without[1] - without[0]), "difference without the composed prompt")
 print(f"difference with it: {abs(with_it[1] - with_it[0]):.2f}")
-assert abs(without[1] - without[0] - 5) < 1e-3               # c kept whatever it started from
+assert abs(without[1] - without[0] - 5) < 1e-3  # c kept whatever it started from
 assert max(abs(y - 3) for y in with_it) < 1e-2
 
 # %% [markdown]
@@ -94,8 +97,8 @@ assert max(abs(y - 3) for y in with_it) < 1e-2
 # **Predict**: what suffers under the composed prompt, the person or the look? And under the look's own prompt?
 
 # %%
-from mcpkg.compare import judge
-from mcpkg.prompts import TEMPLATES
+from mcpkg.method.prompts import TEMPLATES
+from mcpkg.metrics.compare import judge
 
 my_guess = None  # "person" or "look"
 
@@ -155,7 +158,7 @@ print(f"{own_prompt!r} has no <v1>, and its faces have an identity of {uninvited
 # reference, compared everywhere.
 
 # %%
-from mcpkg.masks import reference_mask, source_mask
+from mcpkg.method.masks import reference_mask, source_mask
 
 pasted = reference.images * (1 - reference.faces.face_mask) + source.images * reference.faces.face_mask
 label_masks = {"reference": reference_mask(reference.faces), "source": source_mask(source.faces)}
@@ -196,6 +199,7 @@ course.expect(scores["as tuned"].faceless_share < 0.5)
 # The identity loss (Eq. 7) needs a picture, and training has only a noised latent and the noise that the model sees in
 # it. Tweedie's formula takes that noise off in one step:
 
+
 # %%
 def one_step(noisy, noise_pred, a):
     return (noisy - (1 - a) ** 0.5 * noise_pred) / a**0.5
@@ -204,7 +208,7 @@ def one_step(noisy, noise_pred, a):
 a = torch.tensor([0.95, 0.5, 0.1, 0.01])
 clean, noise = torch.tensor(1.0), torch.tensor(0.5)
 noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
-wrong = one_step(noisy, noise + 0.1, a) - clean              # the model is off by 0.1
+wrong = one_step(noisy, noise + 0.1, a) - clean  # the model is off by 0.1
 assert torch.allclose(wrong, -0.1 * ((1 - a) / a).sqrt(), atol=1e-4)
 number_grids(
     {"share of signal a": a[None], "error of the estimate": wrong[None]},
@@ -219,10 +223,10 @@ number_grids(
 # **Predict**: up to which timestep does the parser find a face in the estimate?
 
 # %%
-from mcpkg.concepts import source_identity
-from mcpkg.intervals import mean_pairwise_cosine
-from mcpkg.losses import identity_loss
-from mcpkg.one_step import estimate_x0, x0_gradient
+from mcpkg.course.one_step import estimate_x0, x0_gradient
+from mcpkg.method.identity import identity_loss
+from mcpkg.training.dataset import source_identity
+from mcpkg.util.statistics import mean_pairwise_cosine
 
 my_guess = None
 
@@ -245,10 +249,11 @@ with adapter.applied(backend):
     for t in timesteps:
         steps[t] = estimate_x0(backend, latents, noise, [adapter.prompt] * len(latents), t)
         _, gradient = x0_gradient(backend, steps[t], identity)
-        pulls[t] = gradient.flatten(1).unflatten(0, (DRAWS, n))                          # draws n values
+        pulls[t] = gradient.flatten(1).unflatten(0, (DRAWS, n))  # draws n values
 found = {t: backend.face_parser.parse(step.images.clamp(0, 1)).found.float().mean().item() for t, step in steps.items()}
 last = max((t for t, share in found.items() if share > 0.9), default=0)
 reveal(my_guess, str(last), "last of these timesteps at which nine in ten faces are found")
+
 
 # %%
 def mean_cosine(images, portraits):
@@ -300,7 +305,7 @@ curves(
 # takes features of a vision transformer (Eq. 11), which is not implemented here.
 
 # %%
-from mcpkg.masks import to_latent_mask
+from mcpkg.method.masks import to_latent_mask
 
 keep = reference_mask(reference.faces).repeat(DRAWS, 1, 1, 1)
 looks = backend.style_reader.embed(reference.images, reference_mask(reference.faces)).repeat(DRAWS, 1)
@@ -336,7 +341,7 @@ one, two = scores["one phase"], scores["as tuned"]
 difference = one.identity_scaled.mean - two.identity_scaled.mean
 seconds = {name: trained[name].record["seconds"] for name in ("as tuned", "one phase")}
 apart = one.identity_scaled.low > two.identity_scaled.high or two.identity_scaled.low > one.identity_scaled.high
-course.expect(one.style_scaled.mean > bare.style_scaled.mean)        # one phase, but with composed prompts
+course.expect(one.style_scaled.mean > bare.style_scaled.mean)  # one phase, but with composed prompts
 bars(
     {name: {"person": scores[name].identity_scaled, "look": scores[name].style_scaled} for name in scores},
     f"One phase instead of two: person {difference:+.2f}, and the intervals {'do not overlap' if apart else 'overlap'}",
@@ -345,8 +350,10 @@ bars(
 
 # %%
 print(f"Seconds: two phases {seconds['as tuned']:.0f}, one phase {seconds['one phase']:.0f}.")
-print(f"Person {one.identity_scaled.mean:.2f} and look {one.style_scaled.mean:.2f} in one phase, "
-      f"{two.identity_scaled.mean:.2f} and {two.style_scaled.mean:.2f} in two.")
+print(
+    f"Person {one.identity_scaled.mean:.2f} and look {one.style_scaled.mean:.2f} in one phase, "
+    f"{two.identity_scaled.mean:.2f} and {two.style_scaled.mean:.2f} in two."
+)
 print("At this size and length, a second phase does not buy likeness." if difference > -0.02
       else "At this size and length, two phases help.")  # fmt: skip
 

@@ -17,7 +17,9 @@ import subprocess
 import sys
 
 if importlib.util.find_spec("mcpkg") is None:
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True)
+    subprocess.run(
+        ["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True
+    )
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "mcpkg-course[notebooks]"], check=True)
     os.chdir("mcpkg-course")
     sys.path.insert(0, os.getcwd())
@@ -26,9 +28,9 @@ if importlib.util.find_spec("mcpkg") is None:
 import torch
 from torch.nn import functional
 
-from mcpkg.config import MAGICAPTURE
-from mcpkg.course import check, open_course, reveal
-from mcpkg.figures import curves, number_grids, picture_rows
+from mcpkg.course.session import check, open_course, reveal
+from mcpkg.method.config import MAGICAPTURE
+from mcpkg.viz.figures import curves, number_grids, picture_rows
 
 BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
 course = open_course(BACKEND)
@@ -42,9 +44,11 @@ backend = course.backend
 # **Delete uploaded photos** removes it there. Without consent of the person, do not go on.
 
 # %%
-from mcpkg.widgets import upload_photos
+from mcpkg.viz.widgets import upload_photos
 
-upload = upload_photos(course.root / "runs" / "mine" / "photos", sample=course.root / "data_samples" / "subjects" / "amara")
+upload = upload_photos(
+    course.root / "runs" / "mine" / "photos", sample=course.root / "data_samples" / "subjects" / "amara"
+)
 upload
 
 # %% [markdown]
@@ -78,7 +82,7 @@ print(f"source: {len(source)} pictures. {consent}")
 # %%
 my_guess = None  # between 0 and 1
 
-from mcpkg.widgets import mask_doctor
+from mcpkg.viz.widgets import mask_doctor
 
 doctor = mask_doctor(backend, source)
 covered = sum(finding.coverage["latent"] for finding in doctor.findings) / len(doctor.findings)
@@ -94,7 +98,7 @@ doctor
 adapter = course.train(course.method(MAGICAPTURE), doctor.portraits, reference)
 
 # %%
-from mcpkg.compare import judge
+from mcpkg.metrics.compare import judge
 
 outcome = judge(backend, adapter, source, reference)
 identity, style = outcome.scores.identity_scaled.mean, outcome.scores.style_scaled.mean
@@ -109,6 +113,7 @@ picture_rows(
 #
 # The LoRA adds a product of two thin matrices to each weight (Eq. 3). Its strength can be turned down when drawing,
 # without training again. By hand, on one weight matrix of two rows:
+
 
 # %%
 def with_lora(weight, up, down, lora_scale):
@@ -144,8 +149,8 @@ check(answer, lambda value: abs(value - (-0.2)) < 1e-6, "1 + 0.6 * (2 * -1).")
 # %%
 my_guess = None  # a factor, such as 2.0
 
-from mcpkg.evaluate import evaluate_portraits
-from mcpkg.generate import generate_portraits
+from mcpkg.inference.generate import generate_portraits
+from mcpkg.metrics.evaluate import evaluate_portraits
 
 EDIT, SCALES = "wearing sunglasses", (0.5, 0.75, 1.0)
 plain, edited, changed, kept = {}, {}, [], []
@@ -180,6 +185,7 @@ curves(
 
 # %%
 answer = None
+
 
 # %%
 def moves_more(scale):
@@ -219,8 +225,8 @@ picture_rows(
 # ComfyUI, and a card with the consent in it.
 
 # %%
-from mcpkg.export import export_adapter
-from mcpkg.provenance import read_provenance, save_portraits
+from mcpkg.inference.export import export_adapter
+from mcpkg.inference.provenance import save_portraits
 
 out = course.root / "runs" / "mine"
 portraits = save_portraits(outcome.generated, out / "portraits")

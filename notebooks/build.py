@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
 
-from mcpkg.files import replace_whole
+from mcpkg.util.files import replace_whole
 
 FOLDER = Path(__file__).parent
 SOLUTIONS = FOLDER / "solutions"

@@ -3,17 +3,17 @@
 import pytest
 from jaxtyping import install_import_hook
 
-import tests.typecheck  # noqa: F401, the hook below looks it up by name
+import tests.helpers.typecheck  # noqa: F401, the hook below looks it up by name
 
 # Before anything imports mcpkg: what is already imported goes unchecked.
-install_import_hook("mcpkg", "tests.typecheck.typecheck")
+install_import_hook("mcpkg", "tests.helpers.typecheck.typecheck")
 
 
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error:::mcpkg")
 
 
-SLOWEST = ("test_sd15_full_size.py", "test_notebooks_sd15.py", "test_mini_train.py")
+SLOWEST = ("test_full_size.py", "test_notebooks_sd15.py", "test_train.py")
 
 
 def pytest_collection_modifyitems(items):
@@ -32,6 +32,6 @@ def generator():
 @pytest.fixture
 def pipeline():
     """A fresh tiny pipeline that a test may change."""
-    from tests.tiny import tiny_pipeline
+    from tests.helpers.tiny_pipeline import tiny_pipeline
 
     return tiny_pipeline()

@@ -55,7 +55,7 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_the_wheel_carries_the_weights_within_their_limit(wheel):
     with zipfile.ZipFile(wheel) as archive:
-        weights = [entry for entry in archive.infolist() if entry.filename.startswith("mcpkg/mini/weights/")]
+        weights = [entry for entry in archive.infolist() if entry.filename.startswith("mcpkg/backends/mini/weights/")]
     names = {Path(entry.filename).name for entry in weights}
     assert {"identity_train.safetensors", "identity_score.safetensors", "parser.safetensors"} <= names
     assert {"style_reader.safetensors", "restorer.safetensors", "model_index.json"} <= names

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -25,18 +24,6 @@ def test_every_name_in_the_table_exists(name):
 def test_every_equation_has_a_row():
     rows = " ".join(re.findall(r"^\| ([\d–, ]+) \|", README, flags=re.MULTILINE))
     assert rows == "1 2 3 4–6 7 8 9, 10 11"
-
-
-def test_modules_import_only_from_those_before_them():
-    (order,) = re.findall(r"`(\w+ → [^`]+)`", README)
-    modules = order.split(" → ")
-    for place, module in enumerate(modules):
-        file = ROOT / "mcpkg" / f"{module}.py"
-        files = [file] if file.exists() else (ROOT / "mcpkg" / module).glob("*.py")
-        code = "\n".join(path.read_text() for path in files)
-        assert code, module
-        imported = set(re.findall(r"^from mcpkg\.(\w+) import", code, flags=re.MULTILINE))
-        assert imported & set(modules) <= {*modules[:place], module}, module
 
 
 def test_nothing_is_left_to_be_filled_in():

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mcpkg.backends.base import Backend
+    from mcpkg.method.interfaces import Backend
 
 BUILT_IN = ("mini", "mini-balanced")
 """Those whose weights are in the package, so that their numbers are the same everywhere."""
@@ -14,7 +14,7 @@ def best_backend() -> str:
     """The best of the backends that this machine can run now, without a download."""
     import torch
 
-    from mcpkg.weights import WEIGHTS
+    from mcpkg.backends.downloads import WEIGHTS
 
     needed = (published for published in WEIGHTS.values() if published.needed)
     return "sd15" if torch.cuda.is_available() and all(published.is_there for published in needed) else "mini"
@@ -40,7 +40,7 @@ def load_backend(name: str = "mini", device: str = "cpu", **choices) -> "Backend
         FileNotFoundError: weights are missing; says how to get them.
     """
     if name in BUILT_IN:
-        from mcpkg.backends.mini import load_mini
+        from mcpkg.backends.mini.backend import load_mini
 
         if choices:
             raise ValueError(f"{', '.join(choices)}: nothing to choose in backend {name!r}. Give backend sd15.")

@@ -18,7 +18,9 @@ import subprocess
 import sys
 
 if importlib.util.find_spec("mcpkg") is None:
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True)
+    subprocess.run(
+        ["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True
+    )
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "mcpkg-course[notebooks]"], check=True)
     os.chdir("mcpkg-course")
     sys.path.insert(0, os.getcwd())
@@ -26,9 +28,9 @@ if importlib.util.find_spec("mcpkg") is None:
 # %%
 import torch
 
-from mcpkg.config import MAGICAPTURE
-from mcpkg.course import check, open_course, reveal
-from mcpkg.figures import bars, picture_rows
+from mcpkg.course.session import check, open_course, reveal
+from mcpkg.method.config import MAGICAPTURE
+from mcpkg.viz.figures import bars, picture_rows
 
 BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
 course = open_course(BACKEND)
@@ -47,7 +49,7 @@ backend = course.backend
 # %%
 my_guess = None  # a whole number
 
-from mcpkg.mini.world import ATTRIBUTES, IDENTITY, NUISANCE
+from mcpkg.world.world import ATTRIBUTES, IDENTITY, NUISANCE
 
 reveal(my_guess, len(IDENTITY) + len(ATTRIBUTES) + len(NUISANCE), "numbers that make a portrait")
 print("who: ", ", ".join(IDENTITY))
@@ -58,8 +60,8 @@ print("shot:", ", ".join(NUISANCE))
 # Three people, three looks, every combination. Read a row, then a column: what stays the same?
 
 # %%
-from mcpkg.mini.render import render
-from mcpkg.mini.world import BALANCED, Looks, sample_nuisance
+from mcpkg.world.render import render_portraits
+from mcpkg.world.world import BALANCED, Looks, sample_nuisance
 
 rng = torch.Generator().manual_seed(7)
 people = BALANCED.people(3, rng)
@@ -69,7 +71,7 @@ looks = [
     Looks.of(hair="short", hair_colour="silver", garment="spacesuit", garment_colour="white", accessory="glasses"),
 ]
 frontal = sample_nuisance(3, rng, spread=0.0)
-world = [torch.cat([render(people[i], look, frontal[i]).image for look in looks]) for i in range(3)]
+world = [torch.cat([render_portraits(people[i], look, frontal[i]).image for look in looks]) for i in range(3)]
 picture_rows(
     {f"person {i + 1}": images for i, images in enumerate(world)},
     f"{len(people)} people in {len(looks)} looks: a row keeps the face, a column keeps all but the face",
@@ -107,6 +109,7 @@ print("photo and stranger:    ", (photo * stranger).sum().item())
 # Faces are more alike than these: a cosine between strangers is not 0. So that a number can be read without knowing the
 # recogniser, we put strangers at 0 and the person's own pictures among themselves at 1:
 
+
 # %%
 def scaled(value, strangers, own):
     return (value - strangers) / (own - strangers)
@@ -138,7 +141,7 @@ check(answer, lambda value: abs(value - 0.75) < 1e-6, "How far from 0.2, as a sh
 # %%
 my_guess_before, my_guess_after = None, None
 
-from mcpkg.compare import judge, untrained
+from mcpkg.metrics.compare import judge, untrained
 
 method = course.method(MAGICAPTURE)
 before = judge(backend, untrained(backend, source, reference, method), source, reference)
@@ -195,7 +198,9 @@ answer = after.scores.images.identity.nan_to_num(1).argmin().item()
 
 # %%
 per_portrait = after.scores.images.identity
-check(answer, lambda seed: per_portrait[seed] <= per_portrait.nanquantile(0.25), "Not among the two lowest; look again.")
+check(
+    answer, lambda seed: per_portrait[seed] <= per_portrait.nanquantile(0.25), "Not among the two lowest; look again."
+)
 
 # %% [markdown]
 # ## Where the words looked
@@ -204,7 +209,7 @@ check(answer, lambda seed: per_portrait[seed] <= per_portrait.nanquantile(0.25),
 # `<v2>` by the rest. **Leakage** is the share of that attention which is elsewhere.
 
 # %%
-from mcpkg.visualize import attention_sheet
+from mcpkg.viz.sheets import attention_sheet
 
 leak_before, leak_after = before.scores.leakage_source.mean, after.scores.leakage_source.mean
 course.expect(leak_after < leak_before)
@@ -227,7 +232,7 @@ answer = "a photo of <v1> person"
 # %%
 check(answer, lambda prompt: "<v1>" in prompt and "<v2>" not in prompt, "Use <v1>, leave <v2> out.")
 if answer is not None:
-    from mcpkg.generate import generate_portraits
+    from mcpkg.inference.generate import generate_portraits
 
     alone = generate_portraits(backend, adapter, answer, n=4)
     display(picture_rows({"composed": after.generated.images[:4], "your prompt": alone.images}, answer))
@@ -239,7 +244,7 @@ if answer is not None:
 # reads them, here and in every other notebook.
 
 # %%
-from mcpkg.widgets import build_portrait
+from mcpkg.viz.widgets import build_portrait
 
 builder = build_portrait(seed=5)
 builder

@@ -15,7 +15,9 @@ import subprocess
 import sys
 
 if importlib.util.find_spec("mcpkg") is None:
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True)
+    subprocess.run(
+        ["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True
+    )
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "mcpkg-course[notebooks]"], check=True)
     os.chdir("mcpkg-course")
     sys.path.insert(0, os.getcwd())
@@ -25,9 +27,9 @@ from dataclasses import replace
 
 import torch
 
-from mcpkg.config import MAGICAPTURE, WITHOUT_MASKS
-from mcpkg.course import check, open_course, reveal
-from mcpkg.figures import bars, number_grids, picture_rows
+from mcpkg.course.session import check, open_course, reveal
+from mcpkg.method.config import MAGICAPTURE, WITHOUT_MASKS
+from mcpkg.viz.figures import bars, number_grids, picture_rows
 
 BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
 course = open_course(BACKEND)
@@ -61,16 +63,17 @@ picture_rows(
 # A diffusion model learns by predicting the noise that was added to a latent (Eq. 1). Masking multiplies the squared
 # error by the mask before the mean is taken (Eqs. 4-6). The whole function:
 
+
 # %%
 def masked_loss(noise_pred, noise, mask):
-    error = (noise_pred - noise).square() * mask            # b c h w
-    area = mask.sum(dim=(1, 2, 3)) * noise.shape[1]         # b: how many values count
-    return error.sum(dim=(1, 2, 3)) / area                  # b
+    error = (noise_pred - noise).square() * mask  # b c h w
+    area = mask.sum(dim=(1, 2, 3)) * noise.shape[1]  # b: how many values count
+    return error.sum(dim=(1, 2, 3)) / area  # b
 
 
 noise = torch.zeros(1, 1, 4, 4)
-noise_pred = torch.full((1, 1, 4, 4), 3.0)                  # wrong by 3 beside the face,
-noise_pred[..., 1:3, 1:3] = 1.0                             # by 1 on it
+noise_pred = torch.full((1, 1, 4, 4), 3.0)  # wrong by 3 beside the face,
+noise_pred[..., 1:3, 1:3] = 1.0  # by 1 on it
 face = torch.zeros(1, 1, 4, 4)
 face[..., 1:3, 1:3] = 1.0
 
@@ -79,7 +82,7 @@ face[..., 1:3, 1:3] = 1.0
 # 3.)
 
 # %%
-from mcpkg.losses import masked_reconstruction
+from mcpkg.method.reconstruction import masked_reconstruction
 
 my_guess = None  # of the loss over all cells
 
@@ -89,7 +92,7 @@ on_face = masked_loss(noise_pred, noise, face)
 (gradient,) = torch.autograd.grad(on_face.sum(), noise_pred)
 reveal(my_guess, everywhere, "loss over all cells")
 assert everywhere == (4 * 1**2 + 12 * 3**2) / 16 and on_face.item() == 1.0
-assert (gradient * (1 - face)).abs().max() == 0             # a masked cell teaches nothing
+assert (gradient * (1 - face)).abs().max() == 0  # a masked cell teaches nothing
 assert masked_reconstruction(noise_pred, noise, face).equal(on_face)  # the library's is the same
 number_grids(
     {"squared error": (noise_pred - noise).detach()[0, 0] ** 2, "mask": face[0, 0], "gradient": gradient[0, 0]},
@@ -105,7 +108,7 @@ number_grids(
 # of each cell, and keeps the cell of a part that would be lost.
 
 # %%
-from mcpkg.masks import to_latent_mask
+from mcpkg.method.masks import to_latent_mask
 
 pixels = torch.zeros(1, 1, 16, 16)
 pixels[..., 0:8, 8:16] = 1
@@ -113,7 +116,7 @@ pixels[..., 13, 2] = 1
 nearest = torch.nn.functional.interpolate(pixels, (4, 4))
 share = torch.nn.functional.adaptive_avg_pool2d(pixels, 4)
 kept = to_latent_mask(pixels, 4)
-assert nearest.sum() == 4 and kept.sum() == 5               # the stud is gone; the stud is there
+assert nearest.sum() == 4 and kept.sum() == 5  # the stud is gone; the stud is there
 number_grids(
     {"nearest pixel": nearest[0, 0], "share of the cell": share[0, 0], "to_latent_mask": kept[0, 0]},
     f"The nearest pixel keeps {nearest.sum():.0f} cells, to_latent_mask {kept.sum():.0f}: the stud's too",
@@ -124,7 +127,7 @@ number_grids(
 # any pixel of it does, for attention inside one cell cannot be told apart.
 
 # %%
-from mcpkg.mask_doctor import diagnose_masks
+from mcpkg.data.mask_check import diagnose_masks
 
 findings = diagnose_masks(backend, source)
 cells = sum(finding.latent.sum().item() for finding in findings) / len(findings)
@@ -145,7 +148,7 @@ picture_rows(
 # there is something to find.
 
 # %%
-from mcpkg.widgets import mask_doctor
+from mcpkg.viz.widgets import mask_doctor
 
 doctor = mask_doctor(backend, source)
 doctor.right[0].value = 24
@@ -163,8 +166,8 @@ doctor
 # **Predict**: what of the source pictures, apart from the face, will you see in which row?
 
 # %%
-from mcpkg.evaluate import evaluate_portraits
-from mcpkg.generate import generate_portraits
+from mcpkg.inference.generate import generate_portraits
+from mcpkg.metrics.evaluate import evaluate_portraits
 
 SHARE, N = 0.25, 6
 short = course.method(MAGICAPTURE, share=SHARE)
@@ -205,7 +208,7 @@ bars(
 # **Predict**: whose hair, clothes and background will the portraits have without masks?
 
 # %%
-from mcpkg.compare import judge
+from mcpkg.metrics.compare import judge
 
 
 def train_and_judge(method, source_pictures, reference_pictures):
@@ -227,9 +230,8 @@ picture_rows(
 
 # %%
 course.expect(
-    with_masks.style_scaled.mean + with_masks.identity_scaled.mean > (
-        without.style_scaled.mean + without.identity_scaled.mean + 0.1
-    )
+    with_masks.style_scaled.mean + with_masks.identity_scaled.mean
+    > (without.style_scaled.mean + without.identity_scaled.mean + 0.1)
 )
 bars(
     {
@@ -247,15 +249,16 @@ bars(
 # moved to the side, and cut off below, as a scarf would. How wrong each is, is one number: 1 - intersection over union
 # with the true mask. Its body, and the pictures:
 
+
 # %%
 def error_by_hand(mask, truth):
-    both = torch.minimum(mask, truth).sum(dim=(1, 2, 3))    # b
+    both = torch.minimum(mask, truth).sum(dim=(1, 2, 3))  # b
     either = torch.maximum(mask, truth).sum(dim=(1, 2, 3))  # b
     return (1 - both / either).mean().item()
 
 
-from mcpkg.mask_errors import drop_mask, mask_error, with_face_masks
-from mcpkg.masks import grow_mask, shift_mask
+from mcpkg.course.mask_errors import drop_mask, mask_error, with_face_masks
+from mcpkg.method.masks import grow_mask, shift_mask
 
 step = backend.image_size_px // 16
 changes = {
@@ -319,16 +322,27 @@ bars(
 # %%
 for name in order:
     s = scores[name]
-    print(f"{name:10} error {errors[name]:.2f}  identity {s.identity_scaled.mean:.2f} [{s.identity_scaled.low:.2f}, "
-          f"{s.identity_scaled.high:.2f}]  style {s.style_scaled.mean:.2f} [{s.style_scaled.low:.2f}, "
-          f"{s.style_scaled.high:.2f}]  leakage {s.leakage_source.mean:.2f}")
-rank = torch.corrcoef(torch.tensor([
-    [errors[name] for name in order],
-    [scores[name].identity_scaled.mean + scores[name].style_scaled.mean for name in order],
-]))[0, 1].item()
-print(f"Correlation of the error with identity + style over these six: {rank:+.2f}. "
-      + ("The size of an error says a good deal." if rank < -0.7 else
-         "The size of an error alone says little: its kind decides."))
+    print(
+        f"{name:10} error {errors[name]:.2f}  identity {s.identity_scaled.mean:.2f} [{s.identity_scaled.low:.2f}, "
+        f"{s.identity_scaled.high:.2f}]  style {s.style_scaled.mean:.2f} [{s.style_scaled.low:.2f}, "
+        f"{s.style_scaled.high:.2f}]  leakage {s.leakage_source.mean:.2f}"
+    )
+rank = torch.corrcoef(
+    torch.tensor(
+        [
+            [errors[name] for name in order],
+            [scores[name].identity_scaled.mean + scores[name].style_scaled.mean for name in order],
+        ]
+    )
+)[0, 1].item()
+print(
+    f"Correlation of the error with identity + style over these six: {rank:+.2f}. "
+    + (
+        "The size of an error says a good deal."
+        if rank < -0.7
+        else "The size of an error alone says little: its kind decides."
+    )
+)
 
 # %% [markdown]
 # Read the table by kind. A mask that is *too large* hands hair and clothes to `[V1]`, and withholds them from `[V2]`. A
@@ -354,12 +368,14 @@ check(answer, lambda loss: abs(loss - (4 * 1**2 + 2 * 3**2) / 6) < 0.01, "Six ce
 # same shape that covers the *outline* of the face only, a band between the mask grown and the mask shrunk by `step`
 # pixels. (Train with it, if you have half a minute: `train_and_judge(short, with_errors(source, answer), reference)`.)
 
+
 # %%
 def answer_band(mask):
     return grow_mask(mask, step) - grow_mask(mask, -step)
 
 
 answer = answer_band
+
 
 # %%
 def is_a_band(make):

@@ -20,7 +20,9 @@ import subprocess
 import sys
 
 if importlib.util.find_spec("mcpkg") is None:
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True)
+    subprocess.run(
+        ["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True
+    )
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "mcpkg-course[notebooks]"], check=True)
     os.chdir("mcpkg-course")
     sys.path.insert(0, os.getcwd())
@@ -29,10 +31,10 @@ if importlib.util.find_spec("mcpkg") is None:
 import torch
 
 from mcpkg.backends import load_backend
-from mcpkg.config import MAGICAPTURE
-from mcpkg.course import check, open_course, reveal
-from mcpkg.figures import bars, curves, number_grids, picture_rows
-from mcpkg.intervals import bootstrap_interval
+from mcpkg.course.session import check, open_course, reveal
+from mcpkg.method.config import MAGICAPTURE
+from mcpkg.util.statistics import bootstrap_interval
+from mcpkg.viz.figures import bars, curves, number_grids, picture_rows
 
 course = open_course("mini")  # not "auto": only of the rendered world is the training population known
 bases = {"web": course.backend, "balanced": load_backend("mini-balanced", str(course.backend.device))}
@@ -48,15 +50,15 @@ rng = torch.Generator().manual_seed(0)
 # **Predict**: of a thousand people whom that model saw in a wedding dress, how many presented masculine?
 
 # %%
-from mcpkg.mini.world import ATTRIBUTES, BALANCED, WEB
+from mcpkg.world.world import ATTRIBUTES, BALANCED, WEB
 
 my_guess = None
 
 
 def joint(population):
-    given = torch.tensor([population.garments_feminine, population.garments_masculine])      # 2 garments
+    given = torch.tensor([population.garments_feminine, population.garments_masculine])  # 2 garments
     given = given / given.sum(dim=1, keepdim=True)
-    return given * torch.tensor([[population.feminine], [1 - population.feminine]])          # sums to 1
+    return given * torch.tensor([[population.feminine], [1 - population.feminine]])  # sums to 1
 
 
 tables = {population.name: joint(population) for population in (WEB, BALANCED)}
@@ -78,7 +80,7 @@ number_grids(
 # masculine-presenting people in wedding dresses.
 
 # %%
-from mcpkg.mini.bias import estimate_faces, picture_in_every_tone, picture_people, read_faces, to_tone
+from mcpkg.course.bias import estimate_faces, picture_in_every_tone, picture_people, read_faces, to_tone
 
 everybody = picture_people(192, seed=30)
 dressed = picture_people(64, seed=31, feminine=0.0, garment="wedding dress", garment_colour="white", treatment="plain")
@@ -102,9 +104,10 @@ assert misread < 0.15 and misread_dressed < 0.2 and off < 1
 # is read as feminine-presenting?
 
 # %%
-from mcpkg.generate import generate_portraits
-from mcpkg.masks import reference_mask
-from mcpkg.mini.exam import parse, read_attributes
+from mcpkg.inference.generate import generate_portraits
+from mcpkg.method.interfaces import parse_in_batches
+from mcpkg.method.masks import reference_mask
+from mcpkg.metrics.attributes import read_attributes
 
 my_guess = None  # of the face
 
@@ -130,7 +133,7 @@ reveal(my_guess, feminine["web"]["man in dress"].mean, "share of faces read as f
 
 # %%
 images = drawn["web"]["man in dress"].images
-garments = read_attributes(course.backend, images, reference_mask(parse(course.backend, images)))
+garments = read_attributes(course.backend, images, reference_mask(parse_in_batches(course.backend, images)))
 worn = (garments[:, list(ATTRIBUTES).index("garment")] == column).float().mean().item()
 web, balanced = (feminine[name]["man in dress"] for name in bases)
 assert worn > 0.8 and web.mean > balanced.mean + 0.1
@@ -167,7 +170,7 @@ weights = {population.name: torch.tensor(population.skin_tones).float() for popu
 truth = {name: ((w / w.sum()) * torch.arange(1, 11)).sum().item() for name, w in weights.items()}
 tones = {name: read_faces(bases[name], drawn[name]["person"].images).tone for name in bases}
 reveal(my_guess, tones["web"].mean().item(), "mean tone of the web base")
-shift = bootstrap_interval(tones["balanced"] - tones["web"], rng)            # same seeds: pairs
+shift = bootstrap_interval(tones["balanced"] - tones["web"], rng)  # same seeds: pairs
 assert shift.mean > 0
 bars(
     {"trained on": truth, "drawn": {name: bootstrap_interval(tone, rng) for name, tone in tones.items()}},
@@ -192,7 +195,7 @@ my_guess = None  # for the tone at which web is most behind
 ladder = picture_in_every_tone(12, seed=32)
 late = round(0.8 * course.backend.pipeline.scheduler.config.num_train_timesteps)
 faces = {name: estimate_faces(backend, ladder, late) for name, backend in bases.items()}
-error = {name: e.unflatten(0, (-1, 10)) for name, (e, _) in faces.items()}                     # people tones
+error = {name: e.unflatten(0, (-1, 10)) for name, (e, _) in faces.items()}  # people tones
 behind = error["web"] / error["balanced"] - 1
 by_tone = [bootstrap_interval(behind[:, k], rng) for k in range(10)]
 worst = max(range(10), key=lambda k: by_tone[k].mean)
@@ -236,13 +239,13 @@ curves(
 # **Predict**: the share read as feminine-presenting after that, for "man in dress", "woman in dress" and "person".
 
 # %%
-from mcpkg.mini.few_shot import few_shot
+from mcpkg.course.few_shot import train_few_shot
 
 my_guess = None  # for "person"
 
 lesson = picture_people(16, seed=40, feminine=0.0, garment="wedding dress", garment_colour="white",
                         treatment="plain", accessory="none")  # fmt: skip
-with few_shot(course.backend, lesson, steps=60) as losses:
+with train_few_shot(course.backend, lesson, steps=60) as losses:
     mended = draw(course.backend)
 after = presenting(course.backend, mended)
 reveal(my_guess, after["person"].mean, "share for 'a photo of a person'")
@@ -271,14 +274,14 @@ print(f"{person} of {len(lesson)} captions call the people in the lesson 'person
 # masculine-presenting person in the wedding style, on the web base:
 
 # %%
-from mcpkg.compare import judge
+from mcpkg.metrics.compare import judge
 
 bruno, wedding = course.source("bruno"), course.reference("wedding")
 adapter = course.train(course.method(MAGICAPTURE, share=0.3), bruno, wedding)
 outcome = judge(course.backend, adapter, bruno, wedding, n=12)
 bruno_read = read_faces(course.backend, outcome.generated.images).feminine.float().mean().item()
 scores = outcome.scores
-assert bruno_read < web.mean                                  # a reading; look at the eyes below
+assert bruno_read < web.mean  # a reading; look at the eyes below
 picture_rows(
     {"photos": bruno.images, "references": wedding.images, "portraits": outcome.generated.images[:6]},
     f"Personalised, {bruno_read:.0%} of his faces read feminine (plain prompt: {web.mean:.0%}); identity "
@@ -296,7 +299,7 @@ picture_rows(
 # points; whether it is a failure is for you to say.
 
 # %%
-from mcpkg.failures import VOCABULARY, find_suspects, measure_failures
+from mcpkg.metrics.failures import VOCABULARY, find_suspects, measure_failures
 
 measured = measure_failures(course.backend, outcome.generated, scores)
 suspects = find_suspects(measured)
@@ -319,7 +322,7 @@ picture_rows(
 # which base drew it. Votes are kept in a CSV file; give any name but your own.
 
 # %%
-from mcpkg.widgets import blind_vote
+from mcpkg.viz.widgets import blind_vote
 
 pairs = {name: drawn[name]["man in dress"].images[:8] for name in bases}
 vote = blind_vote(pairs, course.root / "runs/course/votes.csv")
@@ -339,7 +342,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mcpkg.provenance import read_provenance, save_portraits
+from mcpkg.inference.provenance import read_provenance, save_portraits
 
 my_guess = None  # True or False
 
@@ -377,6 +380,7 @@ check(answer, lambda share: abs(share - 8 / (8 + 24)) < 1e-3, "Half of the peopl
 #
 # Write `answer(errors, groups)`: how much larger the mean error of the worst group is than that of the best.
 # `errors` and `groups` are tensors of one length; a group is a whole number.
+
 
 # %%
 def gap(errors, groups):

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from mcpkg.config import DREAMBOOTH
-from mcpkg.trainer import open_training
-from tests.test_trainer import short, train
-from tests.tiny_backend import tiny_backend, tiny_portraits
+from mcpkg.method.config import DREAMBOOTH
+from mcpkg.training.trainer import open_training
+from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
+from tests.training.test_trainer import short, train
 
 METHOD = replace(short(DREAMBOOTH, steps=4), optimizer="adamw8bit")
 

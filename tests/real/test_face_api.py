@@ -14,9 +14,9 @@ from matplotlib.cbook import get_sample_data
 from PIL import Image
 from skimage.data import astronaut
 
-from mcpkg.faces.detector import load_landmark_parser
-from mcpkg.faces.dlib_net import CROP_PX, DlibEmbedder, load_dlib_net
-from mcpkg.pictures import to_tensor
+from mcpkg.backends.faces.detector import load_landmark_parser
+from mcpkg.backends.faces.dlib_net import CROP_PX, DlibEmbedder, load_dlib_net
+from mcpkg.util.images import to_tensor
 
 MODELS = Path(__file__).parents[2] / ".venv-real" / "face-api" / "package" / "model"
 VARIANTS = 8  # of each photo: other light, noise, mirrored

@@ -7,8 +7,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from mcpkg.backends.sd15.shapes import SD15
-from mcpkg.borrowing import add_lora
-from mcpkg.export import kohya_lora
+from mcpkg.inference.export import kohya_lora
+from mcpkg.method.lora import add_lora
 
 LIST = Path(".venv-real/ppdiffusers/ppdiffusers/patches/webui_lora_patch_utils.py")
 """Read as text, never run. It names the factors only, not .alpha, which newer files hold beside them."""

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from mcpkg.config import MAGICAPTURE
-from mcpkg.course import open_course
-from mcpkg.tracing import record_attention
+from mcpkg.course.session import open_course
+from mcpkg.method.config import MAGICAPTURE
+from mcpkg.metrics.attention_trace import record_attention
 
 ROOT = Path(__file__).parent.parent.parent
 NOTEBOOK = "02_attention_maps.ipynb"
@@ -103,7 +103,9 @@ def reading(page: Page) -> str:
 
 
 def wait_for_leakage(page: Page, leakage: float) -> None:
-    expect(page.locator(".mcpkg-reading")).to_have_text(re.compile(f"^leakage of <v1>: {leakage:.2f} "), timeout=20 * MS)
+    expect(page.locator(".mcpkg-reading")).to_have_text(
+        re.compile(f"^leakage of <v1>: {leakage:.2f} "), timeout=20 * MS
+    )
 
 
 def focused_label(page: Page) -> str:

@@ -4,7 +4,7 @@ import nbformat.v4 as notebooks
 import torch
 from nbconvert import HTMLExporter
 
-from mcpkg.widgets import refocusing_lab
+from mcpkg.viz.widgets import refocusing_lab
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

@@ -9,8 +9,8 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPTokenizer
 
+from mcpkg.backends.downloads import WEIGHTS, require
 from mcpkg.backends.sd15.shapes import write_configs
-from mcpkg.weights import WEIGHTS, require
 
 DEFAULT = WEIGHTS["sd15"].hub
 SUPPORTED = "Supported are Stable Diffusion 1.x checkpoints and what was fine-tuned from them."

@@ -10,20 +10,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from mcpkg.backends.base import DTYPES, Backend, FaceEmbedder, FaceParser, Restorer, SafetyChecker
+from mcpkg.backends.clip_scores import DEVIATION, MEAN, MaskedClipStyle, load_aesthetic, load_clip
+from mcpkg.backends.downloads import WEIGHTS, require
+from mcpkg.backends.faces.arcface import load_arcface
+from mcpkg.backends.faces.detector import LandmarkParser, load_landmark_parser
+from mcpkg.backends.faces.dlib_net import DlibEmbedder, load_dlib_net
+from mcpkg.backends.faces.insight import load_insightface
+from mcpkg.backends.faces.parsing import FACE, load_parts_parser
+from mcpkg.backends.restoration.gfpgan import load_gfpgan
+from mcpkg.backends.restoration.real_esrgan import load_real_esrgan
+from mcpkg.backends.restoration.strength import InTurn
 from mcpkg.backends.sd15.checkpoint import DEFAULT, load_pipeline
-from mcpkg.clip_scores import DEVIATION, MEAN, MaskedClipStyle, load_aesthetic, load_clip
-from mcpkg.config import Method
-from mcpkg.errors import MissingPackage, notify
-from mcpkg.faces.arcface import load_arcface
-from mcpkg.faces.detector import LandmarkParser, load_landmark_parser
-from mcpkg.faces.dlib_net import DlibEmbedder, load_dlib_net
-from mcpkg.faces.insight import load_insightface
-from mcpkg.faces.parsing import FACE, load_parts_parser
-from mcpkg.restoration.gfpgan import load_gfpgan
-from mcpkg.restoration.real_esrgan import load_real_esrgan
-from mcpkg.restoration.strength import InTurn
-from mcpkg.weights import WEIGHTS, require
+from mcpkg.method.config import Method
+from mcpkg.method.interfaces import DTYPES, Backend, FaceEmbedder, FaceParser, Restorer, SafetyChecker
+from mcpkg.util.errors import MissingPackage, notify
 
 IDENTITY_TRAINERS = ("dlib", "arcface")
 IDENTITY_SCORERS = ("insightface", "arcface")
@@ -73,7 +73,9 @@ def load_sd15(
     finder = _on(load_landmark_parser(require("face-api")), device)  # first: small, and nothing works without it
     pipeline = load_pipeline(checkpoint)
     checker = safety_checker(pipeline) if safety else None
-    pipeline.safety_checker = pipeline.feature_extractor = None  # ours looks at what is drawn; the pipeline sees latents
+    pipeline.safety_checker = pipeline.feature_extractor = (
+        None  # ours looks at what is drawn; the pipeline sees latents
+    )
     for model in (pipeline.unet, pipeline.vae, pipeline.text_encoder, *((checker.model,) if checker else ())):
         torch.nn.Module.to(model, device, DTYPES[precision])  # diffusers' own asks for modules to be kept in fp32: none
     return assemble(
@@ -177,7 +179,9 @@ def safety_checker(pipeline: StableDiffusionPipeline) -> Checker:
 
 def load_tiny_autoencoder() -> AutoencoderTiny:
     """TAESD, which decodes the latents of Stable Diffusion 1.x and 2.x."""
-    return AutoencoderTiny.from_pretrained(require("tiny-autoencoder"), local_files_only=True).eval().requires_grad_(False)
+    return (
+        AutoencoderTiny.from_pretrained(require("tiny-autoencoder"), local_files_only=True).eval().requires_grad_(False)
+    )
 
 
 def _embedder(name: str, device: str) -> FaceEmbedder:

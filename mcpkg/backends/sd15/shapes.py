@@ -13,8 +13,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from mcpkg.files import write_json
-from mcpkg.prompts import REFERENCE, SOURCE, TEMPLATES
+from mcpkg.method.prompts import REFERENCE, SOURCE, TEMPLATES
+from mcpkg.util.files import write_json
 
 
 @dataclass(frozen=True)

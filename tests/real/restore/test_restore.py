@@ -16,17 +16,17 @@ from onnx import TensorProto, helper
 from skimage.data import astronaut
 from torch.nn import functional
 
-from mcpkg.alignment import ARCFACE_TEMPLATE, align_faces
-from mcpkg.faces.arcface import build_arcface, load_arcface
-from mcpkg.faces.detector import load_landmark_parser
-from mcpkg.faces.dlib_net import DlibEmbedder, load_dlib_net
-from mcpkg.faces.insight import load_insightface
-from mcpkg.faces.parsing import PARTS, build_parsing, load_parts_parser
-from mcpkg.portraits import Portraits
-from mcpkg.restoration.alias import GONE, old_torchvision
-from mcpkg.restoration.cost import identity_cost
-from mcpkg.restoration.gfpgan import HELPERS, load_gfpgan
-from mcpkg.restoration.real_esrgan import RealEsrgan, load_real_esrgan
+from mcpkg.backends.faces.arcface import build_arcface, load_arcface
+from mcpkg.backends.faces.detector import load_landmark_parser
+from mcpkg.backends.faces.dlib_net import DlibEmbedder, load_dlib_net
+from mcpkg.backends.faces.insight import load_insightface
+from mcpkg.backends.faces.parsing import PARTS, build_parsing, load_parts_parser
+from mcpkg.backends.restoration.alias import GONE, old_torchvision
+from mcpkg.backends.restoration.gfpgan import HELPERS, load_gfpgan
+from mcpkg.backends.restoration.real_esrgan import RealEsrgan, load_real_esrgan
+from mcpkg.data.portraits import Portraits
+from mcpkg.method.face_alignment import ARCFACE_TEMPLATE, align_faces
+from mcpkg.metrics.restoration_cost import identity_cost
 
 FACE_API = Path(__file__).parents[3] / ".venv-real" / "face-api" / "package" / "model"
 SHARPER = 1.3  # than bicubic, at least

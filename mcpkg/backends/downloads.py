@@ -1,0 +1,279 @@
+"""Weights that others published and Stable Diffusion needs: what, from where, under which licence, and where they go.
+
+Nothing here is downloaded unless asked for, and a licence is shown before, not after.
+"""
+
+import os
+import shutil
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcpkg.util.errors import notify
+from mcpkg.util.files import replace_whole
+from mcpkg.util.safetensors_io import file_sha256
+
+TIMEOUT_S = 60
+"""Without a byte, after which a download is given up."""
+FOLDER_VARIABLE = "MCPKG_WEIGHTS"
+"""Environment variable that names another folder than the default one."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One set of weights."""
+
+    name: str
+    purpose: str
+    licence: str
+    size_mb: int
+    needed: bool = False
+    """Whether nothing runs on Stable Diffusion without it."""
+    restricted: bool = False
+    """Whether it, or what it was trained on, is for non-commercial research only."""
+    hub: str = ""
+    """Id on the Hugging Face Hub, in whose own cache it is kept; or else"""
+    patterns: tuple[str, ...] = ()
+    """which of its files are fetched,"""
+    probes: tuple[str, ...] = ()
+    """and which tell that they are there;"""
+    files: tuple[tuple[str, str], ...] = ()
+    """files on the web, each with its sha256, kept in `weights_folder()`; of a zip, what `probes` name in it."""
+
+    @property
+    def place(self) -> Path:
+        """Where it is, or should be: the file if there is one only, else the folder."""
+        if self.hub:
+            return _hub_snapshot(self) or Path(self.hub)
+        folder = weights_folder() / self.name
+        return folder if self.probes or len(self.files) > 1 else folder / file_name(self.files[0][0])
+
+    @property
+    def is_there(self) -> bool:
+        if self.hub:
+            return _hub_snapshot(self) is not None
+        names = self.probes or [file_name(url) for url, _ in self.files]
+        return all((weights_folder() / self.name / name).is_file() for name in names)
+
+    def missing_line(self) -> str:
+        return f"{self.name}: not there. {self.how_to_get()}"
+
+    def how_to_get(self) -> str:
+        """What it is for, its licence, from where it comes and where it goes; one line."""
+        source = f"huggingface.co/{self.hub}" if self.hub else ", ".join(_folders(self.files))
+        goes = "the Hub's cache" if self.hub else str(weights_folder() / self.name)
+        return (
+            f"It {self.purpose}; {self.size_mb} MB; {self.licence}. "
+            f"`mcpkg weights --get {self.name}` fetches it from {source} into {goes}."
+        )
+
+
+_FACEXLIB = "https://github.com/xinntao/facexlib/releases/download"
+_FACE_API = "https://cdn.jsdelivr.net/npm/@vladmandic/face-api@1.7.15/model"
+_PARSENET = (
+    f"{_FACEXLIB}/v0.2.2/parsing_parsenet.pth", "3d558d8d0e42c20224f13cf5a29c79eba2d59913419f945545d8cf7b72920de2",
+)  # fmt: skip
+_CELEBA = "MIT code; trained on CelebAMask-HQ: non-commercial research and education only"
+_ALL = (
+    Published(
+        "sd15", "draws: Stable Diffusion 1.5 with its safety checker", "CreativeML OpenRAIL-M", 5500, needed=True,
+        hub="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        patterns=("*.json", "*/merges.txt", "*/model.safetensors", "*/diffusion_pytorch_model.safetensors"),
+        probes=(
+            "model_index.json", "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
+            "text_encoder/model.safetensors", "safety_checker/model.safetensors", "tokenizer/vocab.json",
+            "tokenizer/merges.txt",
+        ),
+    ),
+    Published(
+        "face-api", "finds faces and their landmarks, and tells who it is for the identity loss", "MIT", 7, needed=True,
+        files=(
+            (f"{_FACE_API}/face_recognition_model-weights_manifest.json",
+             "cbaffa501b0b9275a12b63357a6843e7e30c054e1c9151e1a5f879b26e32986b"),
+            (f"{_FACE_API}/face_recognition_model.bin",
+             "b413e420d6840b2775fba32008db6f3cddb07d485967fb42cfcf379c16a8c589"),
+            (f"{_FACE_API}/tiny_face_detector_model-weights_manifest.json",
+             "5d1af4849ac48d5b985f4a9b16010c512353ddd6fcc63d50fd0bc9e9e64296e5"),
+            (f"{_FACE_API}/tiny_face_detector_model.bin",
+             "b7503ce7df31039b1c43316a9b865cab6a70dd748cc602d3fa28b551503c3871"),
+            (f"{_FACE_API}/face_landmark_68_model-weights_manifest.json",
+             "ca4886639f86e99b39fed0c155f81b63317225773bd9616716e887b0153389c9"),
+            (f"{_FACE_API}/face_landmark_68_model.bin",
+             "4611ef65c87d836d03d684b30eec4d195d8b219fa1dd58fc58945831c6b9299b"),
+        ),
+    ),
+    Published(
+        "safety-checker", "withholds unsafe images, for a checkpoint without its own", "CreativeML OpenRAIL-M", 1220,
+        hub="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        patterns=("safety_checker/*.json", "safety_checker/model.safetensors"),
+        probes=("safety_checker/config.json", "safety_checker/model.safetensors"),
+    ),
+    Published(
+        "tokenizer", "reads prompts, for a checkpoint in a single file", "MIT", 2, hub="openai/clip-vit-large-patch14",
+        patterns=("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"),
+        probes=("vocab.json", "merges.txt"),
+    ),
+    Published(
+        "clip", "scores style; the aesthetic score reads it", "MIT", 1711, hub="openai/clip-vit-large-patch14",
+        patterns=("config.json", "model.safetensors"), probes=("config.json", "model.safetensors"),
+    ),
+    Published(
+        "aesthetic", "scores how much people would like a picture", "Apache-2.0", 4,
+        files=(("https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/"
+                "6934dd81792f086e613a121dbce43082cb8be85e/sac%2Blogos%2Bava1-l14-linearMSE.pth",
+                "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0"),),
+    ),
+    Published(
+        "tiny-autoencoder", "decodes for the identity loss at a fraction of the cost", "MIT", 10,
+        hub="madebyollin/taesd",
+        patterns=("config.json", "diffusion_pytorch_model.safetensors"),
+        probes=("config.json", "diffusion_pytorch_model.safetensors"),
+    ),
+    Published(
+        "real-esrgan", "enlarges portraits four times", "BSD-3-Clause", 67,
+        files=(("https://github.com/xinntao/Real-ESRGAN/releases/download/v0.1.0/RealESRGAN_x4plus.pth",
+                "4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1"),),
+    ),
+    Published(
+        "gfpgan", "restores faces", f"Apache-2.0; trained on FFHQ (CC BY-NC-SA 4.0); its face parser: {_CELEBA}", 543,
+        restricted=True,
+        files=(
+            ("https://github.com/TencentARC/GFPGAN/releases/download/v1.3.0/GFPGANv1.4.pth",
+             "e2cd4703ab14f4d01fd1383a8a8b266f9a5833dacee8e6a79d3bf21a1b6be5ad"),
+            (f"{_FACEXLIB}/v0.1.0/detection_Resnet50_Final.pth",
+             "6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d"),
+            _PARSENET,
+        ),
+    ),
+    Published(
+        "parsenet", "tells skin, brows, eyes, nose and lips apart", _CELEBA, 85, restricted=True, files=(_PARSENET,),
+    ),
+    Published(
+        "bisenet", "does as parsenet, by another network", _CELEBA, 53, restricted=True,
+        files=((f"{_FACEXLIB}/v0.2.0/parsing_bisenet.pth",
+                "468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567"),),
+    ),
+    Published(
+        "arcface", "tells who it is, for scores or for the identity loss",
+        "MIT code; trained on MS-Celeb-1M: non-commercial research only", 175, restricted=True,
+        files=((f"{_FACEXLIB}/v0.1.0/recognition_arcface_ir_se50.pth",
+                "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28"),),
+    ),
+    Published(
+        "insightface", "scores who it is, by the recognition network of the pack buffalo_l",
+        "model packs for non-commercial research only", 289, restricted=True, probes=("w600k_r50.onnx",),
+        files=(("https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip",
+                "80ffe37d8a5940d59a7384c201a2a38d4741f2f3c51eef46ebb28218a7b0ca2f"),),
+    ),
+)  # fmt: skip
+WEIGHTS = {published.name: published for published in _ALL}
+"""By name, what is needed first."""
+
+
+def weights_folder() -> Path:
+    """Where files go that no other tool keeps: $MCPKG_WEIGHTS, or ~/.cache/mcpkg/weights."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or "~/.cache/mcpkg/weights").expanduser()
+
+
+def require(name: str) -> Path:
+    """Where weights are.
+
+    Raises:
+        FileNotFoundError: they are not there; one line says from where, under which licence and where to.
+    """
+    published = WEIGHTS[name]
+    if not published.is_there:
+        raise FileNotFoundError(published.missing_line())
+    return published.place
+
+
+def fetch(name: str, accept: bool = False, progress: Callable[[int], None] = lambda n: None) -> Path:
+    """Download weights, unless they are there; what is there already is not fetched again.
+
+    Args:
+        accept: the licence was read and agreed to; asked for where commerce is excluded.
+        progress: told the number of bytes that each part brought.
+
+    Raises:
+        ValueError: no weights of that name, the licence was not accepted, or what came is not what was published.
+        OSError: it cannot be fetched.
+    """
+    if name not in WEIGHTS:
+        raise ValueError(f"weights {name!r} are not known. Choose one of: {', '.join(WEIGHTS)}.")
+    published = WEIGHTS[name]
+    if published.is_there:
+        return published.place
+    if published.restricted and not accept:
+        raise ValueError(f"{name}: {published.licence}. If that suits your use, repeat with --accept-licence.")
+    notify(f"{name}: {published.size_mb} MB. Licence: {published.licence}.")
+    if published.hub:
+        return _fetch_from_hub(published)
+    for url, sha256 in published.files:
+        target = weights_folder() / name / file_name(url)
+        if not target.is_file():
+            _fetch_file(url, sha256, target, progress)
+        if target.suffix == ".zip":
+            _unpack(target, published.probes)
+    return published.place
+
+
+def _fetch_file(url: str, sha256: str, target: Path, progress: Callable[[int], None]) -> None:
+    with replace_whole(target) as partial:
+        try:
+            with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer, partial.open("wb") as out:
+                while part := answer.read(1 << 20):
+                    out.write(part)
+                    progress(len(part))
+                length = answer.headers.get("Content-Length")
+        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            raise ConnectionError(
+                f"{url}: cannot be fetched ({getattr(error, 'reason', error)}). Try again later."
+            ) from None
+        if length is not None and partial.stat().st_size < int(length):
+            raise ConnectionError(f"{url}: cut off after {partial.stat().st_size} of {length} bytes. Try again.")
+        if file_sha256(partial) != sha256:
+            raise ValueError(f"{url}: what came is not the file that was published (sha256). It was not kept.")
+
+
+def _unpack(archive: Path, names: tuple[str, ...]) -> None:
+    """Takes the named files out of it and does away with the rest."""
+    with zipfile.ZipFile(archive) as opened:
+        for name in names:
+            (member,) = (member for member in opened.namelist() if member.rpartition("/")[2] == name)
+            with replace_whole(archive.parent / name) as partial, opened.open(member) as source:
+                with partial.open("wb") as out:
+                    shutil.copyfileobj(source, out)
+    archive.unlink()
+
+
+def _folders(files: tuple[tuple[str, str], ...]) -> list[str]:
+    """One file's address, or the folders of several, each once."""
+    return [files[0][0]] if len(files) == 1 else list(dict.fromkeys(url.rpartition("/")[0] for url, _ in files))
+
+
+def file_name(url: str) -> str:
+    return urllib.parse.unquote(url.rpartition("/")[2])
+
+
+def _hub_snapshot(published: Published) -> Path | None:
+    """The folder of it in the Hub's cache, if all probes are in there."""
+    from huggingface_hub.file_download import try_to_load_from_cache
+
+    found = [try_to_load_from_cache(published.hub, probe) for probe in published.probes]
+    if not all(isinstance(path, str) for path in found):
+        return None
+    return Path(found[0].removesuffix(published.probes[0]))
+
+
+def _fetch_from_hub(published: Published) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(published.hub, allow_patterns=list(published.patterns)))
+    except Exception as error:  # the Hub's, requests' and httpx' own, by where it failed
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ConnectionError(f"{published.hub}: cannot be fetched ({reason}). Try again later.") from None

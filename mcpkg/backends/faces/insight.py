@@ -1,0 +1,88 @@
+"""Who is it, by insightface's recognition networks, for scores only: ONNX gives no gradient."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from mcpkg.method.face_alignment import ARCFACE_TEMPLATE, align_faces
+from mcpkg.util.errors import notify
+from mcpkg.util.optional import import_optional
+
+LICENCE = "insightface's model packs are for non-commercial research only (github.com/deepinsight/insightface)"
+NO_GRADIENT = (
+    "insightface's networks are ONNX and give no gradient. Score with them; train the identity loss with dlib's network "
+    "or ArcFace in torch."
+)
+CROP_PX = 112
+RECOGNITION = ("w600k_*.onnx", "glintr*.onnx")
+"""What the packs call their recognition network."""
+PACKS = Path("~/.insightface/models")
+
+
+class InsightFaceScorer:
+    """`FaceEmbedder` of a pack's recognition network, on faces aligned by our landmarks; nothing learns from it."""
+
+    trainable = False
+    why_not_trainable = NO_GRADIENT
+
+    def __init__(self, model):
+        """Args: model: insightface's `ArcFaceONNX`, or what has its `forward`."""
+        self.model = model
+
+    def embed(self, images: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b 5 2"]) -> Float[Tensor, "b d"]:
+        """Raises: ValueError: the images want a gradient."""
+        if torch.is_grad_enabled() and (images.requires_grad or landmarks.requires_grad):
+            raise ValueError(NO_GRADIENT)
+        crops = align_faces(images, landmarks, ARCFACE_TEMPLATE, CROP_PX, fit="crop")
+        crops = (crops.clamp(0, 1) * 255).round().cpu().numpy()
+        # One by one: some packs fix the batch's size at 1.
+        vectors = np.concatenate([self.model.forward(crop[None]) for crop in crops])
+        return functional.normalize(torch.from_numpy(vectors).float().to(images.device), dim=1)
+
+
+def load_insightface(pack: str | Path = "buffalo_l", download: bool = False) -> InsightFaceScorer:
+    """The scorer with a pack's recognition network; the pack's other networks are not run.
+
+    Args:
+        pack: a pack's name, then it is in ~/.insightface/models; or the folder of one.
+        download: fetch it if it is missing, after its licence was shown.
+
+    Raises:
+        FileNotFoundError: no such pack, or no recognition network in it.
+        ConnectionError: it cannot be downloaded.
+        MissingPackage: insightface or onnxruntime is missing.
+    """
+    folder = Path(pack) if Path(pack).is_dir() else PACKS.expanduser() / pack
+    if not folder.is_dir() and download:
+        _download(str(pack))
+    path = find_recognition(folder)
+    arcface = import_optional("insightface.model_zoo.arcface_onnx", "face")
+    return InsightFaceScorer(arcface.ArcFaceONNX(model_file=str(path)))
+
+
+def find_recognition(folder: Path) -> Path:
+    """The recognition network's file, also in a folder within: some packs unpack into a doubled one.
+
+    Raises:
+        FileNotFoundError: there is none; says where to get it, and the licence.
+    """
+    found = [path for pattern in RECOGNITION for path in sorted(folder.rglob(pattern))]
+    if not found:
+        lack = f"no recognition network ({' or '.join(RECOGNITION)}) in it" if folder.is_dir() else "no such folder"
+        url = f"https://github.com/deepinsight/insightface/releases/download/v0.7/{folder.name}.zip"
+        raise FileNotFoundError(f"{folder}: {lack}. Unpack {url} there. Mind that {LICENCE}.")
+    return found[0]
+
+
+def _download(pack: str) -> None:
+    notify(f"downloading {pack}: {LICENCE}.")
+    storage = import_optional("insightface.utils.storage", "face")
+    try:
+        storage.ensure_available("models", pack)
+    except Exception as error:  # requests', urllib's and zipfile's own, by where it failed
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ConnectionError(f"insightface's {pack}: cannot be downloaded ({reason}). Unpack it by hand.") from None

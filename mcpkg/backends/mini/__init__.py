@@ -1,0 +1,5 @@
+"""The built-in model of rendered portraits, for inference: its networks, and how methods are suited to them."""
+
+from mcpkg.backends.mini.backend import load_mini
+
+__all__ = ["load_mini"]

@@ -1,0 +1,67 @@
+"""Faces redrawn by GFPGAN (Wang et al. 2021), through the gfpgan package."""
+
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mcpkg.backends.restoration.alias import old_torchvision
+from mcpkg.util.optional import import_optional
+
+HELPERS = ("detection_Resnet50_Final.pth", "parsing_parsenet.pth")
+"""Weights that the package needs beside its own, to find the face and to paste it back."""
+
+
+class Gfpgan:
+    """`Restorer` of the faces in pictures; their size stays, and what is not face too."""
+
+    def __init__(self, enhancer):
+        """Args: enhancer: a `gfpgan.GFPGANer` with an upscale of 1, or what has its `enhance`."""
+        self.enhancer = enhancer
+
+    @torch.no_grad()
+    def restore(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Pictures in which the package finds no face come back as they are."""
+        pixels = (images.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # b h w 3
+        restored = [self.enhancer.enhance(picture[..., ::-1].copy())[2][..., ::-1] for picture in pixels]  # BGR
+        return torch.from_numpy(np.stack(restored)).permute(0, 3, 1, 2).to(images) / 255
+
+
+def load_gfpgan(path: str | Path, helpers: str | Path, device: str = "cpu") -> Gfpgan:
+    """The restorer with weights on disk; nothing is downloaded.
+
+    Args:
+        path: GFPGANv1.4.pth, or 1.3.
+        helpers: folder with the files in `HELPERS`.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the weights are damaged, or those of another network.
+        MissingPackage: gfpgan, or what it needs, is missing.
+
+    Note:
+        The package looks for its helpers in a folder relative to wherever one is, and downloads what is not there.
+    """
+    files = (Path(path), *(Path(helpers) / name for name in HELPERS))
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such file. GFPGAN needs its weights, {' and '.join(HELPERS)}.")
+    with old_torchvision():
+        package = import_optional("gfpgan.utils", "restore")
+    helper = package.FaceRestoreHelper
+
+    def elsewhere(*args, model_rootpath: str, **options):
+        return helper(*args, model_rootpath=str(helpers), **options)
+
+    read = partial(torch.load, map_location=device, weights_only=True)
+    with mock.patch.object(package, "FaceRestoreHelper", elsewhere), mock.patch.object(package.torch, "load", read):
+        try:
+            enhancer = package.GFPGANer(str(path), upscale=1, device=torch.device(device))
+        except (RuntimeError, KeyError, EOFError, ValueError) as error:
+            first = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path}: GFPGAN cannot be loaded from it and {helpers} ({first}).") from None
+    return Gfpgan(enhancer)

@@ -1,0 +1,58 @@
+"""The command line: mcpkg train | generate | evaluate | leakage | masks | export | demo | doctor |
+weights.
+
+Progress and notices go to standard error, results to standard output. Exit code 2 is bad input, told in one line.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from mcpkg.cli.demo import run_demo
+from mcpkg.cli.drawing import evaluate, generate, leakage
+from mcpkg.cli.exporting import export
+from mcpkg.cli.fetching import weights
+from mcpkg.cli.looking import doctor, masks
+from mcpkg.cli.training import train
+from mcpkg.util.errors import one_line_errors
+
+COMMANDS = {
+    "train": train,
+    "generate": generate,
+    "evaluate": evaluate,
+    "leakage": leakage,
+    "masks": masks,
+    "export": export,
+    "demo": run_demo,
+    "doctor": doctor,
+    "weights": weights,
+}
+DESCRIPTION = "A person from a few photos, a look from a few portraits, one picture of both."
+CONFIG = (tyro.conf.FlagCreatePairsOff,)
+INTERRUPTED = 130
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        args: as typed after `mcpkg`; by default those of the process.
+
+    Raises:
+        SystemExit: with the command's exit code, unless it is 0.
+    """
+    try:
+        with one_line_errors():
+            code = tyro.extras.subcommand_cli_from_dict(
+                COMMANDS, prog="mcpkg", description=DESCRIPTION, args=args, config=CONFIG
+            )
+    except KeyboardInterrupt:
+        print("stopped. A training goes on where it was when its command is repeated.", file=sys.stderr)
+        code = INTERRUPTED
+    if code:
+        raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Portraits of one person in one style, and what Attention Refocusing changes: mcpkg demo, or python -m mcpkg.cli.demo."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from mcpkg.util.errors import one_line_errors
+
+SAMPLES = Path("data_samples")
+
+
+def run_demo(
+    source: Path | None = None,
+    reference: Path | None = None,
+    out: Path = Path("runs/demo"),
+    backend: str = "mini",
+    seed: int = 0,
+    n: int = 8,
+) -> None:
+    """Personalise on a pair, with and without Attention Refocusing, and write sheets, scores and a report.
+
+    Args:
+        source: folder with photos of one person; by default the first of the samples.
+        reference: folder with portraits in one style; by default the first of the samples.
+        out: where portraits.png, attention.png, scores.json, report.html and the adapter go.
+        backend: which models.
+        seed: of training; image i starts from seed + i.
+        n: how many portraits.
+    """
+    from mcpkg.backends import load_backend
+
+    source, reference = source or _first("subjects"), reference or _first("styles")
+    check_input((source, reference), out, n)
+    models = load_backend(backend)
+
+    from mcpkg.cli.results import write_results
+    from mcpkg.data.portraits import load_portraits
+    from mcpkg.method.config import MAGICAPTURE, WITHOUT_REFOCUSING
+    from mcpkg.metrics.compare import compare_methods
+    from mcpkg.metrics.evaluate import score_table
+
+    who, look = load_portraits(source, models), load_portraits(reference, models)
+    full, ablated = (models.tune(method) for method in (MAGICAPTURE, WITHOUT_REFOCUSING))
+    outcomes = compare_methods(models, who, look, (full, ablated), n, seed)
+    outcomes[full.name].adapter.save(out / "adapter")
+    report = write_results(out, models, who, look, outcomes[full.name], outcomes[ablated.name])
+    print(score_table({name: outcome.scores for name, outcome in outcomes.items()}))
+    print(f"\n{report}")
+
+
+def check_input(folders: Sequence[Path], out: Path, n: int) -> None:
+    """What can be told before anything is loaded or trained.
+
+    Raises:
+        ValueError: n is below 1, or `out` is a file.
+        OSError: a folder is missing or holds no image.
+    """
+    from mcpkg.cli.options import check_out
+    from mcpkg.data.image_files import find_images
+
+    if n < 1:
+        raise ValueError(f"--n: {n} is below 1. Ask for at least one portrait.")
+    for folder in folders:
+        find_images(folder)
+    check_out(out)
+
+
+def _first(kind: str) -> Path:
+    folders = sorted(path for path in (SAMPLES / kind).glob("*") if path.is_dir())
+    if not folders:
+        missing = f"{SAMPLES / kind}: no samples."
+        raise FileNotFoundError(f"{missing} Run in the repository's folder, or give --source and --reference.")
+    return folders[0]
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        tyro.cli(run_demo, prog="python -m mcpkg.cli.demo")

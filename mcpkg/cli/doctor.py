@@ -1,0 +1,185 @@
+"""What can this machine run, and what is missing? Every finding comes with what to do about it."""
+
+import importlib
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+LEAST_MEMORY_GIB = 2.0
+"""Free memory below which training on the built-in model may fail: Python with torch takes about 1 GiB by itself."""
+CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
+"""The versions that the tests ran with; only in a checkout, not in an installed package."""
+EXTRAS = {
+    "insightface": ("scoring identity on photos", "pip install 'mcpkg[face]'"),
+    "facexlib": ("face parsing and ArcFace on photos", "pip install 'mcpkg[restore]' in an environment of its own"),
+    "gfpgan": ("restoring faces on real photos", "pip install 'mcpkg[restore]' in an environment of its own"),
+    "bitsandbytes": ("8-bit AdamW", "pip install 'mcpkg[gpu]'"),
+    "tensorboard": ("loss curves in TensorBoard", "pip install tensorboard"),
+}
+"""Module -> what it is for, how to get it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    found: str
+    ok: bool = True
+    needed: bool = False
+    """Whether the main job, personalising on the built-in model, cannot run without it."""
+    advice: str = ""
+    """What to do if it is not ok; empty if nothing has to be done."""
+
+    def line(self) -> str:
+        mark = "ok     " if self.ok else "MISSING" if self.needed else "no     "
+        return f"{mark}  {self.what:<24}  {self.found}" + (f"\n{'':35}{self.advice}" if self.advice else "")
+
+
+def examine() -> list[Finding]:
+    """Look at everything; nothing is changed, downloaded or kept in memory."""
+    return [*_system(), *_packages(), *_device(), *_weights(), *_extras(), *_published()]
+
+
+def can_run(findings: list[Finding]) -> bool:
+    """Whether nothing is missing that the main job needs."""
+    return all(finding.ok for finding in findings if finding.needed)
+
+
+def report_lines(findings: list[Finding]) -> str:
+    """For people: one line a finding, then the verdict."""
+    missing = [finding.what for finding in findings if finding.needed and not finding.ok]
+    verdict = f"This machine cannot run the main job yet. Missing: {', '.join(missing)}." if missing else (
+        "This machine can personalise and generate with the built-in model."
+    )  # fmt: skip
+    return "\n".join([*(finding.line() for finding in findings), "", verdict])
+
+
+def as_dict(findings: list[Finding]) -> dict:
+    """Ready for JSON."""
+    return {"can_run": can_run(findings), "findings": [asdict(finding) for finding in findings]}
+
+
+def _system() -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Finding("cores", f"{cores} that this process may use")
+    free, total = _memory_gib()
+    if free is not None:
+        enough = free >= LEAST_MEMORY_GIB
+        advice = "" if enough else f"Close other programs: below {LEAST_MEMORY_GIB:g} GiB training may fail."
+        yield Finding("memory", f"{free:.1f} GiB free of {total:.1f} GiB", enough, advice=advice)
+
+
+def _memory_gib() -> tuple[float, float] | tuple[None, None]:
+    try:
+        import psutil  # accelerate brings it
+
+        memory = psutil.virtual_memory()
+    except ImportError:
+        return None, None
+    return memory.available / 2**30, memory.total / 2**30
+
+
+def _packages() -> Iterator[Finding]:
+    """Every requirement of the base install: there, importable in principle, and of a version that should work."""
+    try:
+        from packaging.requirements import Requirement
+
+        requirements = [Requirement(line) for line in metadata.requires("mcpkg") or ()]
+    except (ImportError, metadata.PackageNotFoundError) as error:
+        yield Finding("packages", f"cannot be told ({error})", False, advice="Install mcpkg itself: pip install mcpkg")
+        return
+    tested = _tested_versions()
+    for requirement in requirements:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        name, wanted = requirement.name, str(requirement.specifier)
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Finding(name, "not installed", False, True, f"pip install '{requirement}'")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            yield Finding(name, f"{found}, outside {wanted}", False, True, f"pip install '{requirement}'")
+        elif tested.get(name, release := found.partition("+")[0]) != release:  # "+cpu" is the same release
+            yield Finding(name, f"{found}; the tests ran with {tested[name]}")
+        else:
+            yield Finding(name, found)
+
+
+def _tested_versions() -> dict[str, str]:
+    if not CONSTRAINTS.is_file():
+        return {}
+    lines = CONSTRAINTS.read_text().splitlines()
+    return dict(line.split("==", 1) for line in lines if "==" in line and not line.startswith("#"))
+
+
+def _device() -> Iterator[Finding]:
+    try:
+        import torch
+    except (ImportError, RuntimeError, OSError) as error:
+        advice = "Install it again: pip install --force-reinstall torch, with --index-url for a CPU-only one."
+        yield Finding("torch", f"cannot be imported ({_first_line(error)})", False, True, advice)
+        return
+    yield Finding("threads", f"torch uses {torch.get_num_threads()}")
+    if torch.cuda.is_available():
+        gpu, bf16 = torch.cuda.get_device_properties(0), torch.cuda.is_bf16_supported(including_emulation=False)
+        yield Finding("gpu", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB; use it with --device cuda")
+    else:
+        has_mps = torch.backends.mps.is_available()
+        found = "Apple's, which mcpkg was not tested on" if has_mps else "none for torch; the processor will do"
+        yield Finding("gpu", found, False)
+        can = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
+        bf16 = any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    advice = "" if bf16 else "It works, but slowly: keep --precision fp32, the default."
+    yield Finding("bf16", "in hardware" if bf16 else "not in hardware", bf16, advice=advice)
+
+
+def _weights() -> Iterator[Finding]:
+    try:
+        from mcpkg.backends.mini.backend import missing_weights
+    except (ImportError, RuntimeError, OSError) as error:  # a broken package was named above
+        found = f"cannot be looked at ({_first_line(error)})"
+        yield Finding("mini", found, False, True, "Mend the packages above first.")
+        return
+    missing = missing_weights()
+    advice = "  ".join(missing)
+    found = f"weights missing: {', '.join(map(str, missing.values()))}" if missing else "all weights are there"
+    yield Finding("mini", found, not missing, True, advice and f"Train what is missing: {advice}")
+
+
+def _extras() -> Iterator[Finding]:
+    for name, (purpose, how) in EXTRAS.items():
+        try:
+            importlib.import_module(name)
+        except (ImportError, RuntimeError, AttributeError, OSError) as error:
+            absent = isinstance(error, ModuleNotFoundError) and error.name == name
+            found = "not installed" if absent else f"installed, but cannot be imported ({_first_line(error)})"
+            yield Finding(name, f"{found}; only for {purpose}", False, advice=how)
+        else:
+            yield Finding(name, f"there, for {purpose}")
+
+
+def _published() -> Iterator[Finding]:
+    """Weights of others, which only the backend sd15 needs."""
+    from mcpkg.backends.downloads import WEIGHTS
+
+    for published in WEIGHTS.values():
+        what = f"{published.name} weights"
+        try:
+            there = published.is_there
+        except (ImportError, RuntimeError, OSError) as error:  # a broken huggingface-hub was named above
+            yield Finding(what, f"cannot be looked at ({_first_line(error)})", False)
+            continue
+        if there:
+            yield Finding(what, f"there, for sd15: {published.place}")
+        else:
+            yield Finding(what, "not there; only for sd15", False, advice=published.how_to_get())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

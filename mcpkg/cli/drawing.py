@@ -1,0 +1,157 @@
+"""mcpkg generate | evaluate | leakage: what can be done with a trained adapter."""
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Literal
+
+from mcpkg.cli.options import (
+    AsJson,
+    Consent,
+    Drawing,
+    DrawingFlat,
+    Models,
+    ModelsFlat,
+    PicturesFlat,
+    check_out,
+    find_adapter,
+)
+
+
+def generate(
+    adapter: Path,
+    out: Path,
+    prompt: str | None = None,
+    seeds: tuple[int, ...] = (),
+    restore: bool = False,
+    restore_strength: float = 1.0,
+    source: Path | None = None,
+    drawing: DrawingFlat = Drawing(),
+    as_json: AsJson = False,
+    models: ModelsFlat = Models(),
+) -> None:
+    """Draw portraits with a trained adapter; each PNG says of itself that, and how, it was generated.
+
+    Args:
+        adapter: folder of a finished run, or of its adapter.
+        out: folder for the portraits, named by their seeds.
+        prompt: with the learned words, as in "a photo of a <v1> person in the <v2> style", which is the default.
+        seeds: which seeds, instead of --seed and --n.
+        restore: sharpen and enlarge the portraits.
+        restore_strength: how much of the restoration is taken, 0 to 1; 0 only enlarges.
+        source: photos of the person. With --restore they tell what restoring costs in likeness; much of it is a notice.
+    """
+    check_out(out)
+    learned = find_adapter(adapter)
+    if not 0 <= restore_strength <= 1:
+        raise ValueError(f"--restore-strength: {restore_strength} is not between 0 and 1.")
+    if not restore and (restore_strength != 1 or source is not None):
+        raise ValueError("--restore-strength and --source are for --restore. Add it, or leave them out.")
+
+    from mcpkg.backends.restoration.strength import restore_portraits
+    from mcpkg.data.portraits import load_portraits
+    from mcpkg.inference.generate import generate_portraits
+    from mcpkg.inference.provenance import save_portraits
+    from mcpkg.metrics.restoration_cost import identity_cost, warn_of_cost
+
+    backend = models.load()
+    if restore and backend.restorer is None:  # told before anything is drawn
+        raise FileNotFoundError(
+            f"--restore: {backend.name} has no restorer here. `mcpkg weights` lists what can be had."
+        )
+    photos = load_portraits(source, backend) if source else None
+    generated = generate_portraits(backend, learned, prompt, seeds=seeds or None, **asdict(drawing))
+    if restore:
+        restored = restore_portraits(backend.restorer, generated.images, restore_strength)
+        if photos:
+            models_of_faces = (backend.identity_scorer, backend.face_parser)
+            cost = identity_cost(generated.images, restored, *models_of_faces, photos)
+            print(f"likeness to the source: {cost.before.mean:.2f}, restored {cost.after.mean:.2f}", file=sys.stderr)
+            warn_of_cost(cost)
+        generated = replace(generated, images=restored, settings=generated.settings | {"restored": restore_strength})
+    files = [str(path) for path in save_portraits(generated, out)]
+    answer = {"prompt": generated.prompt, "seeds": generated.seeds, "files": files, "settings": generated.settings}
+    print(json.dumps(answer, indent=2) if as_json else "\n".join(files))
+
+
+def evaluate(
+    pictures: PicturesFlat,
+    adapter: Path,
+    out: Path,
+    against: Path | None = None,
+    drawing: DrawingFlat = Drawing(),
+    consent: Consent = "",
+    as_json: AsJson = False,
+    models: ModelsFlat = Models(),
+) -> None:
+    """Draw with a trained adapter, score the portraits and write a report.
+
+    Args:
+        adapter: folder of a finished run, or of its adapter.
+        out: folder for portraits, scores and report.
+        against: a second run on the same pictures to compare with, such as one without refocusing; by default the
+            method before training.
+    """
+    check_out(out)
+    pictures.check()
+    learned, other = find_adapter(adapter), find_adapter(against) if against else None
+
+    from mcpkg.cli.results import write_results
+    from mcpkg.metrics.compare import judge, untrained
+    from mcpkg.metrics.evaluate import score_table
+    from mcpkg.training.checkpoints import read_steps
+
+    backend = models.load()
+    source, reference = pictures.load(backend)
+    other = other or untrained(backend, source, reference, learned.method, learned.seed)
+    if other.method.name == learned.method.name:
+        other = replace(other, method=replace(other.method, name=f"{other.method.name} in {against}"))
+    before = judge(backend, other, source, reference, history=read_steps(against) if against else (), **asdict(drawing))
+    result = judge(backend, learned, source, reference, history=read_steps(adapter), **asdict(drawing))
+    report = write_results(out, backend, source, reference, result, before, consent)
+    outcomes = (before, result)
+    if as_json:
+        scores = {outcome.name: outcome.as_dict() for outcome in outcomes}
+        print(json.dumps({"report": str(report), "methods": scores}, indent=2))
+    else:
+        print(score_table({outcome.name: outcome.scores for outcome in outcomes}) + f"\n\n{report}")
+
+
+def leakage(
+    adapter: Path,
+    out: Path,
+    by: tuple[Literal["token", "sample", "layer", "size", "head", "timestep"], ...] = ("token",),
+    all_layers: bool = False,
+    drawing: DrawingFlat = Drawing(),
+    as_json: AsJson = False,
+    models: ModelsFlat = Models(),
+) -> None:
+    """Say which share of each learned word's attention misses its region (the face, the rest) in drawn portraits.
+
+    Compare it with area_outside, the leakage of a word that looks everywhere alike; see mcpkg/leakage.py.
+
+    Args:
+        adapter: folder of a finished run, or of its adapter.
+        out: folder for leakage.csv: by token, sample, layer, head and timestep.
+        by: what to keep apart in the printed means.
+        all_layers: also the cross-attention layers of other grids than the one that is refocused.
+    """
+    check_out(out)
+    learned = find_adapter(adapter)
+
+    from mcpkg.metrics.attention_trace import trace_leakage
+    from mcpkg.metrics.leakage import mean_leakage, write_leakage_csv
+
+    rows = trace_leakage(models.load(), learned, all_layers=all_layers, **asdict(drawing))
+    means = mean_leakage(rows, by)
+    write_leakage_csv(rows, out / "leakage.csv")
+    if as_json:
+        print(json.dumps({"file": str(out / "leakage.csv"), "means": means}, indent=2))
+        return
+    columns = (*by, "leakage", "area_outside", "mass", "n")
+    print("".join(f"{column:>14}" for column in columns))
+    for row in means:
+        cells = (f"{row[c]:.4f}" if isinstance(row[c], float) else str(row[c]) for c in columns)
+        print("".join(f"{cell:>14}" for cell in cells))
+    print(f"\n{out / 'leakage.csv'}")

@@ -1,0 +1,38 @@
+"""mcpkg export"""
+
+import json
+from pathlib import Path
+
+from mcpkg.cli.options import AsJson, Consent, Models, ModelsFlat, check_out, find_adapter
+from mcpkg.cli.results import SCORES_FILE
+
+
+def export(
+    adapter: Path,
+    out: Path,
+    name: str = "magicapture",
+    base_model: str = "",
+    consent: Consent = "",
+    as_json: AsJson = False,
+    models: ModelsFlat = Models(),
+) -> None:
+    """Write an adapter as plain diffusers, A1111 and ComfyUI read it, with a model card.
+
+    Args:
+        adapter: folder of a finished run, or of its adapter; the scores of a run go into the card.
+        out: folder to write to.
+        name: of the files for A1111 and ComfyUI, and so of the words there: letters, digits, - and _.
+        base_model: where others find the model that it belongs to, as a name on the Hub or a folder.
+    """
+    check_out(out)
+    learned = find_adapter(adapter)
+
+    from mcpkg.inference.export import export_adapter
+    from mcpkg.util.files import read_json
+
+    scores = None
+    if (adapter / SCORES_FILE).is_file():
+        scores = read_json(adapter / SCORES_FILE).get("methods", {}).get(learned.method.name)
+    folder = export_adapter(learned, models.load(), out, name, base_model, scores, consent)
+    files = sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    print(json.dumps({"folder": str(folder), "files": files}, indent=2) if as_json else "\n".join(files))

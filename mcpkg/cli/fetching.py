@@ -1,0 +1,37 @@
+"""mcpkg weights: what others published, and how it gets here."""
+
+import json
+
+from mcpkg.cli.options import AsJson
+
+
+def weights(get: tuple[str, ...] = (), accept_licence: bool = False, as_json: AsJson = False) -> None:
+    """List the published weights that Stable Diffusion and its face models need, or download some.
+
+    Args:
+        get: names of the weights to download; none lists them all.
+        accept_licence: the licences of those that exclude commerce were read and agreed to.
+    """
+    from tqdm import tqdm
+
+    from mcpkg.backends.downloads import WEIGHTS, fetch
+
+    for name in get:
+        with tqdm(unit="B", unit_scale=True, desc=name, disable=as_json) as bar:
+            place = fetch(name, accept_licence, bar.update)
+        if not as_json:
+            print(place)
+    if as_json:
+        rows = [
+            {"name": p.name, "there": p.is_there, "place": str(p.place), "purpose": p.purpose, "licence": p.licence,
+             "size_mb": p.size_mb, "restricted": p.restricted} for p in WEIGHTS.values()
+        ]  # fmt: skip
+        print(json.dumps(rows, indent=2))
+    elif not get:
+        print("\n".join(_line(published) for published in WEIGHTS.values()))
+
+
+def _line(published) -> str:
+    state = f"there: {published.place}" if published.is_there else f"missing, {published.size_mb} MB"
+    state += ", needed for sd15" if published.needed else ", optional"
+    return f"{published.name:<17} {published.purpose}\n{'':17} {published.licence}\n{'':17} {state}"

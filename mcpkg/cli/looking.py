@@ -1,0 +1,46 @@
+"""mcpkg masks | doctor: look before you train."""
+
+import json
+from pathlib import Path
+
+from mcpkg.cli.options import AsJson, Models, ModelsFlat, PicturesFlat, check_out
+
+
+def masks(pictures: PicturesFlat, out: Path, as_json: AsJson = False, models: ModelsFlat = Models()) -> int:
+    """Check the folders and draw what training would use; exits with 1 if training would refuse a mask.
+
+    Args:
+        out: folder for the sheets source_masks.png and reference_masks.png.
+    """
+    check_out(out)
+    pictures.check()
+
+    from mcpkg.data.mask_check import diagnose_masks
+    from mcpkg.util.images import save_figure
+    from mcpkg.viz.mask_sheet import mask_doctor_sheet
+
+    backend = models.load()
+    portraits = dict(zip(("source", "reference"), pictures.load(backend, strict=False), strict=True))
+    findings = {role: diagnose_masks(backend, of_role, role) for role, of_role in portraits.items()}
+    for role in findings:
+        save_figure(mask_doctor_sheet(portraits[role], findings[role]), out / f"{role}_masks.png")
+    refused = any(of_role.mask_problems for of_role in portraits.values())
+    if as_json:
+        answer = {role: [finding.as_dict() for finding in of_role] for role, of_role in findings.items()}
+        print(json.dumps({"usable": not refused, **answer}, indent=2))
+        return int(refused)
+    for role, of_role in findings.items():
+        for finding in of_role:
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in finding.coverage.items())
+            print("\n  ".join([f"{role:<10} {finding.path}: {shares}", *finding.warnings]))
+        print(out / f"{role}_masks.png")
+    return int(refused)
+
+
+def doctor(as_json: AsJson = False) -> int:
+    """Say what this machine can run and what is missing; exits with 1 if the main job cannot run."""
+    from mcpkg.cli.doctor import as_dict, can_run, examine, report_lines
+
+    findings = examine()
+    print(json.dumps(as_dict(findings), indent=2) if as_json else report_lines(findings))
+    return int(not can_run(findings))

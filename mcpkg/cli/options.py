@@ -1,0 +1,157 @@
+"""Options that several commands share; each field's sentence is its help."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from mcpkg.backends import BACKENDS
+
+if TYPE_CHECKING:
+    from mcpkg.data.portraits import Portraits
+    from mcpkg.inference.adapter import Adapter
+    from mcpkg.method.interfaces import Backend
+
+AsJson = Annotated[bool, tyro.conf.arg(name="json", help="Print the answer as JSON, for a program to read.")]
+Consent = Annotated[str, tyro.conf.arg(help="Who agreed to what, for the record; without it, that nobody said so.")]
+
+
+@dataclass(frozen=True)
+class Models:
+    """Which models, and where they run."""
+
+    backend: Literal[BACKENDS] = BACKENDS[0]
+    """Which models."""
+    device: str = "cpu"
+    """Where they run, as torch names it."""
+    checkpoint: str = ""
+    """For sd15: a Stable Diffusion 1.x model by hub id, folder or .safetensors file; by default 1.5 itself."""
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    """Of sd15's weights, and of a training's passes; by default fp16 for sd15 on a GPU, else fp32."""
+    safety: bool = True
+    """For sd15: withhold images that its safety checker finds unsafe; --no-safety for none."""
+    identity: Literal["dlib", "arcface"] = "dlib"
+    """For sd15: the network that the identity loss pulls by."""
+    face_parts: tuple[str, ...] = ()
+    """For sd15 with weights for face parsing: what counts as face, by default skin brows eyes nose lips."""
+
+    def load(self) -> "Backend":
+        """The backend.
+
+        Raises:
+            ValueError: no such device.
+            OSError: weights are missing.
+        """
+        import torch
+
+        from mcpkg.backends import load_backend
+
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError):  # torch says so in either way
+            raise ValueError(f"--device: {self.device!r} is none that torch can use here. Try cpu.") from None
+        return load_backend(self.backend, self.device, **self._choices())
+
+    def _choices(self) -> dict:
+        """What was chosen otherwise than by default; a precision is for the training of any backend."""
+        from mcpkg.backends import BUILT_IN
+
+        names = (
+            "checkpoint",
+            "safety",
+            "identity",
+            "face_parts",
+            *(() if self.backend in BUILT_IN else ("precision",)),
+        )
+        default = Models()
+        return {name: value for name in names if (value := getattr(self, name)) != getattr(default, name)}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Folders to learn from."""
+
+    source: Path
+    """Folder with photos of one person: who."""
+    reference: Path
+    """Folder with portraits of others that share a look: the style."""
+    mask_from: Literal["files", "alpha", "parser"] = "files"
+    """Where face masks come from: files in a folder `masks` beside the images, their transparency, or the parser. Where
+    the first two have none, the parser's is taken."""
+
+    def check(self) -> None:
+        """Whether the folders hold images, which can be told before any model is loaded.
+
+        Raises:
+            OSError, ValueError: a folder is missing, empty or holds too few.
+        """
+        from mcpkg.data.image_files import find_images
+
+        for folder in (self.source, self.reference):
+            find_images(folder)
+        if self.source.resolve() == self.reference.resolve():
+            raise ValueError(f"{self.source}: source and reference alike. The look comes from portraits of others.")
+
+    def load(self, backend: "Backend", strict: bool = True) -> tuple["Portraits", "Portraits"]:
+        """Source and reference; see `load_portraits`."""
+        from mcpkg.data.portraits import load_portraits
+
+        folders = (self.source, self.reference)
+        return tuple(load_portraits(folder, backend, mask_from=self.mask_from, strict=strict) for folder in folders)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How portraits are drawn."""
+
+    n: int = 8
+    """How many portraits."""
+    seed: int = 0
+    """Of the first portrait; the others have those that follow."""
+    steps: int = 25
+    """Denoising steps."""
+    guidance: float | None = None
+    """How strictly the prompt is followed; by default what suits the backend."""
+    lora_scale: float = 1.0
+    """Strength of what was learned, 1 as trained; lower gives variety back, at a price in likeness."""
+    spread: float = 1.0
+    """How different the portraits are: 1 starts each from noise of its own, near 0 all start alike."""
+    edit: str = ""
+    """Appended to the prompt as it is, such as "wearing sunglasses"; if it does not show, lower --lora-scale."""
+    negative_prompt: str = ""
+    """What to keep away from."""
+    plain_guidance: bool = True
+    """Guidance leads away from what the model drew before it learned; --no-plain-guidance for what other tools draw."""
+
+
+PicturesFlat = tyro.conf.OmitArgPrefixes[Pictures]  # --source, not --pictures.source
+ModelsFlat = tyro.conf.OmitArgPrefixes[Models]
+DrawingFlat = tyro.conf.OmitArgPrefixes[Drawing]
+
+
+def find_adapter(folder: Path) -> "Adapter":
+    """The adapter in a folder, or in that of a finished run.
+
+    Raises:
+        FileNotFoundError: there is none; says so if the run is not finished.
+        ValueError: it is damaged.
+    """
+    from mcpkg.inference.adapter import SUMMARY_FILE, Adapter
+    from mcpkg.training.run_folder import ADAPTER_FOLDER, RUN_FILE
+
+    inside = folder / ADAPTER_FOLDER
+    if not (folder / SUMMARY_FILE).is_file() and (folder / RUN_FILE).is_file():
+        if not (inside / SUMMARY_FILE).is_file():
+            raise FileNotFoundError(f"{folder}: its training is not finished. Repeat the command that began it.")
+    return Adapter.load(inside if (inside / SUMMARY_FILE).is_file() else folder)
+
+
+def check_out(out: Path) -> None:
+    """Whether something can be written there, before time is spent on it.
+
+    Raises:
+        ValueError: it is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file. Give a folder.")

@@ -1,0 +1,61 @@
+"""What a finished run leaves in its folder, whichever command made it."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mcpkg.data.portraits import Portraits
+    from mcpkg.method.interfaces import Backend
+    from mcpkg.metrics.compare import Outcome
+
+SCORES_FILE = "scores.json"
+
+
+def write_results(
+    folder: Path,
+    backend: "Backend",
+    source: "Portraits",
+    reference: "Portraits",
+    result: "Outcome",
+    before: "Outcome | None" = None,
+    consent: str = "",
+) -> Path:
+    """Write portraits/, portraits.png, attention.png, scores.json and the report, and give the report's path.
+
+    Args:
+        result, before: see `write_report`.
+        consent: who agreed to what.
+    """
+    from mcpkg.inference.provenance import save_portraits
+    from mcpkg.util.files import write_json
+    from mcpkg.util.images import save_figure
+    from mcpkg.viz.report import write_report
+    from mcpkg.viz.sheets import attention_sheet, portraits_sheet
+
+    outcomes = [outcome for outcome in (before, result) if outcome is not None]
+    restored = backend.restorer.restore(result.generated.images) if backend.restorer is not None else None
+    save_portraits(result.generated, folder / "portraits")
+    sheet = portraits_sheet(source, reference, result.generated, restored, result.scores)
+    save_figure(sheet, folder / "portraits.png")
+    words = {role: word.token for role, word in result.adapter.placeholders.items()}
+    rows = {outcome.name: (outcome.generated, outcome.scores) for outcome in outcomes}
+    save_figure(attention_sheet(rows, words), folder / "attention.png")
+    summary = {
+        "source": str(source.paths[0].parent),
+        "reference": str(reference.paths[0].parent),
+        "seed": result.adapter.seed,
+        "prompt": result.generated.prompt,
+        "methods": {outcome.name: outcome.as_dict() for outcome in reversed(outcomes)},
+    }
+    write_json(summary, folder / SCORES_FILE)
+    return write_report(folder, backend, source, reference, result, before, restored, consent, command_line())
+
+
+def command_line() -> str:
+    """What was typed, but for the place where the program lies."""
+    name = Path(sys.argv[0]).name
+    if name not in ("mcpkg", "demo.py"):
+        return ""  # called from a program; there is no command to repeat
+    return shlex.join(["mcpkg", *(["demo"] if name == "demo.py" else []), *sys.argv[1:]])

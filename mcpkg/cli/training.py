@@ -1,0 +1,69 @@
+"""mcpkg train"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from mcpkg.cli.options import AsJson, Consent, Models, ModelsFlat, PicturesFlat, check_out
+from mcpkg.cli.overrides import Changes, Weights, changed
+from mcpkg.method.config import METHODS
+
+MethodName = Literal[tuple(METHODS)]
+
+
+def train(
+    pictures: PicturesFlat,
+    out: Path,
+    method: MethodName = "magicapture",
+    seed: int = 0,
+    n: int = 8,
+    save_every: int = 50,
+    preview_every: int = 0,
+    tensorboard: bool = False,
+    consent: Consent = "",
+    as_json: AsJson = False,
+    models: ModelsFlat = Models(),
+    changes: tyro.conf.OmitArgPrefixes[Changes] = Changes(),
+    weights: Weights = Weights(),
+) -> None:
+    """Learn a person and a look, draw portraits and write a report. Killed, it goes on when the command is repeated.
+
+    Args:
+        out: folder of the run: checkpoints, adapter, portraits, report.
+        method: which method or ablation.
+        seed: of training and of the first portrait.
+        n: how many portraits to draw and score at the end; 0 for none, and no report.
+        save_every: steps between two checkpoints.
+        preview_every: steps between two previews; 0 for none.
+        tensorboard: also log for TensorBoard.
+    """
+    check_out(out)
+    pictures.check()
+    if n < 0:
+        raise ValueError(f"--n: {n} is below 0.")
+
+    from mcpkg.metrics.compare import judge, untrained
+    from mcpkg.metrics.evaluate import score_table
+    from mcpkg.training.checkpoints import read_steps
+    from mcpkg.training.run_folder import ADAPTER_FOLDER, train_in_folder
+
+    backend = models.load()
+    source, reference = pictures.load(backend)
+    chosen = changed(backend.tune(METHODS[method]), changes, weights)
+    adapter = train_in_folder(
+        out, backend, source, reference, chosen, seed, precision=models.precision,
+        save_every=save_every, preview_every=preview_every, tensorboard=tensorboard,
+    )  # fmt: skip
+    answer = {"adapter": str(out / ADAPTER_FOLDER), "method": chosen.name, "record": adapter.record}
+    if n:
+        from mcpkg.cli.results import write_results
+
+        result = judge(backend, adapter, source, reference, n, seed, read_steps(out))
+        before = judge(backend, untrained(backend, source, reference, chosen, seed), source, reference, n, seed)
+        answer["report"] = str(write_results(out, backend, source, reference, result, before, consent))
+        answer["scores"] = result.as_dict()
+        if not as_json:
+            print(score_table({outcome.name: outcome.scores for outcome in (before, result)}) + "\n")
+    print(json.dumps(answer, indent=2) if as_json else answer.get("report", answer["adapter"]))

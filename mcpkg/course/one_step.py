@@ -1,0 +1,86 @@
+"""One-step estimates of an image at a chosen timestep, and how hard a loss on them pulls there (Eq. 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mcpkg.method.diffusion import predict_x0
+from mcpkg.method.interfaces import Backend
+from mcpkg.method.prompts import encode_prompts
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """What the model makes of noised images in a single pass; one row per image, all at one timestep."""
+
+    timestep: int
+    noisy: Float[Tensor, "b c k k"]
+    """z_t."""
+    noise_pred: Float[Tensor, "b c k k"]
+    """The noise that the model sees in it, or the velocity where the scheduler says so."""
+    images: Float[Tensor, "b 3 h w"]
+    """B's input in Eq. 7: the decoded estimate x0, in about [0, 1]; not clamped."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@torch.no_grad()
+def estimate_x0(
+    backend: Backend,
+    latents: Float[Tensor, "b c k k"],
+    noise: Float[Tensor, "b c k k"],
+    prompts: Sequence[str],
+    timestep: int,
+) -> OneStep:
+    """Noise clean latents to a timestep and take them back in one step, with what is applied to the backend now.
+
+    Args:
+        latents: as `backend.encode` gives them.
+        noise: standard normal; the same at every timestep, if timesteps are to be compared.
+        prompts: one per image; no guidance.
+        timestep: 0 to the schedule's length - 1, the same for all.
+
+    Raises:
+        ValueError: the timestep is not one of the schedule's, or there are not as many prompts as images.
+    """
+    scheduler, t = backend.pipeline.scheduler, _timesteps(backend, latents, timestep)
+    if len(prompts) != len(latents):
+        raise ValueError(f"prompts: {len(prompts)} for {len(latents)} images. Give one for each.")
+    noisy = scheduler.add_noise(latents, noise.to(latents), t)
+    context = encode_prompts(backend.pipeline.tokenizer, backend.pipeline.text_encoder, prompts)
+    noise_pred = backend.pipeline.unet(noisy.to(context), t, context).sample.float()
+    images = backend.decode(predict_x0(noisy, noise_pred, t, scheduler)).float()
+    return OneStep(timestep, noisy, noise_pred, images)
+
+
+def x0_gradient(
+    backend: Backend, step: OneStep, loss: Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, " b"]]
+) -> tuple[Float[Tensor, " b"], Float[Tensor, "b c k k"]]:
+    """A loss on the estimated images, and its gradient in the predicted noise: how it reaches the weights.
+
+    Args:
+        loss: of images, one value each; Eq. 7's, or another that needs to see an image.
+
+    Note:
+        By Tweedie's formula the gradient has a factor of sqrt((1 - a_t) / a_t): it grows with the timestep, whether
+        or not there is still anything in the estimate that the loss can judge.
+    """
+    t = _timesteps(backend, step.noisy, step.timestep)
+    noise_pred = step.noise_pred.detach().requires_grad_()
+    images = backend.decode(predict_x0(step.noisy, noise_pred, t, backend.pipeline.scheduler)).float()
+    values = loss(images)  # b
+    (gradient,) = torch.autograd.grad(values.sum(), noise_pred)
+    return values.detach(), gradient
+
+
+def _timesteps(backend: Backend, latents: Tensor, timestep: int) -> Int[Tensor, " b"]:
+    length = backend.pipeline.scheduler.config.num_train_timesteps
+    if not 0 <= timestep < length:
+        raise ValueError(f"timestep: {timestep} is not in 0 to {length - 1}, the schedule's.")
+    return torch.full((len(latents),), timestep, device=latents.device)

@@ -1,0 +1,139 @@
+"""What a training run needs to go on after being killed, and what it will say of itself."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mcpkg.factory.setting import Setting, encoder_digest, read_metadata
+from mcpkg.util.files import replace_whole
+
+
+class TrainingState:
+    """Weights, their average, the optimizer and the step; and where, how long and on what all this was trained."""
+
+    def __init__(self, setting: Setting, path: Path):
+        self.setting, self.path, self.step = setting, path, 0
+        self.seconds, self.timed_from = 0.0, 0
+        self.origin = {"commit": "", "machine": "", "started_from": ""}
+        self.conditions = {"population": setting.population, "images": str(setting.images)}
+        if setting.recipe.uses_autoencoder:
+            self.conditions["autoencoder"] = encoder_digest(setting.autoencoder)
+        self.model = setting.recipe.build(setting).to(setting.device).train()
+        self.ema = copy.deepcopy(self.model).requires_grad_(False)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.trained, betas=(0.9, 0.99), weight_decay=setting.recipe.weight_decay, fused=True
+        )
+
+    def start_from(self, finished: Path) -> None:
+        """Begins with finished weights instead of random ones, and remembers whence they came.
+
+        Args:
+            finished: a file of weights, or a folder that holds a folder with one for each part of the model.
+
+        Raises:
+            FileNotFoundError: there are none.
+            ValueError: they are of another model.
+        """
+        parts = {f"{name}.": finished / name for name, _ in self.model.named_children()}
+        files = {"": finished} if finished.is_file() else {
+            prefix: file for prefix, folder in parts.items() for file in folder.glob("*.safetensors")
+        }  # fmt: skip
+        if not files:
+            raise FileNotFoundError(f"{finished}: no weights to start from.")
+        tensors = {prefix + k: v for prefix, file in files.items() for k, v in load_file(file).items()}
+        for net in (self.model, self.ema):
+            try:
+                net.load_state_dict(tensors)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{finished}: weights of another model. {str(error).splitlines()[1].strip()}"
+                ) from None
+        known = read_metadata(next(iter(files.values())))
+        told = ("recipe", "population", "seed", "steps", "hours", "commit", "started_from")
+        self.origin["started_from"] = ", ".join(f"{key} {known[key]}" for key in told if known.get(key)) or "unknown"
+
+    def sign(self) -> None:
+        """Notes which source trains on which machine, beside those that did so before."""
+        now = {"commit": current_commit(), "machine": machine(self.setting.device)}
+        for key, value in now.items():
+            earlier = self.origin[key].split("; ") if self.origin[key] else []
+            self.origin[key] = "; ".join(dict.fromkeys([*earlier, value]))
+
+    def hours(self) -> str:
+        """Time in the loop, of all sittings; checkpoints of before it was counted tell only of the rest."""
+        return f"{self.seconds / 3600:.2f}" + (f" since step {self.timed_from}" if self.timed_from else "")
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Moves the average towards the weights; it starts fast, so that the first steps do not linger in it."""
+        decay = min(self.setting.recipe.ema_decay, (1 + self.step) / (10 + self.step))
+        for mean, value in zip(self.ema.state_dict().values(), self.model.state_dict().values()):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+    def save(self) -> None:
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+        numbers = {"step": str(self.step), "seconds": str(self.seconds), "timed_from": str(self.timed_from)}
+        with replace_whole(self.path) as partial:
+            metadata = numbers | self.origin | self.conditions
+            save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
+
+    def load(self) -> None:
+        """Goes on from the checkpoint.
+
+        Raises:
+            ValueError: it was trained on other portraits or through another autoencoder.
+        """
+        with safe_open(self.path, "pt", device=str(self.setting.device)) as file:
+            metadata = file.metadata()
+            for key, value in self.conditions.items():
+                if metadata.get(key, value) != value:
+                    raise ValueError(
+                        f"{self.path}: trained with {key} {metadata[key]}, not {value}. "
+                        "Give the same, or move the file away to begin anew."
+                    )
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        self.step = int(metadata["step"])
+        self.seconds, self.timed_from = float(metadata.get("seconds", 0)), int(metadata.get("timed_from", self.step))
+        self.origin = {key: metadata.get(key, "unknown") for key in self.origin}
+
+        def below(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(below("model."))
+        self.ema.load_state_dict(below("ema."))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in below("optimizer.").items():
+            index, name = key.split(".")
+            moments.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+
+
+def machine(device: torch.device) -> str:
+    """E.g. "2 threads, cpu" or "2 processes of 1 threads, cpu"."""
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    processes = f"{dist.get_world_size()} processes of " if dist.is_initialized() else ""
+    return f"{processes}{torch.get_num_threads()} threads, {where}"
+
+
+def current_commit() -> str:
+    """Of the source that trains, if it is a checkout; "-dirty" where files differ from it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,16 @@
+"""What was learned, and drawing with it: adapters, patched models, portraits, export, provenance. Imports data, method
+and util; never a backend.
+"""
+
+from mcpkg.util.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "adapter": "Adapter",
+        "export": "export_adapter",
+        "generate": "Generated generate_portraits starting_noise",
+        "model_patching": "add_words borrowed own_copies plain_first_half",
+        "provenance": "read_provenance save_portraits",
+    },
+)

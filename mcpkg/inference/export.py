@@ -1,0 +1,109 @@
+"""An adapter as other tools read it: plain diffusers, A1111 and ComfyUI, with a model card beside it."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mcpkg.inference.adapter import EMBEDDING_FILES, Adapter
+from mcpkg.inference.model_card import card_text
+from mcpkg.method.interfaces import Backend
+from mcpkg.util.files import replace_whole
+from mcpkg.util.safetensors_io import write_weights
+
+WEBUI_FOLDER, CARD_FILE = "webui", "README.md"
+
+
+def export_adapter(
+    adapter: Adapter,
+    backend: Backend,
+    folder: str | Path,
+    name: str = "magicapture",
+    base_model: str = "",
+    scores: Mapping | None = None,
+    consent: str = "",
+) -> Path:
+    """Write a folder that needs nothing of mcpkg to be used.
+
+    The folder itself is what `Adapter.save` writes, which plain diffusers reads. `webui/` holds the LoRA under kohya's
+    names, `<name>.safetensors`, and the two words as embeddings, `<name>-source.safetensors` and
+    `<name>-reference.safetensors`: A1111 and ComfyUI know a word by the name of its file. `README.md` says how to
+    load both, what was trained, and whether the person agreed.
+
+    Args:
+        backend: the one that the adapter was trained on; tells the guidance and the size to recommend.
+        name: letters, digits, - and _; for the files of `webui/`, and so also for the words in prompts there.
+        base_model: where others find the model that the adapter belongs to, as a name on the Hub or a folder.
+        scores: from `Scores.as_dict`, for the card.
+        consent: who agreed to what, for the card; without it the card says that nobody stated it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the method changes whole weights, which no LoRA file holds; the name is no file's; or the adapter
+            belongs to another model. Nothing is written.
+        OSError: the files cannot be written.
+    """
+    if adapter.deltas:
+        raise ValueError(
+            f"{adapter.method.name} changes {len(adapter.deltas)} whole weights, which a LoRA file cannot hold. "
+            "Generate with mcpkg, or export a method that trains a LoRA or words only, such as MagiCapture."
+        )
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ValueError(f"name: {name!r} does not serve as file name and word. Use letters, digits, - and _.")
+    adapter.check_fit(backend)
+
+    folder = adapter.save(folder)
+    if adapter.lora:
+        metadata = kohya_metadata(adapter, backend, name, base_model)
+        write_weights(kohya_lora(adapter.lora), folder / WEBUI_FOLDER / f"{name}.safetensors", metadata)
+    for role in EMBEDDING_FILES:
+        vectors = adapter.embeddings[adapter.placeholders[role].token]
+        write_weights({"emb_params": vectors}, folder / WEBUI_FOLDER / f"{name}-{role}.safetensors")
+    card = card_text(adapter, backend, name, base_model, scores, consent)
+    with replace_whole(folder / CARD_FILE) as partial:
+        partial.write_text(card, encoding="utf-8")
+    return folder
+
+
+def kohya_lora(lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A UNet LoRA under the names of kohya's scripts: lora_A is their lora_down, lora_B their lora_up.
+
+    Args:
+        lora: as peft names it, such as "down_blocks.0...attn2.to_q.lora_A.weight"; its alpha equals its rank.
+
+    Returns:
+        Per layer "lora_unet_down_blocks_0..._attn2_to_q" with .lora_down.weight, .lora_up.weight and .alpha; those who
+        read it scale the LoRA by alpha over rank, here 1.
+    """
+    named = {}
+    for key, tensor in lora.items():
+        layer, factor = re.fullmatch(r"(.+)\.lora_([AB])\.weight", key).groups()
+        start = f"lora_unet_{layer.replace('.', '_')}"
+        named[f"{start}.{'lora_down' if factor == 'A' else 'lora_up'}.weight"] = tensor
+        if factor == "A":
+            named[f"{start}.alpha"] = torch.tensor(float(len(tensor)))
+    return named
+
+
+def kohya_metadata(adapter: Adapter, backend: Backend, name: str, base_model: str) -> dict[str, str]:
+    """What A1111 and others show of a LoRA; all values are text."""
+    stable_diffusion_1 = backend.pipeline.unet.config.cross_attention_dim == 768  # the width of its text encoder
+    rank = adapter.method.lora_rank
+    convolutions = {"conv_dim": str(rank), "conv_alpha": str(float(rank))} if ".conv" in "".join(adapter.lora) else {}
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_args": json.dumps(convolutions),
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(float(rank)),
+        "ss_base_model_version": "sd_v1" if stable_diffusion_1 else backend.name,
+        "ss_sd_model_name": base_model or backend.name,
+        "ss_output_name": name,
+        "ss_seed": str(adapter.seed),
+        "ss_steps": str(sum(phase.steps for phase in adapter.method.phases)),
+        "ss_training_comment": f"{adapter.method.name}; words {name}-source and {name}-reference",
+    }

@@ -1,0 +1,108 @@
+"""Words and weights lent to a backend's models, and taken out again so that nothing is left behind."""
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from mcpkg.method.interfaces import Backend
+from mcpkg.method.lora import _PEFT_NAME
+from mcpkg.method.prompts import Placeholder, add_placeholders
+
+
+@contextmanager
+def borrowed(backend: Backend) -> Iterator[None]:
+    """Words, LoRA and `own_copies` brought in within the block are gone after it, also after an error."""
+    pipeline = backend.pipeline
+    models = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+    tokenizer, embedding = pipeline.tokenizer, pipeline.text_encoder.get_input_embeddings()
+    sizes = embedding.num_embeddings, pipeline.text_encoder.config.vocab_size
+    slots = [(module, name, parameter) for model in models for module in model.modules()
+             for name, parameter in module._parameters.items() if parameter is not None]  # fmt: skip
+    trainable = [parameter.requires_grad for _, _, parameter in slots]
+    training = [(module, module.training) for model in models for module in model.modules()]
+    pipeline.tokenizer = copy.deepcopy(tokenizer)  # words cannot be taken out of a tokenizer again
+    own_copies(embedding, ["weight"])  # new words are written into the matrix itself
+    for model in models:
+        model.requires_grad_(False).eval()
+    try:
+        yield
+    finally:
+        if _PEFT_NAME in getattr(pipeline.unet, "peft_config", {}):
+            pipeline.unet.delete_adapters(_PEFT_NAME)
+            if not getattr(pipeline.unet, "peft_config", {}):  # nobody else's LoRA is in there
+                pipeline.unet.unload_lora()
+        pipeline.tokenizer = tokenizer
+        embedding.num_embeddings, pipeline.text_encoder.config.vocab_size = sizes
+        for (module, name, parameter), requires_grad in zip(slots, trainable, strict=True):
+            module._parameters[name] = parameter.requires_grad_(requires_grad)
+        for module, mode in training:
+            module.training = mode
+
+
+def add_words(
+    backend: Backend, placeholders: dict[str, Placeholder], generator: torch.Generator
+) -> dict[str, list[int]]:
+    """Add the placeholders to the pipeline's vocabulary: token -> ids."""
+    with torch.random.fork_rng(devices=[]):  # the new rows are drawn from torch's global state before they are set
+        return add_placeholders(
+            backend.pipeline.tokenizer, backend.pipeline.text_encoder, tuple(placeholders.values()), generator
+        )
+
+
+def own_copies(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """Replace the named parameters by copies that may be written, for `borrowed` to put the old ones back."""
+    copies = {}
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        module = model.get_submodule(path)
+        copies[name] = module._parameters[leaf] = nn.Parameter(module._parameters[leaf].detach().clone(), False)
+    return copies
+
+
+@contextmanager
+def plain_first_half(unet: nn.Module, originals: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Within the block, what was learned acts on the second half of each batch only: in guidance, on the prompt's.
+
+    Training on a few pictures changes what a model draws unasked as well, and guidance would lead away from that
+    instead of from anything (Phunyaphibarn et al. 2025, arXiv 2503.20240).
+
+    Args:
+        originals: whole weights as they were, by name, where others stand in for them now. The LoRA is found.
+
+    Raises:
+        ValueError: in the UNet, a batch without halves.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    of_module: dict[str, dict[str, nn.Parameter]] = defaultdict(dict)
+    for name, original in originals.items():
+        path, _, leaf = name.rpartition(".")
+        of_module[path][leaf] = original
+
+    def plain(name: str, module: nn.Module) -> nn.Module | None:
+        """The module before anything was learned, if that changed it."""
+        lent = isinstance(module, LoraLayer) and _PEFT_NAME in module.active_adapters
+        if not lent and name not in of_module:
+            return None
+        before = copy.copy(module.base_layer if lent else module)
+        before._parameters = before._parameters | of_module.get(name, {})
+        return before
+
+    def replace_first_half(before: nn.Module, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        if len(output) % 2:
+            raise ValueError(
+                f"a batch of {len(output)} has no halves: give as many rows without the prompt as with it."
+            )
+        half = len(output) // 2
+        return torch.cat((before.forward(args[0][:half], *args[1:]), output[half:]))  # forward: without hooks
+
+    with ExitStack() as hooks:
+        for name, module in unet.named_modules():
+            if (before := plain(name, module)) is not None:
+                hooks.callback(module.register_forward_hook(partial(replace_first_half, before)).remove)
+        yield

@@ -1,0 +1,102 @@
+"""Attention losses that others published for learned tokens, to compare with Attention Refocusing (Eq. 8).
+
+Each is a value of `LossWeights.refocusing_form` and takes the weight `LossWeights.refocusing`; the weights that
+their authors chose are in the docstrings, and are not comparable with one another. All heads of all layers of one
+grid come in together, as `losses.mean_over_grids` hands them over.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from mcpkg.method.refocusing import SMALL, refocusing_form, scale_map
+
+
+@refocusing_form("break_a_scene")
+def break_a_scene(maps: Float[Tensor, "b heads h w"], mask: Float[Tensor, "b 1 H W"]) -> Float[Tensor, " b"]:
+    """Squared distance of the token's map from its whole mask, inside as well as outside.
+
+    Break-A-Scene (Avrahami et al., SIGGRAPH Asia 2023, arXiv 2305.16311), its cross-attention loss: the map is
+    averaged over heads and layers of the 16x16 grid, then divided by its maximum. Their weight is 0.01.
+
+    Args:
+        maps: A_k of one grid's layers and heads.
+        mask: where the token should look, at any resolution; the nearest pixel of each cell is taken, as theirs is.
+
+    Returns:
+        One loss per sample in [0, 1].
+    """
+    wanted = F.interpolate(mask.to(maps), maps.shape[-2:])  # b 1 h w
+    together = scale_map(maps.mean(dim=1, keepdim=True), "max")  # b 1 h w
+    return (together - wanted).square().mean(dim=(1, 2, 3))  # b
+
+
+@refocusing_form("mix_of_show")
+def mix_of_show(maps: Float[Tensor, "b heads h w"], mask: Float[Tensor, "b 1 H W"]) -> Float[Tensor, " b"]:
+    """Mean of the token's map outside its mask; nothing is asked inside.
+
+    Mix-of-Show (Gu et al., NeurIPS 2023, arXiv 2305.18292), the attention regularisation of the authors' code: the
+    map is averaged over heads and layers of each grid, then divided by its maximum. Their weight is 0.01.
+
+    Args:
+        maps: A_k of one grid's layers and heads.
+        mask: where the token may look, at any resolution; the nearest pixel of each cell is taken, as theirs is.
+
+    Returns:
+        One loss per sample in [0, 1]; 0 where the mask covers everything.
+
+    Note:
+        There a concept has two tokens. This is the loss of its first, and of both where a real person is learned
+        (`reg_full_identity: false`); for other concepts the second token has the loss `break_a_scene`. The maximum
+        is of each sample's map; their code takes that of the whole batch.
+    """
+    outside = 1 - F.interpolate(mask.to(maps), maps.shape[-2:])  # b 1 h w
+    together = scale_map(maps.mean(dim=1, keepdim=True), "max")  # b 1 h w
+    return (together * outside).sum(dim=(1, 2, 3)) / outside.sum(dim=(1, 2, 3)).clamp_min(SMALL)
+
+
+@refocusing_form("fastcomposer")
+def fastcomposer(maps: Float[Tensor, "b heads h w"], mask: Float[Tensor, "b 1 H W"]) -> Float[Tensor, " b"]:
+    """Mean attention outside the mask minus mean attention inside it: the balanced L1 loss.
+
+    FastComposer (Xiao et al., IJCV 2024, arXiv 2305.10431), its localisation loss: of every head by itself, without
+    scaling. Their weight is 0.001.
+
+    Args:
+        maps: A_k of one grid's layers and heads.
+        mask: where the token should look, at any resolution; averaged over each cell.
+
+    Returns:
+        One loss per sample in [-1, 1]: 0 for attention that is the same everywhere, negative where the token looks
+        more inside than outside.
+    """
+    inside = F.adaptive_avg_pool2d(mask.to(maps), maps.shape[-2:])  # b 1 h w
+    outside = 1 - inside
+    mean_inside = (maps * inside).sum(dim=(2, 3)) / inside.sum(dim=(2, 3)).clamp_min(SMALL)  # b heads
+    mean_outside = (maps * outside).sum(dim=(2, 3)) / outside.sum(dim=(2, 3)).clamp_min(SMALL)  # b heads
+    return (mean_outside - mean_inside).mean(dim=1)  # b
+
+
+@refocusing_form("share")
+def attention_share(
+    maps: Float[Tensor, "b heads h w"],
+    mask: Float[Tensor, "b 1 H W"],
+) -> Float[Tensor, " b"]:
+    """(1 - inside / total)^2, the loss on the share of attention itself: another form of refocusing.
+
+    Args:
+        maps: A_k of one layer, every head by itself.
+        mask: where the token may look, at any resolution, pooled as in `attention_refocusing`.
+
+    Returns:
+        One loss per sample in [0, 1], a mean over heads.
+
+    Note:
+        Not in the paper (Eq. 8 is). A share does not change with the map's strength, so that the token
+        can not meet this loss by vanishing; it can by looking at a few pixels of the mask only.
+    """
+    inside = F.adaptive_max_pool2d(mask.to(maps), maps.shape[-2:])  # b 1 h w
+    share = (maps * inside).sum(dim=(2, 3)) / maps.sum(dim=(2, 3)).clamp_min(SMALL)  # b heads
+    return (1 - share).square().mean(dim=1)  # b

@@ -1,0 +1,306 @@
+"""A method is data: MagiCapture, its ablations and its baselines are values of the same frozen dataclasses.
+
+An ablation is written `dataclasses.replace(MAGICAPTURE, ...)`; the loop in `trainer` runs them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+TASKS = ("source", "reference", "composed", "prior")
+TRAINABLE = ("embeddings", "lora", "cross_attention_kv", "unet", "text_encoder")
+LORA_LAYERS = ("cross_attention", "all")
+REFOCUSING_FORMS = ("mask", "share", "break_a_scene", "mix_of_show", "fastcomposer")
+REFOCUSING_SCALES = ("max", "minmax", "none")
+WEIGHTINGS = ("epsilon", "velocity")
+OPTIMIZERS = ("adamw", "adamw8bit")
+IDENTITY_DECODINGS = ("whole", "face", "tiny")
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _check_subset(what: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
+    unknown = [name for name in given if name not in known]
+    _check(not unknown, f"{what}: {unknown} unknown. Choose from {list(known)}.")
+    _check(len(set(given)) == len(given), f"{what}: {list(given)} names one twice.")
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the phase-2 objective (Eq. 10); 0 turns a term off and saves its cost."""
+
+    source: float = 1.0
+    """Reconstructs the source photos inside the face (Eq. 4)."""
+    reference: float = 1.0
+    """Reconstructs the reference portraits outside the face (Eq. 5)."""
+    composed: float = 1.0
+    """Reconstructs the reference portraits, outside the face, under the composed prompt (Eq. 6)."""
+    prior: float = 0.0
+    """Keeps what the model knew of a plain person: prior preservation, for the baselines."""
+    refocusing: float = 2.5
+    """Keeps each placeholder's attention inside its mask (Eq. 8)."""
+    identity: float = 1.0
+    """Pulls the composed face to the source's identity (Eq. 7); the paper finds 0.25 and 0.5 fine as well."""
+    refocusing_form: str = "mask"
+    """"mask" is Eq. 8; "share" asks only that the attention's share outside the mask be small. The others are rivals'
+    losses, for comparison: "break_a_scene", "mix_of_show", "fastcomposer"; give them weights of their own."""
+
+    def __post_init__(self):
+        for name, weight in asdict(self).items():
+            if name != "refocusing_form":
+                _check(weight >= 0, f"LossWeights.{name}: {weight} is negative. Give 0 or more.")
+        _check(
+            self.refocusing_form in REFOCUSING_FORMS,
+            f"LossWeights.refocusing_form: {self.refocusing_form!r} unknown. Choose from {list(REFOCUSING_FORMS)}.",
+        )
+
+
+RECONSTRUCTION = LossWeights(refocusing=0.0, identity=0.0)
+"""The phase-1 objective (Eq. 9)."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training: what learns, how fast, from which tasks and under which weights."""
+
+    steps: int
+    """Optimiser steps."""
+    trains: tuple[str, ...]
+    """Parameters that learn, from TRAINABLE; everything else is frozen."""
+    tasks: tuple[str, ...]
+    """Tasks that feed every step, from TASKS."""
+    weights: LossWeights = RECONSTRUCTION
+    """Weights of the loss terms."""
+    learning_rate: float = 1e-4
+    """Of network weights (LoRA, keys and values, UNet, text encoder)."""
+    embedding_learning_rate: float = 5e-4
+    """Of the placeholders' embeddings."""
+    max_timestep: float = 1.0
+    """Share of the schedule's T that timesteps are drawn below; the authors' code takes 0.8 in phase 2."""
+
+    def __post_init__(self):
+        _check(self.steps >= 0, f"Phase.steps: {self.steps} is negative. Give 0 or more.")
+        _check_subset("Phase.trains", self.trains, TRAINABLE)
+        _check_subset("Phase.tasks", self.tasks, TASKS)
+        _check(bool(self.trains) and bool(self.tasks), "Phase: name at least one thing to train and one task.")
+        _check(self.learning_rate > 0 and self.embedding_learning_rate > 0, "Phase: learning rates must be above 0.")
+        _check(0 < self.max_timestep <= 1, f"Phase.max_timestep: {self.max_timestep} is not in (0, 1].")
+        _check(
+            self.weights.identity == 0 or "composed" in self.tasks,
+            "Phase: the identity loss reads the composed task. Add it to tasks or set weights.identity to 0.",
+        )
+
+
+@dataclass(frozen=True)
+class Method:
+    """A whole personalisation method, in phases."""
+
+    name: str
+    """Shown in tables and stored with the adapter."""
+    phases: tuple[Phase, ...]
+    """Run one after the other on the same parameters, each with a fresh optimiser."""
+    masked: bool = True
+    """Whether reconstruction counts only the concept's own region (Eqs. 4-6) or the whole image (Eq. 1)."""
+    composed_source: float = 0.0
+    """Share of the source photos that are shown under the composed prompt (Eq. 6 mirrored), so that who is learned
+    holds beside the style; 0 as in the paper."""
+    weighting: str = "epsilon"
+    """How much reconstruction counts at each noise level: "epsilon" as in Eq. 1, alike; "velocity" as in v-prediction,
+    more at high noise, where colours and layout are settled."""
+    lora_rank: int = 4
+    """Rank of U and V (Eq. 3)."""
+    lora_layers: str = "cross_attention"
+    """Which layers of the UNet have LoRA: the projections of "cross_attention" as in the paper, or "all" layers of its
+    blocks but those that change the size or take in the time: self-attention, feed-forward and convolutions as well."""
+    vectors: int = 1
+    """Embedding vectors per placeholder."""
+    refocusing_scale: str = "max"
+    """S of Eq. 8: "max", "minmax" (detached, as in the authors' code) or "none"."""
+    identity_max_timestep: float = 0.5
+    """T' / T of Eq. 7: above it the predicted face is too blurred to be recognised."""
+    identity_decoding: str = "whole"
+    """What the identity loss decodes of the predicted latents: the "whole" image as in Eq. 7; the part around the
+    "face", at a fraction of the cost; or the whole image by the backend's "tiny" autoencoder."""
+    identity_every: int = 1
+    """Steps between two uses of the identity loss; its weight is not raised to make up for it."""
+    identity_warmup: float = 0.0
+    """Share of the phase over which the identity weight rises from 0, for it can overpower a fresh LoRA."""
+    samples_per_task: int = 1
+    """Images of each task in one forward pass."""
+    accumulation_steps: int = 1
+    """Forward passes whose gradients are averaged into one optimiser step."""
+    optimizer: str = "adamw"
+    """"adamw", or "adamw8bit", whose moments take a quarter of the memory: for methods that train whole weights."""
+    weight_decay: float = 1e-3
+    """Of AdamW, on network weights; embeddings have none."""
+    gradient_clip: float = 1.0
+    """Largest norm of the whole gradient."""
+    flip: bool = False
+    """Also show every picture mirrored, masks alike; off, for faces are not symmetric and a mirrored one is another."""
+
+    def __post_init__(self):
+        _check(bool(self.name) and bool(self.phases), "Method: give it a name and at least one phase.")
+        for name in ("lora_rank", "vectors", "identity_every", "samples_per_task", "accumulation_steps"):
+            _check(getattr(self, name) >= 1, f"Method.{name}: {getattr(self, name)} is below 1.")
+        _check(
+            self.lora_layers in LORA_LAYERS,
+            f"Method.lora_layers: {self.lora_layers!r} unknown. Choose from {list(LORA_LAYERS)}.",
+        )
+        _check(
+            self.refocusing_scale in REFOCUSING_SCALES,
+            f"Method.refocusing_scale: {self.refocusing_scale!r} unknown. Choose from {list(REFOCUSING_SCALES)}.",
+        )
+        _check(0 <= self.composed_source <= 1, f"Method.composed_source: {self.composed_source} is not in [0, 1].")
+        _check(
+            self.weighting in WEIGHTINGS,
+            f"Method.weighting: {self.weighting!r} unknown. Choose from {list(WEIGHTINGS)}.",
+        )
+        _check(
+            self.optimizer in OPTIMIZERS,
+            f"Method.optimizer: {self.optimizer!r} unknown. Choose from {list(OPTIMIZERS)}.",
+        )
+        _check(
+            self.identity_decoding in IDENTITY_DECODINGS,
+            f"Method.identity_decoding: {self.identity_decoding!r} unknown. Choose from {list(IDENTITY_DECODINGS)}.",
+        )
+        _check(
+            0 < self.identity_max_timestep <= 1,
+            f"Method.identity_max_timestep: {self.identity_max_timestep} is not in (0, 1].",
+        )
+        _check(0 <= self.identity_warmup <= 1, f"Method.identity_warmup: {self.identity_warmup} is not in [0, 1].")
+        _check(
+            self.weight_decay >= 0 and self.gradient_clip > 0,
+            "Method: weight_decay must be 0 or more and gradient_clip above 0.",
+        )
+
+
+def with_weights(method: Method, name: str, **weights: float | str) -> Method:
+    """The same method under other loss weights, in the phases that use those terms.
+
+    Args:
+        name: of the new method.
+        weights: fields of LossWeights; a number replaces only weights above 0, so that a term
+            stays off in a phase that does not have it.
+    """
+
+    def change(old: LossWeights) -> LossWeights:
+        used = {k: v for k, v in weights.items() if isinstance(v, str) or getattr(old, k) > 0}
+        return replace(old, **used)
+
+    return replace(method, name=name, phases=tuple(replace(p, weights=change(p.weights)) for p in method.phases))
+
+
+def without_task(method: Method, task: str, name: str) -> Method:
+    """The same method without one task in any phase; dropping "composed" drops the identity loss with it, and composed
+    prompts for source photos."""
+
+    def change(phase: Phase) -> Phase:
+        tasks = tuple(t for t in phase.tasks if t != task)
+        weights = replace(phase.weights, identity=0.0) if task == "composed" else phase.weights
+        return replace(phase, tasks=tasks, weights=weights)
+
+    composed_source = 0.0 if task == "composed" else method.composed_source
+    return replace(method, name=name, phases=tuple(change(p) for p in method.phases), composed_source=composed_source)
+
+
+def to_dict(method: Method) -> dict:
+    """Plain dicts, lists and numbers, ready for JSON."""
+    return asdict(method)
+
+
+def from_dict(values: dict) -> Method:
+    """The method that `to_dict` wrote, also after a trip through JSON."""
+    phases = tuple(
+        Phase(**{**p, "trains": tuple(p["trains"]), "tasks": tuple(p["tasks"]), "weights": LossWeights(**p["weights"])})
+        for p in values["phases"]
+    )
+    return Method(**{**values, "phases": phases})
+
+
+MAGICAPTURE = Method(
+    name="MagiCapture",
+    phases=(
+        Phase(steps=1200, trains=("embeddings",), tasks=("source", "reference")),  # Eq. 9
+        Phase(
+            steps=1500,
+            trains=("lora", "embeddings"),
+            tasks=("source", "reference", "composed"),  # Eq. 10
+            embedding_learning_rate=1e-5,
+            weights=LossWeights(),
+            max_timestep=0.8,
+        ),
+    ),
+    accumulation_steps=4,
+)
+WITHOUT_REFOCUSING = with_weights(MAGICAPTURE, "without refocusing", refocusing=0.0)
+WITHOUT_IDENTITY = with_weights(MAGICAPTURE, "without identity", identity=0.0)
+WITHOUT_COMPOSED = without_task(MAGICAPTURE, "composed", "without composed prompts")
+"""Note: goes without the identity loss as well, for that reads the composed task."""
+WITHOUT_REFOCUSING_AND_COMPOSED = without_task(
+    WITHOUT_REFOCUSING, "composed", "without refocusing and composed prompts"
+)
+WITHOUT_MASKS = replace(MAGICAPTURE, name="without masks", masked=False)
+"""Reconstructs whole images; refocusing still knows where the face is."""
+ONE_PHASE = replace(
+    MAGICAPTURE,
+    name="one phase",
+    phases=(
+        replace(
+            MAGICAPTURE.phases[1],
+            steps=sum(phase.steps for phase in MAGICAPTURE.phases),
+            embedding_learning_rate=MAGICAPTURE.phases[0].embedding_learning_rate,
+        ),
+    ),
+)
+"""All steps under Eq. 10; words learn at the rate of phase 1, for here they start from nothing too."""
+CUSTOM_DIFFUSION = Method(
+    name="Custom Diffusion",
+    phases=(
+        Phase(
+            steps=750,
+            trains=("cross_attention_kv", "embeddings"),
+            tasks=("source", "reference", "prior"),
+            learning_rate=5e-6,
+            embedding_learning_rate=5e-6,
+            weights=replace(RECONSTRUCTION, prior=1.0),
+        ),
+    ),
+    masked=False,
+)
+DREAMBOOTH = Method(
+    name="DreamBooth",
+    phases=(
+        Phase(
+            steps=2000,
+            trains=("unet", "text_encoder", "embeddings"),
+            tasks=("source", "reference", "prior"),
+            learning_rate=1e-6,
+            weights=replace(RECONSTRUCTION, prior=1.0),
+        ),
+    ),
+    masked=False,
+)
+"""Note: DreamBooth names its subject by a rare word. Ours starts as "person", which would name nobody, so its
+embedding learns as well, at the rate of MagiCapture's first phase."""
+TEXTUAL_INVERSION = Method(
+    name="Textual Inversion",
+    phases=(Phase(steps=5000, trains=("embeddings",), tasks=("source", "reference"), embedding_learning_rate=5e-3),),
+    masked=False,
+)
+
+METHODS = {
+    "magicapture": MAGICAPTURE,
+    "without-refocusing": WITHOUT_REFOCUSING,
+    "without-composed": WITHOUT_COMPOSED,
+    "without-refocusing-and-composed": WITHOUT_REFOCUSING_AND_COMPOSED,
+    "without-identity": WITHOUT_IDENTITY,
+    "without-masks": WITHOUT_MASKS,
+    "one-phase": ONE_PHASE,
+    "dreambooth": DREAMBOOTH,
+    "textual-inversion": TEXTUAL_INVERSION,
+    "custom-diffusion": CUSTOM_DIFFUSION,
+}
+"""By their names on the command line."""

@@ -1,0 +1,67 @@
+"""What the identity loss decodes (D in Eq. 7): the face's part of the latents is enough, and cheaper than the whole."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mcpkg.method.interfaces import Backend
+
+REACH = 3.0
+"""From the middle of the five landmarks to the edge of what embedders crop, in mean distances of the landmarks to it."""
+CONTEXT_CELLS = 4
+"""Latent cells around that: a decoder's convolutions look about so far."""
+
+
+def decode_faces(
+    backend: Backend,
+    latents: Float[Tensor, "b c k k"],
+    landmarks: Float[Tensor, "b 5 2"],
+    decoding: str = "face",
+) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 5 2"]]:
+    """Images of predicted latents, and the landmarks in the frames of these images; with gradient.
+
+    Args:
+        landmarks: x, y in [0, 1] of the whole frame.
+        decoding: "whole", as in the paper; "face", a square around each face, of one size for all; "tiny", the whole
+            by the backend's tiny autoencoder.
+
+    Raises:
+        ValueError: the backend has no tiny autoencoder.
+
+    Note:
+        A decoder's normalisation and attention take in the whole frame, so that a part decodes to nearly, not exactly,
+        what it is in the whole. `python -m benchmarks.identity_decoding` measures how far the gradients agree.
+    """
+    match decoding:
+        case "whole":
+            return backend.decode(latents).float(), landmarks
+        case "tiny":
+            check_decoding(backend, decoding)
+            tiny = backend.tiny_autoencoder
+            return (tiny.decode(latents.to(tiny.dtype)).sample / 2 + 0.5).float(), landmarks
+    corners, side = face_squares(landmarks, latents.shape[-1])
+    parts = [each[:, y : y + side, x : x + side] for each, (x, y) in zip(latents, corners.tolist(), strict=True)]
+    inside = (landmarks * latents.shape[-1] - corners[:, None]) / side
+    return backend.decode(torch.stack(parts)).float(), inside
+
+
+def check_decoding(backend: Backend, decoding: str) -> None:
+    """Whether the backend can decode so.
+
+    Raises:
+        ValueError: it has no tiny autoencoder.
+    """
+    if decoding == "tiny" and backend.tiny_autoencoder is None:
+        advice = "Take 'face'; for sd15 there is `mcpkg weights --get tiny-autoencoder`."
+        raise ValueError(f"identity_decoding 'tiny': {backend.name} has no tiny autoencoder here. {advice}")
+
+
+def face_squares(landmarks: Float[Tensor, "b 5 2"], cells: int) -> tuple[Tensor, int]:
+    """Left and top corner of a square around each face, and their common side, in latent cells of a frame of `cells`."""
+    centre = landmarks.mean(dim=1)  # b 2
+    size = (landmarks - centre[:, None]).norm(dim=2).mean(dim=1)  # b
+    side = min(cells, 2 * math.ceil(REACH * size.max().item() * cells + CONTEXT_CELLS))
+    corners = (centre * cells - side / 2).round().long().clamp(0, cells - side)  # b 2
+    return corners, side

@@ -1,0 +1,157 @@
+"""What every backend gives: a diffusion pipeline and the models that look at faces."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mcpkg.method.config import Method
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny, StableDiffusionPipeline
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Precisions by their usual names."""
+
+
+@dataclass(frozen=True)
+class Faces:
+    """What the parser saw in a batch of images, one row per image."""
+
+    found: Bool[Tensor, " b"]
+    """Whether there is a face at all."""
+    count: Int[Tensor, " b"]
+    """Number of faces; the other fields speak of the largest."""
+    face_mask: Float[Tensor, "b 1 h w"]
+    """1 on facial skin and features, 0 elsewhere, soft at the edges."""
+    parts: Float[Tensor, "b p h w"]
+    """Probability of each part (background, face, hair, ...), summing to 1 over p."""
+    landmarks: Float[Tensor, "b 5 2"]
+    """Eyes, nose tip and mouth corners, viewer's left first, as x, y in [0, 1] of the frame."""
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __getitem__(self, index) -> "Faces":
+        return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
+
+
+@runtime_checkable
+class FaceParser(Protocol):
+    """Finds the face and its parts."""
+
+    def parse(self, images: Float[Tensor, "b 3 h w"]) -> Faces: ...
+
+
+@runtime_checkable
+class FaceEmbedder(Protocol):
+    """Says who is in the picture; differentiable in the images."""
+
+    def embed(self, images: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b 5 2"]) -> Float[Tensor, "b d"]:
+        """Unit vectors: their cosine is the similarity of two faces."""
+
+
+@runtime_checkable
+class StyleReader(Protocol):
+    """Says what the picture looks like where `keep_mask` is 1."""
+
+    def embed(self, images: Float[Tensor, "b 3 h w"], keep_mask: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b d"]:
+        """Unit vectors: their cosine is the similarity of two styles."""
+
+
+@runtime_checkable
+class Restorer(Protocol):
+    """Sharpens a portrait and enlarges it."""
+
+    def restore(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 H W"]: ...
+
+
+@runtime_checkable
+class Aesthetic(Protocol):
+    """Says how much people would like a picture, whoever is in it."""
+
+    def score(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]: ...
+
+
+@runtime_checkable
+class SafetyChecker(Protocol):
+    """Finds images that should not be shown."""
+
+    def unsafe(self, images: Float[Tensor, "b 3 h w"]) -> Bool[Tensor, " b"]: ...
+
+
+@dataclass
+class Backend:
+    """One set of models; everything outside `backends/` talks to this class only."""
+
+    name: str
+    pipeline: "StableDiffusionPipeline"
+    """Any diffusers pipeline with `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`."""
+    image_size_px: int
+    """Side of the square images that the pipeline was trained on."""
+    face_parser: FaceParser
+    identity_trainer: FaceEmbedder
+    """Gives the gradient of the identity loss (Eq. 7)."""
+    identity_scorer: FaceEmbedder
+    """Measures identity with other weights than the trainer's; where both learned from one kind of data and share
+    an architecture, they may share blind spots too."""
+    style_reader: StyleReader
+    restorer: Restorer | None
+    """None where this machine has none for such pictures."""
+    tiny_autoencoder: "AutoencoderTiny | None" = None
+    """Decodes the same latents in a fraction of the time, a little less well."""
+    safety_checker: SafetyChecker | None = None
+    """Without one, nothing is withheld."""
+    strangers: Callable[[int], tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 5 2"]]] | None = None
+    """Draws n portraits of other people with landmarks: the zero of the scaled identity score."""
+    aesthetic: Aesthetic | None = None
+    """Marks generated images; without it, that score is NaN."""
+    default_guidance: float = 7.5
+    """Classifier-free guidance scale that suits these weights."""
+    attention_size: int = 16
+    """Grid of the cross-attention maps that are refocused and scored, in cells a side."""
+    tune: Callable[[Method], Method] = lambda method: method
+    """Gives a method the steps and learning rates that suit these weights."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipeline.unet.device
+
+    @property
+    def precision(self) -> str:
+        """In which the models' own weights are, as `DTYPES` names it; what learns is in fp32 whatever they are in."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.pipeline.text_encoder.dtype)
+
+    def sampler(self) -> "StableDiffusionPipeline":
+        """The same models with a scheduler of their own that needs few steps, and no progress bar."""
+        from diffusers import DPMSolverMultistepScheduler
+
+        parts = dict(self.pipeline.components)
+        parts["scheduler"] = DPMSolverMultistepScheduler.from_config(parts["scheduler"].config)
+        pipeline = type(self.pipeline)(**parts, requires_safety_checker=False)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c k k"]:
+        """Mean latents of images in [0, 1], scaled to a standard deviation of about 1."""
+        vae = self.pipeline.vae
+        mean = vae.encode((images * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean
+        return ((mean - _shift(vae)) * vae.config.scaling_factor).float()
+
+    def decode(self, latents: Float[Tensor, "b c k k"]) -> Float[Tensor, "b 3 h w"]:
+        """Images in about [0, 1] of latents; not clamped, so that no gradient is lost."""
+        vae = self.pipeline.vae
+        return vae.decode((latents / vae.config.scaling_factor + _shift(vae)).to(vae.dtype)).sample / 2 + 0.5
+
+
+def _shift(vae) -> float:
+    return getattr(vae.config, "shift_factor", None) or 0.0
+
+
+@torch.no_grad()
+def parse_in_batches(backend: Backend, images: Float[Tensor, "b 3 h w"]) -> Faces:
+    faces = [backend.face_parser.parse(chunk) for chunk in images.split(64)]
+    return Faces(*(torch.cat([getattr(f, field.name) for f in faces]) for field in fields(Faces)))

@@ -1,0 +1,26 @@
+"""Masked reconstruction (Eqs. 4-6); with a mask of ones, the plain denoising loss (Eq. 1)."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def masked_reconstruction(
+    noise_pred: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b c h w"],
+    mask: Float[Tensor, "b 1 h w"],
+) -> Float[Tensor, " b"]:
+    """Squared noise error per masked latent value (Eqs. 4-6); a mask of ones gives Eq. 1, and prior preservation.
+
+    Args:
+        noise_pred, noise: in latent units, standard deviation about 1.
+        mask: 1 on the concept, 0 elsewhere; never empty.
+
+    Returns:
+        One loss per sample, >= 0.
+
+    Note:
+        Divided by the mask's own area, so that a small face weighs as much as a large one.
+    """
+    error = (noise_pred - noise).square() * mask  # b c h w
+    area = mask.sum(dim=(1, 2, 3)) * noise.shape[1]  # b
+    return error.sum(dim=(1, 2, 3)) / area  # b

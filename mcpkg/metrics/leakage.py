@@ -1,0 +1,175 @@
+"""Does a learned token look where it should? Shares of attention, in and outside a region.
+
+How to read the numbers. A token's attention is a map over the image; its region is where it should look ([V1] at the
+face, [V2] at the rest).
+
+- leakage is the share of the map's sum that lies outside the region: 0 all inside, 1 all outside.
+- `area_outside` is the share of the image that lies outside the region, which is the leakage of a token that looks
+  everywhere alike. Leakage means nothing without it: 0.6 is good aim at a face that fills a fifth of the image
+  (0.8 by area alone), and bad aim at one that fills half of it. Below it the token aims; above it, it avoids.
+- `mass` is the mean attention inside the region. A token that is looked at nowhere can still have a fine share of
+  nothing: where leakage falls and mass falls to about 0 with it, the token was extinguished, not refocused.
+
+Attention is a softmax over the prompt's tokens, so `mass` depends on how many tokens the prompt has, while leakage
+does not depend on how strong the attention is. Means weigh each map by its attention, so that a head that hardly looks
+at the token does not count as much as one that does: the mean is the share of all of the attention there was.
+
+In training, take regions from the batch (`objective.word_regions`); in generation, from the parser's mask of the image
+that came out.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from mcpkg.method.attention_maps import MapStore
+from mcpkg.util.files import replace_whole
+
+
+def fit_region(region: Float[Tensor, "b 1 H W"], maps: Float[Tensor, "b heads h w"]) -> Float[Tensor, "b 1 h w"]:
+    """Each map cell's share of area that lies in the region."""
+    return F.adaptive_avg_pool2d(region.to(maps), maps.shape[-2:])
+
+
+def attention_leakage(maps: Float[Tensor, "b heads h w"], region: Float[Tensor, "b 1 H W"]) -> Float[Tensor, "b heads"]:
+    """Share of a token's attention that falls outside its region.
+
+    Args:
+        maps: attention of one token, >= 0.
+        region: 1 where the token should look, at any resolution.
+
+    Returns:
+        In [0, 1] per sample and head; NaN for a map without any attention, and for an empty region, such as the face
+        in an image that shows none. Compare with `area_outside`, the leakage of a token that looks everywhere alike,
+        and read `attention_mass` beside it.
+    """
+    inside = fit_region(region, maps)  # b 1 h w
+    share = (maps * (1 - inside)).sum(dim=(2, 3)) / maps.sum(dim=(2, 3))  # b heads
+    return share.masked_fill(inside.sum(dim=(2, 3)) == 0, math.nan)  # b heads
+
+
+def area_outside(region: Float[Tensor, "b 1 H W"]) -> Float[Tensor, " b"]:
+    """Share of the image outside the region: the leakage of attention that is the same everywhere."""
+    return 1 - region.mean(dim=(1, 2, 3))
+
+
+def attention_mass(maps: Float[Tensor, "b heads h w"], region: Float[Tensor, "b 1 H W"]) -> Float[Tensor, "b heads"]:
+    """Mean attention inside the region: about 0 tells that the token was extinguished, not refocused.
+
+    Returns:
+        In [0, 1] per sample and head; NaN for an empty region.
+    """
+    inside = fit_region(region, maps)  # b 1 h w
+    return (maps * inside).sum(dim=(2, 3)) / inside.sum(dim=(2, 3))  # b heads
+
+
+class LeakageRow(NamedTuple):
+    """One sample's leakage for one token in one layer and head at one timestep."""
+
+    token: str
+    sample: int
+    layer: str
+    size: int
+    head: int
+    timestep: int | None
+    """None where several were reduced to one map."""
+    leakage: float
+    """Share of attention outside the token's region."""
+    area_outside: float
+    """The leakage of attention that is the same everywhere."""
+    mass: float
+    """Mean attention inside the region."""
+    attention: float
+    """Mean attention over the whole image: the row's weight in a mean."""
+
+
+def leakage_rows(store: MapStore, regions: Mapping[str, Float[Tensor, "b 1 H W"]]) -> list[LeakageRow]:
+    """Every captured map as a row.
+
+    Args:
+        store: from `capture_attention`; its history is read if it kept one (keep="all"), else its maps.
+        regions: per token name, where it should look, one region per row of the tokens given to the capture.
+
+    Raises:
+        ValueError: if a captured token has no region, or not one per row.
+    """
+    missing = set(store.maps) - set(regions)
+    if missing:
+        raise ValueError(f"regions: none for {sorted(missing)}. Give each captured token the region it belongs to.")
+    for token, held in store.rows.items():
+        if len(regions[token]) != len(held):
+            raise ValueError(f"regions: {len(regions[token])} for {token!r}, whose capture had {len(held)} prompts.")
+    reduced = store.keep in ("mean", "max") and store.forwards > 1
+    rows = []
+    for timesteps, named in store.history or [(None if reduced else store.timesteps, store.maps)]:
+        for token, layer_maps in named.items():
+            samples = store.rows[token].nonzero().flatten().tolist()
+            region = regions[token][samples]
+            outside = area_outside(region).tolist()
+            for layer, maps in layer_maps:
+                maps = maps.detach().to(region)
+                share, mass = attention_leakage(maps, region).tolist(), attention_mass(maps, region).tolist()
+                attention = maps.mean(dim=(2, 3)).tolist()
+                size = max(maps.shape[-2:])
+                rows += [
+                    LeakageRow(token, sample, layer, size, head, timesteps and timesteps[sample],
+                               share[i][j], outside[i], mass[i][j], attention[i][j])
+                    for i, sample in enumerate(samples)
+                    for j, head in enumerate(store.heads or range(maps.shape[1]))
+                ]  # fmt: skip
+    return rows
+
+
+def mean_leakage(rows: Iterable[LeakageRow], by: Sequence[str] = ("token",)) -> list[dict]:
+    """Rows averaged over everything that `by` does not name.
+
+    Args:
+        rows: from `leakage_rows`.
+        by: fields of LeakageRow to keep apart, such as ("token", "timestep").
+
+    Returns:
+        One dict per group with the fields in `by`, then leakage, area_outside, mass and n, the rows it stands for.
+        Of one sample, leakage is the share of all its attention in the group; samples then count alike. Rows with
+        an undefined leakage (an empty map) are left out.
+    """
+    groups: dict[tuple, dict[int, list[LeakageRow]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if not math.isnan(row.leakage):
+            groups[tuple(getattr(row, name) for name in by)][row.sample].append(row)
+    return [
+        dict(zip(by, key, strict=True))
+        | {
+            "leakage": fmean(fmean([r.leakage for r in rows], [r.attention for r in rows]) for rows in samples),
+            "area_outside": fmean(rows[0].area_outside for rows in samples),
+            "mass": fmean(fmean(r.mass for r in rows) for rows in samples),
+            "n": sum(map(len, samples)),
+        }
+        for key, samples in ((key, list(of_key.values())) for key, of_key in groups.items())
+    ]
+
+
+def leakage_by_token(rows: Iterable[LeakageRow]) -> dict[str, float]:
+    """One number per token; read it beside its area and its mass, which `mean_leakage` gives with it."""
+    return {group["token"]: group["leakage"] for group in mean_leakage(rows)}
+
+
+def write_leakage_csv(rows: Iterable[LeakageRow], path: str | Path) -> None:
+    """The full table, one line per token, sample, layer, head and timestep; the file appears whole or not at all.
+
+    What is not defined (None, NaN) is an empty field.
+    """
+    with replace_whole(path) as partial, partial.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(LeakageRow._fields)
+        for row in rows:
+            table.writerow("" if value != value else value for value in row)  # NaN differs from itself

@@ -1,0 +1,55 @@
+"""How far pictures are from real ones in what needs no knowledge of their content: detail at each scale."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+OCTAVES = 3
+
+
+def image_statistics(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b s"]:
+    """Per octave of detail, from the finest: log of its strength, and of how unevenly it is spread.
+
+    Detail of an octave is the grey image less itself at half the resolution. Blur takes strength from the fine ones;
+    noise adds to it and spreads it evenly, where a real picture keeps it to edges; blocks and ringing do both.
+    """
+    grey = images.double().mean(dim=1, keepdim=True)  # b 1 h w
+    statistics = []
+    for _ in range(OCTAVES):
+        half = functional.avg_pool2d(grey, 2)
+        detail = grey - functional.interpolate(half, grey.shape[-2:], mode="bilinear")
+        strength = detail.square().mean(dim=(1, 2, 3)).sqrt() + 1e-4  # b
+        mean_size = detail.abs().mean(dim=(1, 2, 3)) + 1e-4
+        statistics += [strength.log(), (strength / mean_size).log()]
+        grey = half
+    return torch.stack(statistics, dim=1)
+
+
+def distance_to_real(images: Float[Tensor, "n 3 h w"], real: Float[Tensor, "m 3 h w"]) -> Float[Tensor, " n"]:
+    """Distance of each image's statistics to the mean of real ones, in their own standard deviations.
+
+    sqrt((x - mu)^T C^-1 (x - mu) / s) with the mean mu and covariance C of s statistics of real images, as in NIQE
+    (Mittal et al. 2013): about 1 for a real image, whatever it shows.
+
+    Args:
+        real: of the same size in pixels; a few are enough to begin with, dozens are better.
+
+    Returns:
+        One distance per image; NaN with fewer than two real ones.
+
+    Note:
+        Fréchet and kernel distances compare whole sets in a network's features. For portraits of one person in one
+        style those tell above all that the set shows one person in one style, and the networks that judge here were
+        trained to overlook blur and noise. The covariance is drawn to its diagonal by s / (m + s), since that of few
+        images is not known well enough to be inverted.
+    """
+    known, found = image_statistics(real), image_statistics(images)  # m s, n s
+    count, size = known.shape
+    if count < 2:
+        return found.new_full((len(found),), float("nan"))
+    covariance = known.T.cov()
+    diagonal = covariance.diag().clamp(min=1e-4).diag()
+    covariance = covariance + size / (count + size) * (diagonal - covariance)
+    away = found - known.mean(dim=0)  # n s
+    return (torch.linalg.solve(covariance, away.T) * away.T).mean(dim=0).sqrt()

@@ -1,0 +1,108 @@
+"""What an evaluation says: of each image, and in the mean of them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mcpkg.util.statistics import Interval
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """One value per image; NaN where it cannot be told (no single face, no maps)."""
+
+    identity: Float[Tensor, " n"]
+    """Mean cosine to the source photos."""
+    identity_to_reference: Float[Tensor, " n"]
+    """Mean cosine to the reference portraits' faces: high if the style's people leak in."""
+    nearest_reference: Float[Tensor, " n"]
+    """Cosine to the most similar of the reference portraits' faces."""
+    style: Float[Tensor, " n"]
+    """Mean cosine of the style outside the face to that of the reference photos."""
+    leakage: dict[str, Float[Tensor, " n"]]
+    """Role -> share of its word's attention outside its region (source: face, reference: rest)."""
+    mass: dict[str, Float[Tensor, " n"]]
+    """Role -> mean attention inside its region; near 0 means that the word is not looked at."""
+    area: dict[str, Float[Tensor, " n"]]
+    """Role -> share of the image outside its region: the leakage of attention that is uniform."""
+    has_one_face: Float[Tensor, " n"]
+    distance_to_real: Float[Tensor, " n"] | None = None
+    """See `mcpkg.metrics.realism.distance_to_real`."""
+    copies_reference: Float[Tensor, " n"] | None = None
+    """1 where it shows a reference person, see `mcpkg.metrics.evaluate.collapse`."""
+    drops_style: Float[Tensor, " n"] | None = None
+    """1 where it looks rather like the source photos, see `mcpkg.metrics.evaluate.collapse`."""
+    aesthetic: Float[Tensor, " n"] | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one method made of one pair of source and reference."""
+
+    identity: Interval
+    identity_scaled: Interval
+    """0 for a stranger, 1 for the source's own photos among themselves."""
+    identity_to_reference: Interval
+    style: Interval
+    style_scaled: Interval
+    """0 for the source's own photos, 1 for the reference portraits among themselves."""
+    leakage_source: Interval
+    leakage_reference: Interval
+    attention_mass_source: Interval
+    attention_mass_reference: Interval
+    collapse: Interval
+    """Share of images that copy a reference person or drop the style, see `mcpkg.metrics.evaluate.collapse`."""
+    copies_reference: Interval
+    drops_style: Interval
+    aesthetic: Interval
+    """The backend's mark of the images, NaN where it gives none."""
+    distance_to_real: Interval
+    """How far the images' detail is from that of real portraits; about 1 for a real one, more for blur and noise."""
+    diversity_identity: Interval
+    """1 - mean cosine between the images' faces; compare with 1 - identity_among_source."""
+    diversity_style: Interval
+    """1 - mean cosine between the images' styles; compare with 1 - style_among_references."""
+    area_source: float
+    """Leakage that uniform attention of the source word would have."""
+    area_reference: float
+    identity_among_source: float
+    identity_of_strangers: float
+    """NaN where the backend has none."""
+    style_among_references: float
+    style_of_source: float
+    """Of the source's own photos to the references: what one gets who ignores the style."""
+    distance_to_real_of_references: float
+    """The reference portraits' own, for comparison."""
+    faceless_share: float
+    """Share of images with no face or several; they are left out of identity, leakage, collapse and all of faces."""
+    n_without_face: int
+    n_with_several_faces: int
+    n_images: int
+    images: ImageScores | None = None
+    """The same, image by image."""
+
+    def as_dict(self) -> dict:
+        """Means and intervals as plain numbers, ready for JSON (NaN becomes None)."""
+        values = asdict(replace(self, images=None))
+        values.pop("images")
+        return _without_nan(values)
+
+
+def score_table(rows: dict[str, Scores], columns: Sequence[str] = ()) -> str:
+    """A small text table, one line a method, mean and interval in each cell."""
+    columns = columns or ("identity", "identity_scaled", "style", "leakage_source", "leakage_reference", "collapse")
+    width = max(len(name) for name in rows)
+    lines = [" " * width + "".join(f"  {column:>20}" for column in columns)]
+    for name, scores in rows.items():
+        cells = (getattr(scores, column) for column in columns)
+        texts = (f"{cell.mean:.2f} [{cell.low:.2f}, {cell.high:.2f}]" for cell in cells)
+        lines.append(f"{name:<{width}}" + "".join(f"  {text:>20}" for text in texts))
+    return "\n".join(lines)
+
+
+def _without_nan(value):
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,185 @@
+"""A training in a folder: killed at any moment, it is gone on with by the same call, to the same bits.
+
+run.json                what is trained on what; anything else is refused
+steps.jsonl             one line a step: loss terms, learning rates, seconds
+previews/000100.png     portraits and attention maps after so many steps
+checkpoint.safetensors  while it is not finished
+adapter/                when it is
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from mcpkg import __version__
+from mcpkg.data.portraits import Portraits
+from mcpkg.inference.adapter import SUMMARY_FILE, Adapter
+from mcpkg.method.config import MAGICAPTURE, Method, to_dict
+from mcpkg.method.interfaces import Backend
+from mcpkg.training.checkpoints import CHECKPOINT_FILE, TensorBoardLog, load_checkpoint, recorded, save_checkpoint
+from mcpkg.training.previews import draw_preview, preview_grid
+from mcpkg.training.trainer import StepReport, Training, open_training
+from mcpkg.util.files import explain_full_disk, read_json, write_json
+from mcpkg.util.images import save_image
+
+RUN_FILE, ADAPTER_FOLDER, PREVIEWS_FOLDER = "run.json", "adapter", "previews"
+FORMAT = "mcpkg run 1"
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate")
+
+
+def train_in_folder(
+    folder: str | Path,
+    backend: Backend,
+    source: Portraits,
+    reference: Portraits,
+    method: Method = MAGICAPTURE,
+    seed: int = 0,
+    on_step: Callable[[StepReport], None] | None = None,
+    precision: str | None = None,
+    progress: bool = True,
+    save_every: int = 50,
+    preview_every: int = 0,
+    tensorboard: bool = False,
+) -> Adapter:
+    """Personalise as `personalise` does, but so that a killed run can go on: call it again with the same arguments.
+
+    On a CPU the adapter is then, bit for bit, the one of a run that was never killed, if the machine, the number of
+    threads and the libraries are the same (run.json notes them for every sitting). A finished run is only read.
+
+    Args:
+        folder: made if need be; empty, or of this very run.
+        backend, source, reference, method, seed, on_step, precision, progress: see `personalise`.
+        save_every: steps between two checkpoints.
+        preview_every: steps between two previews; 0 for none.
+        tensorboard: also log the loss terms for TensorBoard, into `tensorboard/`.
+
+    Raises:
+        ValueError: the folder holds something else or another run, its checkpoint is damaged, a number is out of
+            range, or TensorBoard is not installed.
+        OSError: no space left, or the folder cannot be written.
+        FloatingPointError: the loss is no longer finite.
+    """
+    folder, process = Path(folder), PartialState(cpu=backend.device.type == "cpu")
+    if save_every < 1 or preview_every < 0:
+        raise ValueError(f"save_every is {save_every} and preview_every {preview_every}. Give at least 1 and 0.")
+    precision = precision or backend.precision
+    settings = run_settings(backend, source, reference, method, seed, precision)
+    check_folder(folder, settings)
+    log = TensorBoardLog(folder) if tensorboard else None
+    with explain_full_disk(folder):
+        if (folder / ADAPTER_FOLDER / SUMMARY_FILE).is_file():
+            (folder / CHECKPOINT_FILE).unlink(missing_ok=True)  # killed just before this was done
+            return Adapter.load(folder / ADAPTER_FOLDER)
+        state = load_checkpoint(folder / CHECKPOINT_FILE) if (folder / CHECKPOINT_FILE).is_file() else None
+        process.wait_for_everyone()  # nobody writes before all have looked
+        with open_training(backend, source, reference, method, seed, precision) as training:
+            if state is not None:
+                training.restore(state)
+            if process.is_main_process:
+                _note_sitting(folder, settings, training)
+            done = _steps_done(training)
+            if log is not None:
+                log.start(done)
+            for report in recorded(training.steps(progress), folder, done, process.is_main_process):
+                done += 1
+                if preview_every and done % preview_every == 0 and process.is_main_process:
+                    save_image(preview_grid(draw_preview(training)), folder / PREVIEWS_FOLDER / f"{done:06d}.png")
+                if log is not None:
+                    log.step(report, done)
+                if on_step is not None:
+                    on_step(report)
+                if done % save_every == 0:
+                    state = training.state()  # of all processes
+                    if process.is_main_process:
+                        save_checkpoint(state, folder / CHECKPOINT_FILE)
+            adapter = training.adapter()
+        if process.is_main_process:
+            adapter.save(folder / ADAPTER_FOLDER)
+            (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+        process.wait_for_everyone()
+    return adapter
+
+
+def run_settings(
+    backend: Backend, source: Portraits, reference: Portraits, method: Method, seed: int, precision: str
+) -> dict:
+    """All that the adapter depends on, as JSON says it; pictures and their masks as digests, by file name."""
+    settings = {
+        "method": to_dict(method), "backend": backend.name, "seed": seed, "precision": precision,
+        "identity_network": type(backend.identity_trainer).__name__, "processes": PartialState().num_processes, "source": _digests(source), "reference": _digests(reference),
+    }  # fmt: skip
+    return json.loads(json.dumps(settings))  # tuples become lists, as they will be when read again
+
+
+def check_folder(folder: str | Path, settings: dict) -> None:
+    """Whether a run of these settings may begin or go on in the folder.
+
+    Raises:
+        ValueError: it holds other files, or a run of other settings; the message says which.
+    """
+    folder, file = Path(folder), Path(folder) / RUN_FILE
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file. Give a folder.")
+    if not file.is_file():
+        others = sorted(path.name for path in folder.glob("*") if path.name != f"{RUN_FILE}.part")
+        if others:
+            raise ValueError(f"{folder}: holds other files, such as {others[0]}. Give a new or empty folder.")
+        return
+    run = read_json(file)
+    if run.get("format") != FORMAT or not isinstance(run.get("settings"), dict):
+        raise ValueError(f"{file}: not of a run that this version of mcpkg can go on with. Give a new or empty folder.")
+    different = list(_differences(run["settings"], settings))
+    if different:
+        more = f" and {len(different) - 1} more" if len(different) > 1 else ""
+        raise ValueError(f"{folder}: holds a run with {different[0]}{more}. Give the same to go on, or another folder.")
+
+
+def _note_sitting(folder: Path, settings: dict, training: Training) -> None:
+    """Writes run.json, or adds to it who goes on from which step."""
+    sitting = {
+        "from_step": _steps_done(training),
+        "device": str(training.backend.device),
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "versions": {"mcpkg": __version__} | {name: version(name) for name in LIBRARIES},
+    }
+    earlier = read_json(folder / RUN_FILE)["sittings"] if (folder / RUN_FILE).is_file() else []
+    write_json({"format": FORMAT, "settings": settings, "sittings": [*earlier, sitting]}, folder / RUN_FILE)
+
+
+def _steps_done(training: Training) -> int:
+    at = training.progress
+    return sum(phase.steps for phase in training.method.phases[: at.phase]) + at.step
+
+
+def _digests(portraits: Portraits) -> dict[str, str]:
+    """File name -> digest of the pixels and of which of them are face."""
+    digests = {}
+    for path, image, mask in zip(portraits.paths, portraits.images, portraits.faces.face_mask, strict=True):
+        # a parser's masks may differ in their last bits from one sitting to the next
+        parts = [(image * 255).round().byte(), (mask > 0.5).byte()]
+        digests[path.name] = hashlib.sha256(b"".join(x.cpu().numpy().tobytes() for x in parts)).hexdigest()[:16]
+    return digests
+
+
+def _differences(there: object, here: object, path: str = "") -> Iterator[str]:
+    """E.g. "seed 0, not 1", for every leaf in which two settings differ."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in there | here:
+            yield from _differences(there.get(key), here.get(key), f"{path} {key}".strip())
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for number, (a, b) in enumerate(zip(there, here)):
+            yield from _differences(a, b, f"{path} {number + 1}")
+    elif there != here:
+        yield f"{path} {_said(there)}, not {_said(here)}"
+
+
+def _said(value: object) -> str:
+    return "missing" if value is None else json.dumps(value)

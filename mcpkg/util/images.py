@@ -1,0 +1,47 @@
+"""Images as tensors, as pixels and as files."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from mcpkg.util.files import replace_whole
+
+
+def to_tensor(image: Image.Image) -> Float[Tensor, "c h w"]:
+    """Values in [0, 1] of an image with 8 bits per channel."""
+    pixels = np.atleast_3d(np.asarray(image, dtype=np.float32) / 255)  # h w c
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def save_image(image: Float[Tensor, "3 h w"], path: str | Path) -> None:
+    """Write one image in [0, 1] as PNG; the file appears whole or not at all."""
+    pixels = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    with replace_whole(path) as partial:
+        Image.fromarray(pixels).save(partial, format="PNG")
+
+
+def overlay(image: Float[Tensor, "3 h w"], heat: Float[Tensor, "k l"]) -> np.ndarray:
+    """The image in grey with the map over it, brightest at the map's own maximum: h w 3."""
+    from matplotlib import colormaps
+
+    heat = functional.interpolate(heat[None, None].float(), image.shape[-2:], mode="bicubic")[0, 0].clamp_min(0)
+    heat = (heat / heat.amax().clamp_min(1e-12)).cpu().numpy()  # h w
+    grey = to_pixels(image).mean(axis=-1, keepdims=True)
+    return 0.4 * grey + 0.6 * colormaps["magma"](heat)[..., :3]
+
+
+def to_pixels(image: Float[Tensor, "3 h w"]) -> Float[np.ndarray, "h w 3"]:
+    """As matplotlib and Pillow want it: values in [0, 1], channels last."""
+    return image.detach().clamp(0, 1).permute(1, 2, 0).cpu().float().numpy()
+
+
+def save_figure(figure: Figure, path: str | Path, dpi: int = 150) -> None:
+    """Write a figure as PNG; the file appears whole or not at all."""
+    with replace_whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=dpi)

@@ -1,0 +1,26 @@
+"""Packages whose names are imported on first use (PEP 562), so that importing one part does not load torch for all."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def lazy_exports(
+    package: str, exports: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of a package.
+
+    Args:
+        package: its name, as `__name__` gives it.
+        exports: module below it -> the names that the package exports from there, separated by spaces.
+    """
+    home = {name: f"{package}.{module}" for module, names in exports.items() for name in names.split()}
+
+    def __getattr__(name: str) -> Any:
+        if name not in home:
+            raise AttributeError(
+                f"module {package!r} has no attribute {name!r}. Public names: {', '.join(sorted(home))}."
+            )
+        return getattr(import_module(home[name]), name)
+
+    return __getattr__, lambda: sorted(home), sorted(home)

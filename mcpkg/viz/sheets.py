@@ -1,0 +1,135 @@
+"""Sheets for slides: the portraits, and where the learned words looked while they were made."""
+
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mcpkg.data.portraits import Portraits
+from mcpkg.inference.generate import Generated
+from mcpkg.util.images import overlay, to_pixels
+
+if TYPE_CHECKING:
+    from mcpkg.metrics.evaluate import Scores
+
+CELL_IN = 1.35
+"""Side of one picture on a sheet, in inches."""
+LOSS_COLUMNS = 3
+"""Panels side by side on a sheet of losses."""
+
+
+def portraits_sheet(
+    source: Portraits,
+    reference: Portraits,
+    generated: Generated,
+    restored: Float[Tensor, "n 3 H W"] | None = None,
+    scores: "Scores | None" = None,
+) -> Figure:
+    """Rows of pictures: who, which style, what came out, and the same restored."""
+    rows = {"source": source.images, "reference": reference.images, "result": generated.images}
+    if restored is not None:
+        rows["restored"] = restored
+    columns = max(len(images) for images in rows.values())
+    figure, axes = _grid(len(rows), columns)
+    for axes_row, (label, images) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(axes_row, images):  # rows may be shorter than the widest
+            axis.imshow(to_pixels(image))
+        _label(axes_row[0], label)
+    if scores is not None:
+        figure.suptitle(
+            f"identity {scores.identity.mean:.2f} (own photos {scores.identity_among_source:.2f}, "
+            f"strangers {scores.identity_of_strangers:.2f})    "
+            f"style {scores.style.mean:.2f} (references among themselves {scores.style_among_references:.2f})"
+        )
+    return figure
+
+
+def attention_sheet(
+    rows: Mapping[str, tuple[Generated, "Scores"]],
+    words: Mapping[str, str] | None = None,
+    columns: int = 2,
+) -> Figure:
+    """For the same seeds, one row a method: the image, then each word's attention laid over it.
+
+    Args:
+        rows: label -> images with their maps, and their scores.
+        words: role in the maps, "source" first -> how to name it in the titles.
+        columns: how many of the images to show.
+    """
+    words = words or {"source": "[V1]", "reference": "[V2]"}
+    width = 1 + len(words)
+    figure, axes = _grid(len(rows), columns * width)
+    for axes_row, (label, (generated, scores)) in zip(axes, rows.items(), strict=True):
+        _label(axes_row[0], label)
+        for index in range(min(columns, len(generated.images))):
+            cells = axes_row[index * width : (index + 1) * width]
+            cells[0].imshow(to_pixels(generated.images[index]))
+            cells[0].set_title(f"seed {generated.seeds[index]}", fontsize=8)
+            for cell, (role, word) in zip(cells[1:], words.items(), strict=True):
+                cell.imshow(overlay(generated.images[index], generated.maps[role][index]))
+                cell.set_title(f"{word} leaks {scores.images.leakage[role][index]:.2f}", fontsize=8)
+    means = ", ".join(f"{scores.leakage_source.mean:.2f} {label}" for label, (_, scores) in rows.items())
+    figure.suptitle(fill(f"share of {words['source']}'s attention outside the face: {means}", 70))
+    return figure
+
+
+def masks_sheet(portraits: Portraits, masks: Float[Tensor, "n 1 h w"]) -> Figure:
+    """What a mask keeps: the rest of each image is dimmed. Look at it before you train."""
+    figure, axes = _grid(1, len(portraits))
+    for axis, image, mask in zip(axes[0], portraits.images, masks, strict=True):
+        axis.imshow(to_pixels(image * (0.2 + 0.8 * mask)))
+    return figure
+
+
+def loss_sheet(histories: Mapping[str, Sequence[Mapping]]) -> Figure:
+    """One panel a loss term: every step pale, the moving mean over it; a dashed line where a phase begins.
+
+    Args:
+        histories: method -> its training steps in order, as StepReport's fields.
+    """
+    terms = list(dict.fromkeys(term for steps in histories.values() for step in steps for term in step["terms"]))
+    rows = -(-max(1, len(terms)) // LOSS_COLUMNS)
+    figure = Figure(figsize=(3 * LOSS_COLUMNS, 2.2 * rows + 0.4), layout="constrained")
+    axes = list(figure.subplots(rows, LOSS_COLUMNS, squeeze=False).flat)
+    for axis, term in zip(axes, terms):
+        for number, (label, steps) in enumerate(histories.items()):
+            at = np.array([i for i, step in enumerate(steps) if term in step["terms"]])
+            values = np.array([step["terms"][term] for step in steps if term in step["terms"]])
+            axis.plot(at, values, color=f"C{number}", alpha=0.25, linewidth=0.7)
+            axis.plot(at, moving_mean(values), color=f"C{number}", linewidth=1.5, label=label)
+            for begins in (i for i, step in enumerate(steps) if i and step["step"] == 0):
+                axis.axvline(begins, color="grey", linestyle="--", linewidth=0.8)
+        axis.set_title(term, fontsize=9)
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.set_ylim(bottom=0)
+    for axis in axes[len(terms) :]:
+        axis.set_axis_off()
+    if len(histories) > 1 and terms:
+        figure.axes[0].legend(fontsize=7)
+    return figure
+
+
+def moving_mean(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Mean over the tenth of all values that lies around each, fewer at the ends."""
+    half = len(values) // 20
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    return np.array([window.mean() for window in windows])
+
+
+def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    # Figure and not pyplot: works without a display, and nothing stays open
+    figure = Figure(figsize=(columns * CELL_IN + 0.4, rows * (CELL_IN + 0.1) + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def _label(axis, text: str) -> None:
+    style = {"rotation": 90, "va": "center", "ha": "right", "multialignment": "center", "fontsize": 10}
+    axis.text(-0.06, 0.5, fill(text, 16), transform=axis.transAxes, **style)

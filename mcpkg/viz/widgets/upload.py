@@ -1,0 +1,104 @@
+"""Upload photos of a person who agreed; until then, a sample stands in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ipywidgets
+from matplotlib.figure import Figure
+
+from mcpkg.data.image_files import SUFFIXES, find_images, open_picture
+from mcpkg.util.files import replace_whole
+from mcpkg.viz.widgets.panel import Panel, labelled
+
+RENDERED = "Rendered pictures; they show nobody."
+SHOWN = 8  # thumbnails, at most
+THUMBNAIL_PX = 128
+
+
+class PhotoUpload(Panel):
+    """Photos, who agreed to what, and a box to tick. Nothing is written before all three are there."""
+
+    def __init__(self, folder: str | Path, sample: str | Path):
+        """
+        Args:
+            folder: where uploaded photos go, as photo_01.jpg and so on.
+            sample: pictures to go on with until photos are uploaded.
+        """
+        self._uploads, self.sample = Path(folder), Path(sample)
+        self.photos = ipywidgets.FileUpload(
+            accept=",".join(SUFFIXES), multiple=True, description="Choose photos", layout={"width": "14em"}
+        )
+        self.statement = labelled(ipywidgets.Text, "who agreed to what", "10em", "40em", continuous_update=False,
+                                  placeholder="I am in these photos myself; for this workshop only")  # fmt: skip
+        self.agreed = labelled(ipywidgets.Checkbox, "The person in the photos agreed to this use", "0", "30em")
+        self.delete = ipywidgets.Button(description="Delete uploaded photos", layout={"width": "14em"})
+        self.delete.on_click(lambda _: self.forget())
+        rows = [[self.photos, self.delete], [self.statement], [self.agreed]]
+        super().__init__(rows, [self.photos, self.statement, self.agreed])
+
+    @property
+    def folder(self) -> Path:
+        """What to load: the uploaded photos if there is consent, else the sample."""
+        return self._uploads if self._ready else self.sample
+
+    @property
+    def consent(self) -> str:
+        """Who agreed to what, for reports and cards."""
+        return self.statement.value.strip() if self._ready else RENDERED
+
+    def forget(self) -> None:
+        """Delete the uploaded photos, here and on the disk; the sample stands in again."""
+        self.agreed.value = False
+        self.photos.value = ()
+        self._clear()
+
+    def refresh(self, change: object = None) -> None:
+        if change is not None:
+            self._clear()  # other photos, or consent taken back
+        if self._ready:
+            for number, photo in enumerate(self._usable, 1):
+                path = self._uploads / f"photo_{number:02}{Path(photo['name']).suffix.lower()}"
+                with replace_whole(path) as partial:
+                    partial.write_bytes(bytes(photo["content"]))
+        super().refresh(change)
+
+    @property
+    def reading(self) -> str:
+        n = len(self._usable)
+        left_out = ", ".join(photo["name"] for photo in self.photos.value if photo not in self._usable)
+        if left_out:
+            return f"{left_out}: not PNG, JPEG or WebP. Save as one of these and choose again."
+        if self._ready:
+            return f"{n} photos in {self._uploads.name}. Consent: {self.consent}"
+        if n:
+            return f"{n} photos wait: say who agreed to what, and tick the box. Nothing is saved yet."
+        return f"Nothing uploaded; the sample {self.sample.name} stands in. {RENDERED}"
+
+    def figure(self) -> Figure:
+        paths = find_images(self.folder, at_least=1)[:SHOWN]
+        figure = Figure(figsize=(1.5 * len(paths), 1.6), layout="constrained")
+        for axis, path in zip(figure.subplots(1, len(paths), squeeze=False)[0], paths, strict=True):
+            axis.set_axis_off()
+            axis.set_title(path.name, fontsize=8)
+            try:
+                picture = open_picture(path).rgb
+            except (OSError, ValueError):
+                axis.text(0.5, 0.5, "cannot be read", ha="center", fontsize=8, color="firebrick")
+                continue
+            picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+            axis.imshow(picture)
+        return figure
+
+    @property
+    def _usable(self) -> list[dict]:
+        return [photo for photo in self.photos.value if Path(photo["name"]).suffix.lower() in SUFFIXES]
+
+    @property
+    def _ready(self) -> bool:
+        return bool(self._usable and self.agreed.value and self.statement.value.strip())
+
+    def _clear(self) -> None:
+        """Remove what was uploaded before, and no file of anybody else's."""
+        for path in self._uploads.glob("photo_[0-9][0-9].*"):
+            path.unlink()

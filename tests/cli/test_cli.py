@@ -1,0 +1,222 @@
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import mcpkg
+from mcpkg.cli import __main__ as cli
+from mcpkg.cli.overrides import Changes, Weights, changed
+from mcpkg.data.image_files import read_image
+from mcpkg.inference.adapter import Adapter
+from mcpkg.inference.provenance import read_provenance
+from mcpkg.method.config import MAGICAPTURE, WITHOUT_REFOCUSING
+from mcpkg.metrics.restoration_cost import warn_of_cost
+from mcpkg.util.images import save_image
+from tests.helpers.tiny_folders import quick_backend, write_pair, write_pictures
+
+ROOT = Path(mcpkg.__path__[0]).parent
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr("mcpkg.backends.load_backend", quick_backend)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Pictures, and a run trained on them that is not drawn from yet."""
+    folder = tmp_path_factory.mktemp("run")
+    pair = write_pair(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mcpkg.backends.load_backend", quick_backend)
+        cli.main(["train", *on(pair), "--out", str(folder / "full"), "--n", "0"])
+    return folder, pair
+
+
+def on(pair):
+    return ["--source", str(pair[0]), "--reference", str(pair[1])]
+
+
+def refused(capsys, *args):
+    """The one line that a command ends with."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(arg) for arg in args])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out, err.count("\n")) == (2, "", 1), err
+    return err
+
+
+def test_help_comes_without_loading_torch():
+    """The bar is about a second; the user time is measured, for this machine may have other things to do."""
+    code = "import sys; from mcpkg.cli import __main__ as cli; assert 'torch' not in sys.modules; cli.main(['--help'])"
+    started = os.times().children_user
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert os.times().children_user - started < 1.5
+    assert all(name in done.stdout for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help_for_every_option(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--json" in shown or name == "demo"
+    blocks = list(shown.split("│ --")[1:])
+    for block in blocks:  # a flag and its type take one line or one word; a sentence is longer
+        assert len(" ".join(block.replace("│", " ").split()).split()) > 4, block
+
+
+def test_training_draws_scores_and_reports_and_is_read_only_when_repeated(run, capsys):
+    folder, pair = run
+    args = ["train", *on(pair), "--out", str(folder / "drawn"), "--n", "2", "--json", "--consent", "Ann agreed."]
+    cli.main(args)
+    first = json.loads(capsys.readouterr().out)
+    files = {path.name for path in (folder / "drawn").iterdir()}
+    assert files >= {"adapter", "portraits", "scores.json", "report.html"}
+    assert files >= {"portraits.png", "attention.png", "losses.png"}
+    assert "Ann agreed." in Path(first["report"]).read_text()
+    assert first["scores"]["n_images"] == 2
+    weights = (folder / "drawn" / "adapter" / "pytorch_lora_weights.safetensors").stat().st_mtime_ns
+    cli.main(args)
+    assert json.loads(capsys.readouterr().out)["scores"]["identity"] == first["scores"]["identity"]
+    assert (folder / "drawn" / "adapter" / "pytorch_lora_weights.safetensors").stat().st_mtime_ns == weights
+
+
+def test_fields_of_the_method_can_be_given(run, capsys):
+    folder, pair = run
+    out = folder / "changed"
+    cli.main(["train", *on(pair), "--out", str(out), "--n", "0", "--lora-rank", "2", "--weights.identity", "0.5",
+              "--phase-steps", "2", "1"])  # fmt: skip
+    method = Adapter.load(out / "adapter").method
+    assert (method.lora_rank, [phase.steps for phase in method.phases]) == (2, [2, 1])
+    assert [phase.weights.identity for phase in method.phases] == [0, 0.5]
+    assert method.name == "MagiCapture (phase steps 2 1; lora rank 2; identity 0.5)"
+    assert "of another" not in refused(capsys, "train", *on(pair), "--out", out, "--n", 0)  # other settings: refused
+
+
+def test_a_change_without_effect_is_refused():
+    with pytest.raises(ValueError, match="--weights.refocusing: without refocusing has no such term"):
+        changed(WITHOUT_REFOCUSING, Changes(), Weights(refocusing=1.0))
+    with pytest.raises(ValueError, match="--phase-steps: 3 given, and MagiCapture has 2 phases"):
+        changed(MAGICAPTURE, Changes(phase_steps=(1, 2, 3)), Weights())
+    with pytest.raises(ValueError, match="Method.lora_rank: 0 is below 1"):
+        changed(MAGICAPTURE, Changes(lora_rank=0), Weights())
+    assert changed(MAGICAPTURE, Changes(), Weights()) is MAGICAPTURE
+
+
+def test_generated_files_are_named_on_standard_output(run, capsys):
+    folder, _ = run
+    cli.main(["generate", "--adapter", str(folder / "full"), "--out", str(folder / "new"), "--steps", "2",
+              "--seeds", "3", "7", "--edit", "with red hat", "--restore"])  # fmt: skip
+    files = capsys.readouterr().out.split()
+    assert [Path(file).name for file in files] == ["seed_00003.png", "seed_00007.png"]
+    facts = read_provenance(files[1])
+    assert facts["seed"] == 7 and facts["prompt"].endswith(" with red hat") and facts["restored"] == 1
+
+
+def test_restoration_has_a_strength_and_tells_its_price(run, capsys, monkeypatch):
+    folder, pair = run
+    generate = ["generate", "--adapter", str(folder / "full"), "--steps", "2", "--seeds", "3"]
+    strengths = {"none": "0", "half": "0.5", "all": "1"}
+    for name, strength in strengths.items():
+        args = ["--out", str(folder / name), "--restore", "--restore-strength", strength, "--source", str(pair[0])]
+        cli.main([*generate, *args])
+    assert read_provenance(folder / "half" / "seed_00003.png")["restored"] == 0.5
+    none, half, full = (read_image(folder / name / "seed_00003.png", 64) for name in strengths)
+    assert (half - (none + full) / 2).abs().max() < 2 / 255
+    monkeypatch.setattr("mcpkg.metrics.restoration_cost.warn_of_cost", partial(warn_of_cost, threshold=-1.0))
+    capsys.readouterr()
+    cli.main([*generate, "--out", str(folder / "told"), "--restore", "--source", str(pair[0])])
+    likeness, notice = capsys.readouterr().err.splitlines()
+    assert likeness.startswith("likeness to the source: ")
+    assert notice.startswith("notice: restoration lowers the likeness to the source from ")
+    assert "not between 0 and 1" in refused(
+        capsys, *generate, "--out", folder / "no", "--restore", "--restore-strength", 2
+    )
+    assert "are for --restore" in refused(capsys, *generate, "--out", folder / "no", "--source", pair[0])
+
+
+def test_two_runs_are_compared(run, capsys):
+    folder, pair = run
+    cli.main(["train", *on(pair), "--out", str(folder / "without"), "--n", "0", "--method", "without-refocusing"])
+    capsys.readouterr()
+    cli.main(["evaluate", *on(pair), "--adapter", str(folder / "full"), "--against", str(folder / "without"),
+              "--out", str(folder / "scores"), "--n", "2", "--steps", "2", "--json"])  # fmt: skip
+    answer = json.loads(capsys.readouterr().out)
+    assert list(answer["methods"]) == ["without refocusing", "MagiCapture"]
+    assert "After: MagiCapture" in Path(answer["report"]).read_text()
+
+
+def test_leakage_is_told_by_what_was_asked_for(run, capsys):
+    folder, _ = run
+    cli.main(["leakage", "--adapter", str(folder / "full"), "--out", str(folder / "leaks"), "--n", "3", "--steps", "2",
+              "--by", "token", "timestep", "--json"])  # fmt: skip
+    answer = json.loads(capsys.readouterr().out)
+    assert {row["token"] for row in answer["means"]} == {"<v1>", "<v2>"}
+    assert len({row["timestep"] for row in answer["means"]}) == 2
+    lines = Path(answer["file"]).read_text().splitlines()
+    assert {line.split(",")[1] for line in lines[1:]} == {"0", "1", "2"}  # samples are counted over batches
+
+
+def test_masks_are_drawn_and_a_bad_one_fails(run, capsys):
+    folder, pair = run
+    cli.main(["masks", *on(pair), "--out", str(folder / "masks"), "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["usable"] and len(answer["source"]) == 2
+    assert {path.name for path in (folder / "masks").iterdir()} == {"source_masks.png", "reference_masks.png"}
+    bad = write_pictures(folder / "masked")
+    save_image(torch.ones(3, 20, 20), bad / "masks" / "0.png")  # of another size than its image
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["masks", *on((bad, pair[1])), "--out", str(folder / "bad_masks")])
+    assert stop.value.code == 1
+    assert "0.png" in capsys.readouterr().out and (folder / "bad_masks" / "source_masks.png").is_file()
+
+
+def test_an_adapter_is_exported_with_its_files_named(run, capsys):
+    folder, _ = run
+    cli.main(["export", "--adapter", str(folder / "full"), "--out", str(folder / "shared"), "--name", "ann"])
+    files = {Path(line).name for line in capsys.readouterr().out.splitlines()}
+    assert {"README.md", "ann.safetensors", "ann-source.safetensors", "pytorch_lora_weights.safetensors"} <= files
+
+
+def test_bad_input_is_one_line_and_nothing_is_written(run, capsys, tmp_path):
+    folder, pair = run
+    out, full = tmp_path / "out", folder / "full"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    train = ["train", "--out", out]
+    assert "nowhere: no such folder" in refused(capsys, *train, "--source", "nowhere", "--reference", pair[1])
+    assert "empty: no image found" in refused(capsys, *train, "--source", pair[0], "--reference", tmp_path / "empty")
+    assert "source and reference alike" in refused(capsys, *train, "--source", pair[0], "--reference", pair[0])
+    assert "--n: -1 is below 0" in refused(capsys, *train, *on(pair), "--n", -1)
+    assert "'warp9' is none that torch can use" in refused(capsys, *train, *on(pair), "--device", "warp9")
+    assert "lora_rank: 0 is below 1" in refused(capsys, *train, *on(pair), "--lora-rank", 0)
+    assert "file: is a file" in refused(capsys, "train", *on(pair), "--out", tmp_path / "file")
+    assert "no adapter.json there" in refused(capsys, "generate", "--adapter", pair[0], "--out", out)
+    generate = ["generate", "--adapter", full, "--out", out]
+    assert "has neither <v1> nor <v2>" in refused(capsys, *generate, "--prompt", "a photo of a man")
+    assert "n is 0" in refused(capsys, *generate, "--n", 0)
+    assert "does not serve as file name" in refused(capsys, "export", "--adapter", full, "--out", out, "--name", "a b")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "run.json").write_text("{}")
+    assert "training is not finished" in refused(capsys, "leakage", "--adapter", tmp_path / "begun", "--out", out)
+    assert not out.exists()
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mcpkg.cli.doctor.examine", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["doctor"])
+    assert stop.value.code == 130
+    assert "repeated" in capsys.readouterr().err

@@ -1,0 +1,244 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mcpkg.inference.adapter import EMBEDDING_FILES, LORA_FILE, SUMMARY_FILE, Adapter
+from mcpkg.method.config import CUSTOM_DIFFUSION, DREAMBOOTH, MAGICAPTURE, TEXTUAL_INVERSION
+from mcpkg.method.prompts import encode_prompts
+from tests.helpers.tiny_adapter import tiny_adapter
+from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
+
+EVERYWHERE = replace(MAGICAPTURE, name="LoRA everywhere", lora_layers="all")
+
+
+@pytest.fixture(params=[MAGICAPTURE, EVERYWHERE, CUSTOM_DIFFUSION, DREAMBOOTH], ids=lambda method: method.name)
+def adapter(request):
+    return tiny_adapter(tiny_backend(), request.param)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder with an adapter that nothing is wrong with yet."""
+    return tiny_adapter(tiny_backend()).save(tmp_path / "adapter")
+
+
+def predict(pipeline, prompt):
+    """What the UNet says of fixed noise under a prompt."""
+    noise = torch.randn(1, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return pipeline.unet(noise, 500, encode_prompts(pipeline.tokenizer, pipeline.text_encoder, [prompt])).sample
+
+
+def test_applied_changes_the_model_and_puts_it_back(adapter):
+    backend = tiny_backend()
+    plain = predict(backend.pipeline, "a photo of a person")
+    with adapter.applied(backend):
+        assert not torch.allclose(predict(backend.pipeline, "a photo of a person"), plain, atol=1e-5)
+        predict(backend.pipeline, adapter.prompt)
+    assert torch.equal(predict(backend.pipeline, "a photo of a person"), plain)
+    assert "<v1>" not in backend.pipeline.tokenizer.get_vocab()
+
+
+def test_lora_goes_where_the_method_says():
+    cross_attention, everywhere = (tiny_adapter(tiny_backend(), method).lora for method in (MAGICAPTURE, EVERYWHERE))
+    assert all(".attn2." in name for name in cross_attention)
+    assert cross_attention.keys() < everywhere.keys()
+    assert any(".attn1." in name for name in everywhere) and any(".resnets." in name for name in everywhere)
+
+
+def test_guided_by_plain_the_first_half_of_a_batch_knows_nothing_learned(adapter):
+    backend = tiny_backend()
+    unet, rng = backend.pipeline.unet, torch.Generator().manual_seed(0)
+    noise, text = torch.randn(4, 5, 8, 8, generator=rng), torch.randn(4, 16, 16, generator=rng)
+    before = unet(noise, 500, text).sample
+    with torch.no_grad(), adapter.applied(backend, 0.7):
+        learned = unet(noise, 500, text).sample
+    with torch.no_grad(), adapter.applied(backend, 0.7, plain_guidance=True):
+        guided = unet(noise, 500, text).sample
+        with pytest.raises(ValueError, match="a batch of 3 has no halves"):
+            unet(noise[:3], 500, text[:3])
+    assert torch.allclose(guided[:2], before[:2], atol=1e-5)
+    assert torch.allclose(guided[2:], learned[2:], atol=1e-5)
+    assert not torch.allclose(before, learned, atol=1e-3)
+
+
+def test_it_is_put_back_after_an_error(adapter):
+    backend = tiny_backend()
+    plain = predict(backend.pipeline, "a photo of a person")
+    with pytest.raises(KeyError), adapter.applied(backend):
+        raise KeyError
+    assert torch.equal(predict(backend.pipeline, "a photo of a person"), plain)
+
+
+def test_scale_zero_keeps_the_words_only(adapter):
+    backend = tiny_backend()
+    plain = predict(backend.pipeline, "a photo of a person")
+    with adapter.applied(backend, lora_scale=0.0):
+        assert torch.allclose(predict(backend.pipeline, "a photo of a person"), plain, atol=1e-6)
+        # The learned word is not the word that it started from.
+        v1, person = (predict(backend.pipeline, f"a photo of {word} person") for word in ("<v1>", "person"))
+        assert not torch.equal(v1, person)
+
+
+def test_what_is_loaded_is_what_was_saved(adapter, tmp_path):
+    again = Adapter.load(adapter.save(tmp_path / "run"))
+    assert again.method == adapter.method and again.seed == adapter.seed and again.record == adapter.record
+    assert again.placeholders == adapter.placeholders and again.backend == "tiny"
+    backend = tiny_backend()
+    with adapter.applied(backend):
+        first = predict(backend.pipeline, adapter.prompt)
+    with again.applied(backend):
+        assert torch.equal(predict(backend.pipeline, again.prompt), first)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]  # nothing half written is left behind
+
+
+def test_what_training_gives_can_be_saved_and_loaded(tmp_path):
+    from mcpkg.training.trainer import personalise
+
+    backend = tiny_backend()
+    phases = tuple(replace(phase, steps=1, learning_rate=1e-2) for phase in MAGICAPTURE.phases)
+    portraits = tiny_portraits(backend, 2)
+    method = replace(MAGICAPTURE, phases=phases, accumulation_steps=1)
+    adapter = personalise(backend, portraits, portraits, method, progress=False)
+    again = Adapter.load(adapter.save(tmp_path / "adapter"))
+    assert again.lora.keys() == adapter.lora.keys()
+    assert all(torch.equal(again.lora[name], tensor) for name, tensor in adapter.lora.items())
+    assert all(torch.equal(again.embeddings[token], vectors) for token, vectors in adapter.embeddings.items())
+
+
+def test_files_of_another_method_do_not_stay(saved):
+    tiny_adapter(tiny_backend(), CUSTOM_DIFFUSION).save(saved)
+    assert not Adapter.load(saved).lora
+    assert not (saved / LORA_FILE).exists()
+
+
+def test_a_save_that_breaks_off_leaves_no_adapter_of_mixed_files(saved, monkeypatch):
+    """The last file to be moved fails, as if the process were killed there."""
+    from pathlib import Path
+
+    move = Path.replace
+
+    def fail_at_the_last(self, target):
+        if self.name == SUMMARY_FILE and Path(target).parent == saved:
+            raise OSError("killed")
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail_at_the_last)
+    with pytest.raises(OSError, match="killed"):
+        tiny_adapter(tiny_backend(), TEXTUAL_INVERSION).save(saved)
+    with pytest.raises(FileNotFoundError, match="no adapter.json there"):
+        Adapter.load(saved)
+
+
+def test_somebody_elses_lora_counts_as_plain():
+    from peft import LoraConfig
+
+    backend = tiny_backend()
+    unet = backend.pipeline.unet
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), "theirs")
+    noise, text = torch.randn(2, 5, 8, 8), torch.randn(2, 16, 16)
+    with torch.no_grad():
+        theirs = unet(noise, 500, text).sample
+        with tiny_adapter(backend, CUSTOM_DIFFUSION).applied(backend, plain_guidance=True):
+            guided = unet(noise, 500, text).sample
+    assert torch.allclose(guided[:1], theirs[:1], atol=1e-5) and not torch.allclose(guided[1:], theirs[1:], atol=1e-3)
+
+
+def test_files_under_older_names_are_refused(saved):
+    tensors = load_file(saved / LORA_FILE)
+    save_file({name.replace(".lora_A.", ".lora.down."): tensor for name, tensor in tensors.items()}, saved / LORA_FILE)
+    with pytest.raises(ValueError, match="names its layers as an older mcpkg did"):
+        Adapter.load(saved)
+
+
+@pytest.mark.parametrize("method", [MAGICAPTURE, EVERYWHERE, CUSTOM_DIFFUSION], ids=lambda method: method.name)
+def test_somebody_elses_lora_stays(method):
+    from peft import LoraConfig
+
+    backend = tiny_backend()
+    backend.pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), "theirs")
+    theirs = predict(backend.pipeline, "a photo of a person")
+    with tiny_adapter(tiny_backend(), method).applied(backend):
+        pass
+    assert list(backend.pipeline.unet.peft_config) == ["theirs"]
+    assert torch.equal(predict(backend.pipeline, "a photo of a person"), theirs)
+
+
+# --- Bad input: one clear line each -----------------------------------------------------------------------------------
+
+
+def test_a_folder_without_adapter_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no adapter.json there"):
+        Adapter.load(tmp_path)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def write_as_pickle(path):
+    torch.save({"a": torch.zeros(1)}, path)
+
+
+def make_pickle_of(path):
+    write_as_pickle(path.with_suffix(".bin"))
+    path.unlink()
+
+
+def poison(path):
+    save_file({name: tensor * float("nan") for name, tensor in load_file(path).items()}, path)
+
+
+def drop_method(path):
+    values = json.loads(path.read_text())
+    del values["method"]
+    path.write_text(json.dumps(values))
+
+
+def rename_word(path):
+    path.write_text(path.read_text().replace('"token": "<v1>"', '"token": "<who>"'))
+
+
+@pytest.mark.parametrize(
+    "name, harm, message",
+    [
+        (LORA_FILE, cut, "pytorch_lora_weights.safetensors: damaged, or not a safetensors file"),
+        (LORA_FILE, poison, "pytorch_lora_weights.safetensors: .* values that are not finite"),
+        (LORA_FILE, write_as_pickle, "pytorch_lora_weights.safetensors: a pickle, which can run any code"),
+        (LORA_FILE, make_pickle_of, "pytorch_lora_weights.bin: a pickle, which can run any code"),
+        (EMBEDDING_FILES["source"], lambda path: path.unlink(), "source_embeds.safetensors: no such file"),
+        (SUMMARY_FILE, cut, "adapter.json: damaged"),
+        (SUMMARY_FILE, drop_method, r"adapter.json: of another version of mcpkg, or damaged \('method'\)"),
+        (SUMMARY_FILE, rename_word, r"holds the words \['<v1>', '<v2>'\], not \['<v2>', '<who>'\]"),
+    ],
+)
+def test_a_damaged_folder_is_refused_by_the_name_of_the_file(saved, name, harm, message):
+    harm(saved / name)
+    with pytest.raises((ValueError, OSError), match=message):
+        Adapter.load(saved)
+
+
+def with_first(tensors, change):
+    name = next(iter(tensors))
+    return tensors | {name: change(tensors[name])}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: replace(a, lora={f"other.{k}": v for k, v in a.lora.items()}), "'tiny': other.down_blocks"),
+        (lambda a: replace(a, lora=with_first(a.lora, lambda v: v[:, :7])), "down_blocks.*another size"),
+        (lambda a: replace(a, embeddings=with_first(a.embeddings, lambda v: v[:, :7])), "<v1> has another size"),
+        (lambda a: replace(a, deltas={"unet.nowhere.weight": torch.zeros(1)}), "unet.nowhere.weight"),
+    ],
+)
+def test_an_adapter_of_another_model_is_refused_before_anything_changes(change, message):
+    backend = tiny_backend()
+    adapter = replace(change(tiny_adapter(backend)), backend="large")
+    plain = predict(backend.pipeline, "a photo of a person")
+    with pytest.raises(ValueError, match=f"(?s){message}.*trained on 'large'"), adapter.applied(backend):
+        pass
+    assert torch.equal(predict(backend.pipeline, "a photo of a person"), plain)

@@ -1,0 +1,156 @@
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from mcpkg.inference.adapter import Adapter
+from mcpkg.inference.export import export_adapter
+from mcpkg.inference.generate import generate_portraits
+from mcpkg.inference.model_card import STEPS
+from mcpkg.method.config import CUSTOM_DIFFUSION, MAGICAPTURE, TEXTUAL_INVERSION
+from tests.helpers.tiny_adapter import tiny_adapter
+from tests.helpers.tiny_backend import tiny_backend
+
+TOLERANCE = 1e-5  # of pixels in [0, 1]; float32 rounds differently where the order of sums differs
+
+PLAIN_PROCESS = """
+import sys
+
+sys.modules["mcpkg"] = None  # an import of it is an error
+exec(open("card.py").read())
+import numpy
+
+again = torch.Generator().manual_seed(0)
+image = pipe({prompt!r}, num_inference_steps={steps}, guidance_scale={guidance}, height=32, width=32, generator=again,
+             output_type="np").images[0]
+numpy.save("image.npy", image)
+"""
+
+
+def draw(pipeline, prompt, steps=3):
+    """As anyone would with diffusers: 3 h w in [0, 1]."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline(
+        prompt, num_inference_steps=steps, guidance_scale=2.0, height=32, width=32, output_type="pt",
+        generator=torch.Generator().manual_seed(5),
+    )  # fmt: skip
+    return image.images[0]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(1, "cross_attention"), (3, "all")],
+    ids=["as in the paper", "three vectors, LoRA everywhere"],
+)
+def exported(request, tmp_path_factory):
+    backend, (vectors, layers) = tiny_backend(), request.param
+    adapter = tiny_adapter(backend, replace(MAGICAPTURE, lora_layers=layers), vectors)
+    folder = tmp_path_factory.mktemp("export") / "out"
+    base = tmp_path_factory.mktemp("base")
+    backend.pipeline.save_pretrained(base)
+    scores = {"style": {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 8}, "leakage_source": {"mean": None, "n": 0}}
+    export_adapter(adapter, backend, folder, "ann-chic", str(base), scores, consent="Ann agreed to portraits.")
+    return adapter, folder
+
+
+def test_the_cards_code_gives_the_same_picture_in_a_process_without_mcpkg(exported):
+    adapter, folder = exported
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
+    (folder / "card.py").write_text(code)
+    script = PLAIN_PROCESS.format(prompt=adapter.prompt, steps=STEPS, guidance=2.0)
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ours = generate_portraits(tiny_backend(), adapter, n=1, seed=0).images[0]
+    theirs = torch.from_numpy(np.load(folder / "image.npy")).permute(2, 0, 1)
+    assert (ours - theirs).abs().max() < TOLERANCE
+    saved = torch.from_numpy(np.array(Image.open(folder / "portrait.png"))).permute(2, 0, 1)
+    assert (ours * 255 - saved).abs().max() <= 0.51  # rounded to whole levels
+    plain = generate_portraits(tiny_backend(), prompt="a photo of a person in the style", n=1, seed=0).images[0]
+    assert (ours - plain).abs().max() > 100 * TOLERANCE  # the adapter does something
+
+
+def test_the_kohya_files_give_the_same_picture_through_diffusers(exported):
+    adapter, folder = exported
+    ours = generate_portraits(tiny_backend(), adapter, n=1, seed=5, steps=3, plain_guidance=False).images[0]
+    pipeline = tiny_backend().pipeline
+    pipeline.load_lora_weights(folder / "webui", weight_name="ann-chic.safetensors")
+    for role in ("reference", "source"):  # the order does not matter
+        path = folder / "webui" / f"ann-chic-{role}.safetensors"
+        pipeline.load_textual_inversion(str(path), token=adapter.placeholders[role].token)
+    assert (draw(pipeline, adapter.prompt) - ours).abs().max() < TOLERANCE
+
+
+def test_the_lora_file_is_named_as_kohyas_scripts_name_theirs(exported):
+    adapter, folder = exported
+    tensors = load_file(folder / "webui" / "ann-chic.safetensors")
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_q"
+    assert tensors[f"{layer}.lora_down.weight"].shape == (4, 16) and tensors[f"{layer}.lora_up.weight"].shape == (16, 4)
+    assert tensors[f"{layer}.alpha"].shape == () and tensors[f"{layer}.alpha"] == 4
+    assert layer.replace("to_q", "to_out_0") + ".alpha" in tensors
+    assert len(tensors) == 3 / 2 * len(adapter.lora)
+    with safe_open(folder / "webui" / "ann-chic.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["ss_network_module"] == "networks.lora" and metadata["ss_output_name"] == "ann-chic"
+    everywhere = adapter.method.lora_layers == "all"
+    assert (f"{layer.split('_attentions')[0]}_resnets_0_conv1.alpha" in tensors) == everywhere
+    assert json.loads(metadata["ss_network_args"]) == ({"conv_dim": "4", "conv_alpha": "4.0"} if everywhere else {})
+    assert metadata["ss_network_dim"] == "4" and metadata["ss_network_alpha"] == "4.0"
+    assert metadata["ss_base_model_version"] == "tiny"  # not sd_v1: its text encoder is no 768 wide
+
+
+def test_each_word_has_a_file_of_one_tensor(exported):
+    adapter, folder = exported
+    for role, token in (("source", "<v1>"), ("reference", "<v2>")):
+        (vectors,) = load_file(folder / "webui" / f"ann-chic-{role}.safetensors").values()
+        assert torch.equal(vectors, adapter.embeddings[token])
+
+
+def test_the_folder_is_an_adapter_still(exported):
+    adapter, folder = exported
+    assert Adapter.load(folder).placeholders == adapter.placeholders
+
+
+def test_the_card_says_what_one_needs_to_know(exported):
+    _, folder = exported
+    card = (folder / "README.md").read_text()
+    assert "Ann agreed to portraits." in card
+    assert "source photos (who): 5" in card and "reference portraits (style): 4" in card
+    assert "| 0.500 | 0.250 to 0.750 | 8 |" in card and "leakage" not in card and "word's attention" not in card
+    assert "a photo of a ann-chic-source person in the ann-chic-reference style <lora:ann-chic:1>" in card
+    assert "embedding:ann-chic-source person" in card
+    assert "guidance 2," in card and "`a photo of a <v1> person in the <v2> style`" in card
+
+
+def test_words_alone_are_exported_without_lora(tmp_path):
+    backend = tiny_backend()
+    export_adapter(tiny_adapter(backend, TEXTUAL_INVERSION), backend, tmp_path / "out")
+    names = [path.name for path in sorted((tmp_path / "out" / "webui").iterdir())]
+    assert names == ["magicapture-reference.safetensors", "magicapture-source.safetensors"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "- LoRA: none, words only" in card and card.count("LoRA") == 1 and "load_lora" not in card
+    assert "Not stated." in card and "None were given." in card
+
+
+@pytest.mark.parametrize(
+    "method, name, message",
+    [
+        (CUSTOM_DIFFUSION, "ann", "Custom Diffusion changes 14 whole weights, which a LoRA file cannot hold"),
+        (TEXTUAL_INVERSION, "ann/chic", "'ann/chic' does not serve as file name"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_in_one_line_and_nothing_is_written(tmp_path, method, name, message):
+    backend = tiny_backend()
+    with pytest.raises(ValueError, match=message):
+        export_adapter(tiny_adapter(backend, method), backend, tmp_path / "out", name)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,184 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from mcpkg.inference.generate import generate_portraits, starting_noise
+from mcpkg.inference.provenance import read_provenance, save_portraits
+from tests.helpers.tiny_adapter import tiny_adapter
+from tests.helpers.tiny_backend import tiny_backend
+
+
+@pytest.fixture(scope="module")
+def backend():
+    return tiny_backend()
+
+
+@pytest.fixture(scope="module")
+def adapter(backend):
+    return tiny_adapter(backend)
+
+
+def test_images_are_portraits_of_the_backends_size(backend, adapter):
+    generated = generate_portraits(backend, adapter, n=3, seed=5, steps=2)
+    assert generated.images.shape == (3, 3, 32, 32)
+    assert generated.seeds == (5, 6, 7)
+    assert generated.prompt == "a photo of a <v1> person in the <v2> style"
+    assert generated.images.min() >= 0 and generated.images.max() <= 1
+    assert generated.maps == {}
+
+
+def test_an_image_depends_on_its_seed_alone(backend, adapter):
+    together = generate_portraits(backend, adapter, n=3, seed=5, steps=2)
+    apart = generate_portraits(backend, adapter, n=3, seed=5, steps=2, batch_size=2)
+    listed = generate_portraits(backend, adapter, seeds=[7, 100, 5], steps=2)
+    assert torch.allclose(together.images, apart.images, atol=1e-5)
+    assert listed.seeds == (7, 100, 5)
+    assert torch.allclose(together.images[[2, 0]], listed.images[[0, 2]], atol=1e-5)
+    assert not torch.allclose(together.images[0], together.images[1], atol=1e-2)
+
+
+def test_capture_changes_no_image_and_gives_maps(backend, adapter):
+    plain = generate_portraits(backend, adapter, n=3, steps=2, batch_size=2)
+    captured = generate_portraits(backend, adapter, n=3, steps=2, batch_size=2, capture=True)
+    assert torch.equal(plain.images, captured.images)
+    assert captured.maps.keys() == {"source", "reference"}
+    assert captured.maps["source"].shape == (3, 8, 8)
+    assert (captured.maps["source"] >= 0).all() and (captured.maps["source"] <= 1).all()
+
+
+def test_only_words_in_the_prompt_are_captured(backend, adapter):
+    generated = generate_portraits(backend, adapter, "a photo of a <v1> person", n=1, steps=2, capture=True)
+    assert generated.maps.keys() == {"source"}
+
+
+def test_it_works_without_guidance_and_without_adapter(backend):
+    generated = generate_portraits(backend, prompt="a photo of a person", n=1, steps=2, guidance=1.0)
+    assert generated.images.shape == (1, 3, 32, 32)
+
+
+def test_an_edit_is_what_one_would_have_written_oneself(backend, adapter):
+    written = "a photo of a <v1> person in the <v2> style with red hat"
+    edited = generate_portraits(backend, adapter, n=1, steps=2, edit="with red hat")
+    assert edited.prompt == written
+    assert torch.equal(edited.images, generate_portraits(backend, adapter, written, n=1, steps=2).images)
+    assert generate_portraits(backend, adapter, n=1, steps=1, edit=", red hat").prompt.endswith("<v2> style, red hat")
+
+
+def test_a_negative_prompt_and_the_lora_scale_change_the_image(backend, adapter):
+    plain = generate_portraits(backend, adapter, n=1, steps=2).images
+    without_hat = generate_portraits(backend, adapter, n=1, steps=2, negative_prompt="red hat").images
+    weak = generate_portraits(backend, adapter, n=1, steps=2, lora_scale=0.2).images
+    assert (plain - without_hat).abs().max() > 1e-4 and (plain - weak).abs().max() > 1e-4
+
+
+def test_spread_moves_the_starts_apart_and_keeps_them_normal(backend):
+    own = starting_noise(backend, range(400))
+    near = starting_noise(backend, range(400), spread=0.6)
+    same = starting_noise(backend, range(3), spread=0.0)
+    assert torch.equal(same, own[:1].expand(3, -1, -1, -1))
+    assert torch.equal(near[0], own[0])
+    assert torch.allclose(near[7], 0.6 * own[7] + 0.8 * own[0])  # 0.36 + 0.64 = 1
+    assert near[1:].var(dim=0).mean() == pytest.approx(0.36, abs=0.02)  # they differ by 0.6 of what is their own
+    assert near.square().mean() == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"n": 0}, "n is 0"),
+        ({"steps": 0}, "steps is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"seeds": []}, "n is 0"),
+        ({"seeds": [3, 4, 3]}, "different whole numbers"),
+        ({"seed": -1}, "different whole numbers, 0 or more"),
+        ({"guidance": -1.0}, "guidance is -1"),
+        ({"lora_scale": float("nan")}, "lora_scale is nan"),
+        ({"spread": 1.5}, "spread of at most 1"),
+        ({"guidance": 1.0, "negative_prompt": "hat"}, "without effect"),
+        ({"prompt": "a photo of a person"}, "neither <v1> nor <v2>"),
+        ({"edit": "with a hat " * 20}, "Shorten it"),
+    ],
+)
+def test_impossible_wishes_are_refused(backend, adapter, options, message):
+    with pytest.raises(ValueError, match=message):
+        generate_portraits(backend, adapter, **options)
+
+
+def test_without_adapter_a_prompt_is_needed(backend):
+    with pytest.raises(ValueError, match="no prompt given"):
+        generate_portraits(backend)
+
+
+def test_guidance_leads_away_from_the_plain_model_unless_told_otherwise(backend, adapter, monkeypatch):
+    """At guidance g the noise is u + g (c - u); after a single step the latents are linear in it."""
+    monkeypatch.setattr(backend, "decode", lambda latents: latents[:, :3] / 1000 + 0.5)
+
+    def draw(adapter, **options):
+        return generate_portraits(backend, adapter, n=1, steps=1, **options)
+
+    plain, prompted = draw(None, prompt="", guidance=1.0).images, draw(adapter, guidance=1.0)
+    assert torch.allclose(draw(adapter, guidance=3.0).images, plain + 3 * (prompted.images - plain), atol=1e-5)
+    by_itself = draw(adapter, guidance=3.0, plain_guidance=False)
+    assert not torch.allclose(by_itself.images, plain + 3 * (prompted.images - plain), atol=1e-3)
+    assert not prompted.settings["plain_guidance"] and not by_itself.settings["plain_guidance"]
+
+
+# --- On disk ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def generated(backend, adapter):
+    return generate_portraits(backend, adapter, seeds=[3, 12], steps=2, guidance=2.5, lora_scale=0.5, edit="red hat")
+
+
+def test_each_file_says_how_it_was_made(generated, tmp_path):
+    paths = save_portraits(generated, tmp_path / "new")
+    assert [path.name for path in paths] == ["seed_00003.png", "seed_00012.png"]
+    assert read_provenance(paths[1]) == {
+        "statement": "AI-generated",
+        "prompt": "a photo of a <v1> person in the <v2> style red hat",
+        "seed": 12,
+        "model": "tiny",
+        "method": "MagiCapture",
+        "negative_prompt": "",
+        "guidance": 2.5,
+        "plain_guidance": True,
+        "steps": 2,
+        "lora_scale": 0.5,
+        "spread": 1.0,
+        "first_seed": 3,
+    }
+    assert Image.open(paths[0]).text["Comment"] == "AI-generated"  # for readers that do not know mcpkg
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [path.name for path in paths]
+
+
+def test_what_a_file_says_is_enough_to_draw_it_again(backend, adapter, generated, tmp_path):
+    told = read_provenance(save_portraits(generated, tmp_path)[1])
+    options = {
+        key: told[key] for key in ("prompt", "negative_prompt", "guidance", "plain_guidance", "steps", "lora_scale")
+    }
+    again = generate_portraits(backend, adapter, seeds=[told["seed"]], **options)
+    assert torch.allclose(again.images[0], generated.images[1], atol=1e-5)
+
+
+def test_pixels_and_words_beyond_latin_survive(generated, tmp_path):
+    images = torch.stack((torch.zeros(3, 4, 4), torch.ones(3, 4, 4)))
+    black, white = save_portraits(replace(generated, prompt="portræt i 着物", images=images), tmp_path)
+    assert read_provenance(white)["prompt"] == Image.open(white).text["Description"] == "portræt i 着物"
+    assert Image.open(black).getpixel((0, 0)) == (0, 0, 0) and Image.open(white).getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_a_file_without_provenance_says_so(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "plain.jpg")
+    (tmp_path / "notes.png").write_text(json.dumps({"statement": "AI-generated"}))
+    for name in ("plain.png", "plain.jpg"):
+        with pytest.raises(ValueError, match=f"{name}: no provenance of mcpkg"):
+            read_provenance(tmp_path / name)
+    with pytest.raises(ValueError, match="notes.png: cannot be read as an image"):
+        read_provenance(tmp_path / "notes.png")
+    with pytest.raises(FileNotFoundError, match="gone.png: no such file"):
+        read_provenance(tmp_path / "gone.png")

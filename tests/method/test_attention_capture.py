@@ -1,0 +1,320 @@
+from collections import Counter
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
+from peft import LoraConfig
+from torch.nn.functional import mse_loss
+
+from mcpkg.method.attention_capture import capture_attention, find_cross_attention
+from tests.helpers.tiny_pipeline import LATENT_CHANNELS, TEXT_LENGTH, tiny_unet
+
+N = TEXT_LENGTH
+LORA = LoraConfig(r=2, target_modules=["attn2.to_q", "attn2.to_k"], init_lora_weights=False)
+
+
+def positions(*rows):
+    """One row per prompt, True at the given indices."""
+    mask = torch.zeros(len(rows), N, dtype=torch.bool)
+    for row, indices in zip(mask, rows, strict=True):
+        row[list(indices)] = True
+    return mask
+
+
+def inputs(b=2, height=8, width=8, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    sample = torch.randn(b, LATENT_CHANNELS, height, width, generator=rng)
+    return sample, torch.tensor(10), torch.randn(b, N, 16, generator=rng)
+
+
+@pytest.fixture
+def unet():
+    return tiny_unet()
+
+
+class SpellOut(AttnProcessor2_0):
+    """Keeps the explicit softmax beside the fast path: what captured maps must equal."""
+
+    seen: list
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, **kwargs):
+        if encoder_hidden_states is not None:
+            query = attn.head_to_batch_dim(attn.to_q(hidden_states))
+            key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
+            probabilities = attn.get_attention_scores(query, key)
+            self.seen.append(probabilities.unflatten(0, (-1, attn.heads)))  # b heads cells n
+        return super().__call__(attn, hidden_states, encoder_hidden_states, **kwargs)
+
+
+def explicit_maps(unet, *args):
+    """Every cross-attention layer's full softmax, by layer."""
+    layers, normal = find_cross_attention(unet), unet.attn_processors
+    seen = {name: SpellOut() for name in layers}
+    for name, layer in layers.items():
+        seen[name].seen = []
+        layer.set_processor(seen[name])
+    unet(*args)
+    unet.set_attn_processor(normal)
+    return {name: processor.seen[0] for name, processor in seen.items()}
+
+
+def hooks_of(unet):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in unet.modules())
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_maps_equal_the_explicit_softmax_and_the_output_is_untouched(unet, lora):
+    if lora:
+        unet.add_adapter(LORA)
+    args = inputs()
+    expected, plain = explicit_maps(unet, *args), unet(*args).sample
+    tokens = {"source": positions([3], [4]), "reference": positions([7, 8], [9])}
+    with capture_attention(unet, tokens) as store:
+        captured = unet(*args).sample
+    assert torch.equal(plain, captured)
+    assert [name for name, _ in store.maps["source"]] == list(expected)
+    for token, mask in tokens.items():
+        for name, maps in store.maps[token]:
+            columns = torch.stack([full[:, :, row].sum(-1) for full, row in zip(expected[name], mask, strict=True)])
+            torch.testing.assert_close(maps.flatten(2), columns, atol=1e-5, rtol=0)
+
+
+def test_rows_without_the_token_are_left_out(unet):
+    with capture_attention(unet, {"source": positions([3], [], [5])}) as store:
+        unet(*inputs(b=3))
+    assert store.rows["source"].tolist() == [True, False, True]
+    assert all(len(maps) == 2 for _, maps in store.maps["source"])
+    with capture_attention(unet, {"source": positions([3], [4], [5])}) as every:
+        unet(*inputs(b=3))
+    torch.testing.assert_close(store.maps["source"][0][1], every.maps["source"][0][1][[0, 2]])
+
+
+def test_a_guidance_batch_is_read_in_its_second_half(unet):
+    mask = positions([3], [4])
+    sample, t, states = inputs(b=4)
+    with capture_attention(unet, {"source": mask}) as guided:
+        unet(sample, t, states)
+    with capture_attention(unet, {"source": mask}) as conditional:
+        unet(sample[2:], t, encoder_hidden_states=states[2:])
+    for (_, a), (_, b) in zip(guided.maps["source"], conditional.maps["source"], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_mask_over_text_tokens_is_heeded(unet):
+    sample, t, states = inputs()
+    visible = torch.arange(N).expand(2, N) < 5
+    tokens = {"visible": visible, "hidden": ~visible}
+    with torch.no_grad(), capture_attention(unet, tokens) as store:
+        unet(sample, t, states, encoder_attention_mask=visible)
+    for (_, seen), (_, unseen) in zip(store.maps["visible"], store.maps["hidden"], strict=True):
+        torch.testing.assert_close(seen, torch.ones_like(seen))
+        assert unseen.max() < 1e-6
+
+
+def gradients(unet, backward_inside):
+    unet.zero_grad()
+    args = inputs()
+    with capture_attention(unet, {"source": positions([3], [4])}) as store:
+        output = unet(*args).sample
+        loss = mse_loss(output, args[0]) + sum(maps.square().mean() for _, maps in store.maps["source"])
+        if backward_inside:
+            loss.backward()
+    if not backward_inside:
+        loss.backward()
+    assert store.forwards == 1
+    assert all(len(pair[1]) == 2 for pair in store.maps["source"])
+    return {name: p.grad.clone() for name, p in unet.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("backward_inside", [True, False])
+def test_checkpointing_changes_neither_gradient_nor_count(unet, backward_inside):
+    unet.add_adapter(LORA)
+    unet.train()
+    plain = gradients(unet, backward_inside)
+    unet.enable_gradient_checkpointing()
+    checkpointed = gradients(unet, backward_inside)
+    assert plain.keys() == checkpointed.keys() and any("lora_A" in name for name in plain)
+    for name in plain:
+        torch.testing.assert_close(checkpointed[name], plain[name])
+
+
+def test_an_attention_loss_alone_teaches_queries_and_keys(unet):
+    unet.add_adapter(LORA)
+    with capture_attention(unet, {"source": positions([3], [4])}, layers="up_blocks") as store:
+        unet(*inputs())
+    sum(maps.sum() for _, maps in store.maps["source"]).backward()
+    learning = {n for n, p in unet.named_parameters() if p.grad is not None and p.grad.any()}
+    assert any("up_blocks.1" in n and "to_q.lora" in n for n in learning)
+    assert any("up_blocks.1" in n and "to_k.lora" in n for n in learning)
+
+
+def test_a_reentrant_checkpoint_is_an_error(unet):
+    from torch.utils.checkpoint import checkpoint
+
+    unet.train()
+    unet.enable_gradient_checkpointing(lambda module, *args: checkpoint(module, *args, use_reentrant=True))
+    with pytest.raises(RuntimeError, match="ran without gradient"):
+        with capture_attention(unet, {"source": positions([3], [4])}):
+            unet(*inputs())
+    assert hooks_of(unet) == 0
+
+
+def test_under_autocast_the_softmax_is_float32(unet):
+    tokens = {"source": positions([3], [4])}
+    with capture_attention(unet, tokens) as exact:
+        unet(*inputs())
+    with torch.autocast("cpu", torch.bfloat16), capture_attention(unet, tokens) as store:
+        unet(*inputs())
+    for (_, maps), (_, reference) in zip(store.maps["source"], exact.maps["source"], strict=True):
+        assert maps.dtype == torch.float32
+        torch.testing.assert_close(maps, reference, atol=2e-2, rtol=0)
+
+
+def test_layers_sizes_and_heads_are_chosen(unet):
+    tokens = {"source": positions([3], [4])}
+
+    def captured(**choice):
+        with torch.no_grad(), capture_attention(unet, tokens, **choice) as store:
+            unet(*inputs())
+        return store.maps["source"]
+
+    every = captured()
+    assert Counter(maps.shape[-1] for _, maps in every) == {8: 3, 4: 4}
+    assert {name.split(".")[0] for name, _ in captured(layers="^(down|up)_")} == {"down_blocks", "up_blocks"}
+    assert [name for name, _ in captured(layers=lambda name: "mid" in name)] == [every[-1][0]]
+    assert {maps.shape[-1] for _, maps in captured(min_size=8)} == {8}
+    assert {maps.shape[-1] for _, maps in captured(max_size=4)} == {4}
+    assert torch.equal(captured(heads=[1])[0][1], every[0][1][:, [1]])
+
+
+def test_grids_follow_latents_that_are_not_square(unet):
+    with torch.no_grad(), capture_attention(unet, {"source": positions([3], [4])}) as store:
+        unet(*inputs(height=6, width=10))
+    assert {tuple(maps.shape[-2:]) for _, maps in store.maps["source"]} == {(6, 10), (3, 5)}
+
+
+def test_means_over_layers_and_heads(unet):
+    with torch.no_grad(), capture_attention(unet, {"source": positions([3], [4])}) as store:
+        unet(*inputs())
+    coarse = [maps for _, maps in store.maps["source"] if maps.shape[-1] == 4]
+    torch.testing.assert_close(store.mean("source", 4), torch.cat(coarse, dim=1).mean(dim=1))
+    assert store.mean("source").shape == (2, 8, 8)
+    with pytest.raises(ValueError, match=r"no captured layer has a grid of 5. Captured: \[4, 8\]"):
+        store.mean("source", 5)
+
+
+def test_keep_mean_and_all_agree_over_steps(unet):
+    stores = {}
+    for keep in ("last", "mean", "all"):
+        with torch.no_grad(), capture_attention(unet, {"source": positions([3], [4])}, keep=keep) as store:
+            for step in range(3):
+                sample, _, states = inputs(seed=step)
+                unet(sample, torch.tensor(30 - 10 * step), states)
+        stores[keep] = store
+    assert [timesteps for timesteps, _ in stores["all"].history] == [(30, 30), (20, 20), (10, 10)]
+    assert not stores["mean"].history and not stores["last"].history
+    for i, (_, mean) in enumerate(stores["mean"].maps["source"]):
+        steps = torch.stack([maps["source"][i][1] for _, maps in stores["all"].history])
+        torch.testing.assert_close(mean, steps.mean(dim=0))
+        torch.testing.assert_close(stores["all"].maps["source"][i][1], steps.mean(dim=0))
+        assert torch.equal(stores["last"].maps["source"][i][1], steps[-1])
+
+
+def test_the_running_maximum_is_that_of_all_passes_and_holds_no_more_than_one(unet):
+    with torch.no_grad(), capture_attention(unet, {"source": positions([3], [4])}, keep="all") as every:
+        with capture_attention(unet, {"source": positions([3], [4])}, keep="max") as store:
+            for step in range(3):
+                sample, t, states = inputs(seed=step)
+                unet(sample, t, states)
+    assert not store.history
+    for i, (_, most) in enumerate(store.maps["source"]):
+        steps = torch.stack([maps["source"][i][1] for _, maps in every.history])
+        assert torch.equal(most, steps.amax(dim=0)) and most.shape == steps.shape[1:]
+
+
+def test_every_row_has_its_timestep(unet):
+    with torch.no_grad(), capture_attention(unet, {"source": positions([3], [4])}) as store:
+        sample, _, states = inputs()
+        unet(sample, torch.tensor([7, 30]), states)
+        assert store.timesteps == (7, 30)
+        sample, _t, states = inputs(b=4)
+        unet(sample, torch.tensor([5, 6, 5, 6]), states)  # guidance
+        assert store.timesteps == (5, 6)
+
+
+def test_guidance_lora_checkpointing_and_autocast_at_once_leave_the_output_alone(unet):
+    unet.add_adapter(LORA)
+    unet.train()
+    unet.enable_gradient_checkpointing()
+    args = inputs(b=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = unet(*args).sample
+        with capture_attention(unet, {"source": positions([3], [4]), "reference": positions([], [9])}) as store:
+            captured = unet(*args).sample
+    assert torch.equal(plain, captured)
+    assert [len(store.maps[token][0][1]) for token in ("source", "reference")] == [2, 1]
+    sum(maps.sum() for _, maps in store.maps["reference"]).backward()
+    assert any(p.grad is not None and p.grad.any() for name, p in unet.named_parameters() if "to_k.lora" in name)
+
+
+def test_everything_is_restored_also_after_an_error(unet):
+    processors = dict(unet.attn_processors)
+    with pytest.raises(ZeroDivisionError), capture_attention(unet, {"source": positions([3], [4])}):
+        assert hooks_of(unet) > 0
+        unet(*inputs())
+        1 / 0  # noqa: B018
+    assert hooks_of(unet) == 0
+    assert unet.attn_processors == processors
+
+
+def test_blocks_may_be_nested(unet):
+    tokens = {"source": positions([3], [4])}
+    with torch.no_grad(), capture_attention(unet, tokens) as outer:
+        with capture_attention(unet, tokens, max_size=4) as inner:
+            unet(*inputs())
+        unet(*inputs())
+    assert (outer.forwards, inner.forwards) == (2, 1)
+
+
+class Other(AttnProcessor2_0):
+    pass
+
+
+def test_a_replaced_processor_is_an_error(unet):
+    with pytest.raises(RuntimeError, match="its processor is Other"):
+        with capture_attention(unet, {"source": positions([3], [4])}):
+            unet.set_attn_processor(Other())
+            unet(*inputs())
+
+
+@pytest.mark.parametrize("change", [lambda unet: unet.add_adapter(LORA), lambda unet: unet.fuse_qkv_projections()])
+def test_projections_replaced_within_the_block_are_an_error(unet, change):
+    with pytest.raises(RuntimeError, match="gave no attention|its processor is"):
+        with capture_attention(unet, {"source": positions([3], [4])}):
+            change(unet)
+            unet(*inputs())
+
+
+def test_a_block_in_which_the_unet_never_ran_is_an_error(unet):
+    with pytest.raises(RuntimeError, match="never ran"), capture_attention(unet, {"source": positions([3])}):
+        unet.forward(*inputs(b=1))  # past the hooks
+
+
+@pytest.mark.parametrize(
+    "tokens, choice, message",
+    [
+        ({"source": positions([3], [])}, {"layers": "attn9"}, "none matches 'attn9'. Cross-attention layers"),
+        ({"source": positions([], [])}, {}, r"\['source'\]: in no prompt"),
+        ({}, {}, "none given"),
+        ({"source": positions([3])}, {"keep": "some"}, "'some' unknown"),
+        ({"source": positions([3], [4]), "reference": positions([3])}, {}, "masks of different shapes"),
+        ({"source": positions([3], [4], [5])}, {}, "3 rows and 20 tokens does not fit a UNet batch of 2 rows"),
+        ({"source": positions([3], [4])[:, :9]}, {}, "9 tokens does not fit"),
+        ({"source": positions([3], [4])}, {"heads": [2]}, "heads 0 to 1"),
+        ({"source": positions([3], [4])}, {"min_size": 9}, r"within 9 to inf. Grids: \[4, 8\]"),
+    ],
+)
+def test_what_does_not_fit_is_named(unet, tokens, choice, message):
+    with pytest.raises(ValueError, match=message), torch.no_grad(), capture_attention(unet, tokens, **choice):
+        unet(*inputs())
+    assert hooks_of(unet) == 0

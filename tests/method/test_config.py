@@ -1,0 +1,99 @@
+import json
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from mcpkg.method import config
+from mcpkg.method.config import MAGICAPTURE, LossWeights, Method, Phase, from_dict, to_dict, with_weights
+
+METHODS = [value for value in vars(config).values() if isinstance(value, Method)]
+
+
+def test_magicapture_has_the_papers_numbers():
+    first, second = MAGICAPTURE.phases
+    assert (first.steps, first.trains, first.embedding_learning_rate) == (1200, ("embeddings",), 5e-4)
+    assert (first.weights.refocusing, first.weights.identity) == (0, 0)
+    assert (second.steps, second.learning_rate, second.embedding_learning_rate) == (1500, 1e-4, 1e-5)
+    assert second.tasks == ("source", "reference", "composed")
+    assert (second.weights.refocusing, second.weights.identity) == (2.5, 1.0)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_a_method_survives_json(method):
+    assert from_dict(json.loads(json.dumps(to_dict(method)))) == method
+
+
+def test_methods_have_names_of_their_own():
+    assert len({method.name for method in METHODS}) == len(METHODS) == 10
+    assert {id(method) for method in config.METHODS.values()} == {id(method) for method in METHODS}
+
+
+def test_every_method_learns_a_word_for_its_subject():
+    assert all("embeddings" in phase.trains for method in METHODS for phase in method.phases)
+
+
+def test_ablations_change_one_thing_only():
+    second = MAGICAPTURE.phases[1]
+    for name, ablation in config.METHODS.items():
+        if name.startswith("without-"):
+            assert ablation.phases[0] == MAGICAPTURE.phases[0]
+    assert config.WITHOUT_REFOCUSING.phases[1] == replace(second, weights=LossWeights(refocusing=0.0))
+    assert config.WITHOUT_IDENTITY.phases[1] == replace(second, weights=LossWeights(identity=0.0))
+    assert config.WITHOUT_COMPOSED.phases[1].tasks == ("source", "reference")
+    assert config.WITHOUT_COMPOSED.phases[1].weights.identity == 0
+    both = config.WITHOUT_REFOCUSING_AND_COMPOSED.phases[1]
+    assert both == replace(config.WITHOUT_COMPOSED.phases[1], weights=LossWeights(refocusing=0.0, identity=0.0))
+    assert replace(config.WITHOUT_MASKS, masked=True, name=MAGICAPTURE.name) == MAGICAPTURE
+
+
+def test_without_composed_prompts_the_source_has_none_either():
+    shared = replace(MAGICAPTURE, composed_source=0.5)
+    assert config.without_task(shared, "composed", "bare").composed_source == 0
+    assert config.without_task(shared, "reference", "bare").composed_source == 0.5
+
+
+def test_one_phase_has_all_the_steps_and_a_word_rate_to_start_from():
+    (phase,) = config.ONE_PHASE.phases
+    assert (phase.steps, phase.embedding_learning_rate) == (2700, 5e-4)
+    assert phase.weights == MAGICAPTURE.phases[1].weights
+
+
+def test_with_weights_leaves_a_term_off_where_it_is_off():
+    changed = with_weights(MAGICAPTURE, "weak", refocusing=0.5, refocusing_form="share")
+    assert [phase.weights.refocusing for phase in changed.phases] == [0, 0.5]
+    assert changed.phases[1].weights.refocusing_form == "share"
+
+
+def test_values_can_not_be_changed_in_place():
+    with pytest.raises(FrozenInstanceError):
+        MAGICAPTURE.lora_rank = 8
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: LossWeights(identity=-1.0), "LossWeights.identity: -1.0 is negative"),
+        (lambda: LossWeights(refocusing_form="both"), "'both' unknown"),
+        (lambda: Phase(1, ("lora", "vae"), ("source",)), r"Phase.trains: \['vae'\] unknown"),
+        (lambda: Phase(1, ("lora",), ("source", "source")), "names one twice"),
+        (lambda: Phase(1, ("lora",), ()), "at least one"),
+        (lambda: Phase(1, ("lora",), ("source",), weights=LossWeights()), "identity loss reads the composed task"),
+        (lambda: Phase(1, ("lora",), ("source",), max_timestep=1.2), "not in"),
+        (lambda: replace(MAGICAPTURE, refocusing_scale="softmax"), "'softmax' unknown"),
+        (lambda: replace(MAGICAPTURE, lora_rank=0), "Method.lora_rank: 0 is below 1"),
+        (lambda: replace(MAGICAPTURE, lora_layers="some"), "Method.lora_layers: 'some' unknown"),
+        (lambda: replace(MAGICAPTURE, identity_max_timestep=0.0), "identity_max_timestep"),
+        (lambda: replace(MAGICAPTURE, composed_source=2.0), r"composed_source: 2.0 is not in \[0, 1\]"),
+        (lambda: replace(MAGICAPTURE, weighting="snr"), r"'snr' unknown. Choose from \['epsilon', 'velocity'\]"),
+    ],
+)
+def test_bad_values_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_every_choice_of_lora_layers_has_its_layers():
+    from mcpkg.method.config import LORA_LAYERS
+    from mcpkg.method.lora import LORA_TARGETS
+
+    assert tuple(LORA_TARGETS) == LORA_LAYERS

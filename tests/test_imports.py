@@ -1,0 +1,113 @@
+"""The table of who may import whom, held over every import: top-level, lazy and for types alike."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "mcpkg"
+MAY_IMPORT = {
+    "util": set(),
+    "method": {"util"},
+    "world": {"util"},
+    "data": {"method", "util"},
+    "backends": {"world", "data", "method", "util"},
+    "inference": {"data", "method", "util"},
+    "training": {"inference", "data", "method", "util"},
+    "metrics": {"training", "inference", "data", "method", "world", "util"},
+    "viz": {"metrics", "training", "inference", "data", "method", "world", "util"},
+    "course": {"viz", "metrics", "training", "inference", "backends", "data", "method", "world", "util"},
+    "cli": {"course", "viz", "metrics", "training", "inference", "backends", "data", "method", "world", "util"},
+    "factory": {"course", "viz", "metrics", "training", "inference", "backends", "data", "method", "world", "util"},
+}
+"""Package -> the packages that it may import, besides itself."""
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    parts = ("mcpkg", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
+
+
+NAMES = {name_of(path) for path in MODULES}
+
+
+def imports_of(path: Path, typed: bool = True) -> list[tuple[str, int]]:
+    """Every module of mcpkg that the file imports, with the line: anywhere in the file, also inside functions.
+
+    Args:
+        typed: also those under `if TYPE_CHECKING`.
+    """
+    tree, found = ast.parse(path.read_text()), []
+    blocks = (n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test).endswith("TYPE_CHECKING"))
+    left_out = set() if typed else {id(node) for block in blocks for part in block.body for node in ast.walk(part)}
+    for node in ast.walk(tree):
+        if id(node) in left_out:
+            continue
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import. Write it in full."
+            submodules = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [(name if name in NAMES else node.module, node.lineno) for name in submodules]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            literal = node.args and isinstance(node.args[0], ast.Constant)
+            allowed = path.name in ("lazy.py", "optional.py", "doctor.py") or path == PACKAGE / "__init__.py"
+            assert literal or allowed, f"{path}:{node.lineno}: imports a computed name."
+            found += [(node.args[0].value, node.lineno)] if literal else []
+    return [(name, line) for name, line in found if name == "mcpkg" or name.startswith("mcpkg.")]
+
+
+def test_the_table_names_every_package():
+    assert {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()} == set(MAY_IMPORT)
+    TopologicalSorter(MAY_IMPORT).prepare()  # raises CycleError
+
+
+def test_the_house_has_few_rooms():
+    entries = {path.name for path in PACKAGE.iterdir()} - {"__pycache__"}
+    assert len(entries) <= 14, sorted(entries)
+
+
+@pytest.mark.parametrize("path", MODULES[1:], ids=name_of)
+def test_imports_only_what_the_table_allows(path):
+    """`mcpkg` itself imports nothing when it is imported, so every module may ask it for the version."""
+    own = name_of(path).split(".")[1]
+    for imported, line in imports_of(path):
+        if imported == "mcpkg":
+            continue
+        package = imported.split(".")[1]
+        assert package in MAY_IMPORT[own] | {own}, f"{path}:{line}: {own} may not import {imported}."
+
+
+def test_no_circle_within_a_package():
+    """A module's package is not counted: its names are resolved on first use."""
+    graph = {name_of(path): {name for name, _ in imports_of(path, typed=False)} & NAMES for path in MODULES}
+    packages = {name for name, path in zip(graph, MODULES, strict=True) if path.name == "__init__.py"}
+    TopologicalSorter({name: of - packages for name, of in graph.items() if name not in packages}).prepare()
+
+
+def test_every_import_is_looked_at():
+    """Against a count that knows nothing of syntax trees: lines that import from mcpkg."""
+    lines = sum(
+        line.strip().startswith(("from mcpkg", "import mcpkg"))
+        for path in MODULES
+        for line in path.read_text().splitlines()
+    )
+    statements = sum(len({line for _, line in imports_of(path)}) for path in MODULES)
+    assert statements >= lines > 300
+
+
+BACKEND_NAMES = ("mini", "mini-balanced", "sd15")
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if not {"backends", "cli", "factory"} & set(p.parts)], ids=name_of)
+def test_no_backends_name_outside_backends_and_cli(path):
+    """As a word of its own in a string that is no docstring."""
+    tree = ast.parse(path.read_text())
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            assert not set(node.value.replace("`", " ").replace("'", " ").split()) & set(BACKEND_NAMES), (
+                f"{path}:{node.lineno}"
+            )

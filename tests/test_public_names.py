@@ -1,0 +1,44 @@
+import subprocess
+import sys
+from inspect import isfunction
+from pathlib import Path
+
+import mcpkg
+from mcpkg.method import config
+
+PROBE = """
+import sys, time
+start = time.perf_counter()
+import mcpkg
+assert time.perf_counter() - start < 0.3, time.perf_counter() - start
+assert 'torch' not in sys.modules
+mcpkg.MAGICAPTURE
+assert 'torch' not in sys.modules
+"""
+
+
+def test_importing_is_quick_and_loads_no_torch():
+    subprocess.run([sys.executable, "-c", PROBE], check=True, cwd=mcpkg.__path__[0] + "/..")
+
+
+def test_public_names_are_functions_and_every_method():
+    values = {name: getattr(mcpkg, name) for name in mcpkg.__all__ if name != "__version__"}
+    methods = {name: value for name, value in vars(config).items() if isinstance(value, config.Method)}
+    assert methods.items() <= values.items()
+    assert all(isfunction(value) for name, value in values.items() if name not in methods)
+    assert {"load_portraits", "personalise", "generate_portraits", "evaluate_portraits"} <= values.keys()
+
+
+def test_no_public_name_is_hidden_by_a_module():
+    """Once imported, the module mcpkg.x is what `mcpkg.x` means."""
+    modules = {path.stem for path in Path(mcpkg.__file__).parent.iterdir()}
+    assert not modules & set(mcpkg.__all__) - {"__version__"}
+
+
+def test_an_unknown_name_lists_the_public_ones():
+    try:
+        mcpkg.personalize
+    except AttributeError as error:
+        assert "personalise" in str(error)
+    else:
+        raise AssertionError

@@ -1,0 +1,249 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mcpkg.method.config import DREAMBOOTH, MAGICAPTURE
+from mcpkg.training.checkpoints import read_steps
+from mcpkg.training.previews import draw_preview
+from mcpkg.training.run_folder import train_in_folder
+from mcpkg.training.trainer import open_training, personalise
+from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
+from tests.training.test_trainer import short, weights_of
+
+METHOD = short(MAGICAPTURE, steps=4, identity_max_timestep=1.0, identity_every=2, identity_warmup=0.5)  # 2 x 4 steps
+
+
+class Killed(BaseException):
+    pass
+
+
+def run(folder, method=METHOD, seed=0, pictures=1, **options):
+    backend = tiny_backend()
+    source, reference = tiny_portraits(backend, 3, seed=pictures), tiny_portraits(backend, 2, seed=5)
+    return train_in_folder(folder, backend, source, reference, method, seed, progress=False, **options)
+
+
+def in_memory(method=METHOD):
+    backend = tiny_backend()
+    source, reference = tiny_portraits(backend, 3, seed=1), tiny_portraits(backend, 2, seed=5)
+    return personalise(backend, source, reference, method, progress=False)
+
+
+def killing_after(steps):
+    def on_step(report):
+        nonlocal steps
+        steps -= 1
+        if steps == 0:
+            raise Killed
+
+    return on_step
+
+
+def same(first, second):
+    """Whether two adapters are the same to the bit, but for the time that they took."""
+    one, two = ({**a.embeddings, **a.lora, **a.deltas} for a in (first, second))
+    records = [{name: value for name, value in a.record.items() if name != "seconds"} for a in (first, second)]
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one) and records[0] == records[1]
+
+
+def history(folder):
+    return [{name: value for name, value in step.items() if name != "seconds"} for step in read_steps(folder)]
+
+
+@pytest.fixture(scope="module")
+def unkilled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "unkilled"
+    return folder, run(folder)
+
+
+def test_a_run_in_a_folder_is_the_one_in_memory(unkilled):
+    folder, adapter = unkilled
+    assert same(adapter, in_memory())
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter", "run.json", "steps.jsonl"]
+
+
+@pytest.mark.parametrize("kills", [(1,), (3,), (4,), (5, 2), (8,)], ids=str)
+def test_a_killed_run_ends_as_if_it_had_not_been(unkilled, tmp_path, kills):
+    """Before the first checkpoint, between two, at the end of a phase, twice in the second one, at the very end."""
+    for steps in kills:
+        with pytest.raises(Killed):
+            run(tmp_path, on_step=killing_after(steps), save_every=2)
+    assert same(run(tmp_path, save_every=2), unkilled[1])
+    assert history(tmp_path) == history(unkilled[0])
+
+
+def test_whole_weights_and_accumulation_resume_too(tmp_path):
+    method = replace(short(DREAMBOOTH, steps=3), accumulation_steps=2)
+    with pytest.raises(Killed):
+        run(tmp_path, method, on_step=killing_after(3), save_every=2)
+    assert same(run(tmp_path, method), in_memory(method))
+
+
+KILLED_PROCESS = """
+import sys, time
+from tests.training.test_run_folder import run
+run(sys.argv[1], on_step=lambda report: time.sleep(float(sys.argv[2])), save_every=2)
+"""
+
+
+def test_kill_9_loses_nothing(unkilled, tmp_path):
+    root, environment = Path(__file__).parents[2], os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([sys.executable, "-c", KILLED_PROCESS, tmp_path, "0.2"], cwd=root, env=environment)
+    while len(read_steps(tmp_path)) < 5 and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert (tmp_path / "checkpoint.safetensors").is_file() and not (tmp_path / "adapter").exists()
+
+    with (tmp_path / "steps.jsonl").open("a") as file:
+        file.write('{"phase": 1, "st')  # what a kill within a write leaves
+    subprocess.run([sys.executable, "-c", KILLED_PROCESS, tmp_path, "0"], cwd=root, env=environment, check=True)
+    assert same(run(tmp_path), unkilled[1])
+    assert history(tmp_path) == history(unkilled[0])
+
+
+def test_a_finished_run_is_not_trained_again(unkilled):
+    folder, adapter = unkilled
+    assert same(run(folder, on_step=lambda report: pytest.fail("trained")), adapter)
+
+
+def test_previews_change_nothing_and_show_the_training_so_far(unkilled, tmp_path):
+    assert same(run(tmp_path, preview_every=3), unkilled[1])
+    assert sorted(path.name for path in (tmp_path / "previews").iterdir()) == ["000003.png", "000006.png"]
+
+
+@pytest.mark.parametrize("method", [METHOD, short(DREAMBOOTH, steps=2)], ids=lambda method: method.name)
+def test_a_preview_draws_what_the_finished_adapter_would(method):
+    from mcpkg.inference.generate import generate_portraits
+
+    backend = tiny_backend()
+    portraits = tiny_portraits(backend)
+    with open_training(backend, portraits, portraits, method, seed=0) as training:
+        for _ in training.steps(show_progress=False):
+            pass
+        before, preview, adapter = weights_of(backend), draw_preview(training, n=2), training.adapter()
+        after = weights_of(backend)
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    drawn = generate_portraits(backend, adapter, n=2, capture=True)
+    torch.testing.assert_close(preview.images, drawn.images)
+    torch.testing.assert_close(preview.maps["source"], drawn.maps["source"])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"seed": 1}, r"holds a run with seed 0, not 1\. Give the same to go on, or another folder"),
+        ({"method": replace(METHOD, lora_rank=2)}, "holds a run with method lora_rank 4, not 2"),
+        ({"method": replace(METHOD, name="mine")}, 'method name "MagiCapture", not "mine"'),
+        ({"pictures": 2}, "source 0.png .* and 2 more"),
+        ({"precision": "bf16"}, 'precision "fp32", not "bf16"'),
+    ],
+)
+def test_another_run_is_refused_with_what_differs(unkilled, change, message):
+    with pytest.raises(ValueError, match=message):
+        run(unkilled[0], **change)
+
+
+def test_another_backend_is_refused(unkilled):
+    backend = tiny_backend()
+    backend.name = "other"
+    source, reference = tiny_portraits(backend, 3, seed=1), tiny_portraits(backend, 2, seed=5)
+    with pytest.raises(ValueError, match='backend "tiny", not "other"'):
+        train_in_folder(unkilled[0], backend, source, reference, METHOD)
+
+
+def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files, such as thesis.txt. Give a new or empty folder"):
+        run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(ValueError, match="thesis.txt: is a file. Give a folder"):
+        run(tmp_path / "thesis.txt")
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda data: data[: len(data) // 2], "checkpoint.safetensors: .*Remove this file to train from the start"),
+        (lambda data: b"", "checkpoint.safetensors: .*Remove this file"),
+        (lambda data: b"\x80\x04" + data, "checkpoint.safetensors: a pickle"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage, message):
+    with pytest.raises(Killed):
+        run(tmp_path, on_step=killing_after(3), save_every=2)
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path)
+
+
+def test_damaged_settings_are_one_clear_line(tmp_path):
+    (tmp_path / "run.json").write_text('{"format": "mcpkg')
+    with pytest.raises(ValueError, match="run.json: damaged"):
+        run(tmp_path)
+    (tmp_path / "run.json").write_text('{"format": "mcpkg run 9"}')
+    with pytest.raises(ValueError, match="run.json: not of a run that this version of mcpkg"):
+        run(tmp_path)
+
+
+def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_space(unkilled, tmp_path, monkeypatch):
+    from mcpkg.training import run_folder
+
+    def fail(state, path):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(run_folder, "save_checkpoint", fail)
+    with pytest.raises(OSError, match=f"{tmp_path.name}: no space left on the disk. Free some and repeat"):
+        run(tmp_path, save_every=2)
+    assert not list(tmp_path.glob("*.part"))
+    monkeypatch.undo()
+    assert same(run(tmp_path), unkilled[1])
+
+
+def test_run_json_says_what_was_trained_where(unkilled):
+    values = json.loads((unkilled[0] / "run.json").read_text())
+    assert values["settings"]["method"]["name"] == "MagiCapture" and values["settings"]["backend"] == "tiny"
+    assert [sitting["from_step"] for sitting in values["sittings"]] == [0]
+    assert values["sittings"][0]["versions"]["torch"] == torch.__version__
+
+
+def test_tensorboard_is_asked_for_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.utils.is_tensorboard_available", lambda: False)
+    with pytest.raises(ValueError, match="tensorboard: not installed. Run pip install tensorboard"):
+        run(tmp_path / "new", tensorboard=True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_tensorboard_gets_terms_and_rates_by_step(tmp_path, monkeypatch):
+    logged = []
+
+    class Tracker:
+        def __init__(self, name, folder, purge_step):
+            assert purge_step == 1
+
+        def start(self):
+            pass
+
+        def log(self, values, step):
+            logged.append((step, values))
+
+    monkeypatch.setattr("accelerate.utils.is_tensorboard_available", lambda: True)
+    monkeypatch.setattr("accelerate.tracking.TensorBoardTracker", Tracker)
+    run(tmp_path, tensorboard=True)
+    assert [step for step, _ in logged] == [*range(1, 9)]
+    assert {"loss", "term/source", "learning_rate/embeddings"} <= logged[0][1].keys()
+
+
+@pytest.mark.parametrize("options", [{"save_every": 0}, {"preview_every": -1}])
+def test_impossible_intervals_are_refused(tmp_path, options):
+    with pytest.raises(ValueError, match="save_every is .* and preview_every"):
+        run(tmp_path, **options)

@@ -1,0 +1,129 @@
+import base64
+import io
+import re
+from dataclasses import fields, replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mcpkg.metrics.compare import judge
+from mcpkg.metrics.score_descriptions import MEANINGS
+from mcpkg.metrics.scores import Scores
+from mcpkg.util.statistics import Interval
+from mcpkg.viz.report import write_report
+from tests.helpers.tiny_adapter import tiny_adapter
+from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
+
+STEPS = tuple(
+    {"phase": phase, "step": step, "steps": 3, "loss": 1.0, "terms": {"source": 0.5 - 0.1 * step}, "seconds": 0.25}
+    for phase in (0, 1) for step in range(3)
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def setting():
+    backend = tiny_backend()
+    source, reference = tiny_portraits(backend, 3, seed=1), tiny_portraits(backend, 2, seed=2)
+    result = judge(backend, tiny_adapter(backend), source, reference, n=2, history=STEPS, steps=2)
+    return backend, source, reference, result
+
+
+class Elements(HTMLParser):
+    """Every tag with its attributes, and whether each that was opened was closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def cell(text, label):
+    """Of the first column of numbers."""
+    return re.search(rf"<th scope=\"row\">{re.escape(label)}</th><td class=number>([^<]*)</td>", text)[1]
+
+
+def test_the_report_is_one_file_that_needs_no_other(setting, tmp_path):
+    backend, source, reference, result = setting
+    path = write_report(tmp_path, backend, source, reference, result)
+    page = Elements(path.read_text())
+    assert not page.open
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 2 + (3 + 2) + 2 * 3 + 1  # results, inputs, attention (portrait and two words), losses
+    assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in images)
+    assert not [a for _, a in page.tags if "href" in a or "script" in a]
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+    assert "http" not in path.read_text()
+    assert (tmp_path / "losses.png").is_file()
+
+
+def test_results_are_the_pixels_that_were_drawn(setting, tmp_path):
+    backend, source, reference, result = setting
+    path = write_report(tmp_path, backend, source, reference, result)
+    first = re.search(r'base64,([^"]+)" alt="generated portrait, seed 0"', path.read_text())[1]
+    pixels = torch.tensor(list(Image.open(io.BytesIO(base64.b64decode(first))).convert("RGB").tobytes()))
+    assert torch.equal(pixels.view(32, 32, 3), (result.generated.images[0] * 255).round().long().permute(1, 2, 0))
+
+
+def test_every_score_is_shown_with_its_interval_and_what_it_means(setting, tmp_path):
+    backend, source, reference, result = setting
+    assert set(MEANINGS) == {field.name for field in fields(Scores) if field.type in (Interval, "Interval")}
+    scores = replace(result.scores, identity=Interval(0.6123, 0.55, 0.6789, 8), style=Interval(*[float("nan")] * 3, 0))
+    text = write_report(tmp_path, backend, source, reference, replace(result, scores=scores)).read_text()
+    assert cell(text, "Identity") == "0.61 [0.55, 0.68]"
+    assert cell(text, "Style") == "–"
+    assert "Leakage of &lt;v1&gt;" in text  # words are named, and escaped
+    assert "{" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)  # every sentence is filled in
+
+
+def test_before_and_after_stand_side_by_side(setting, tmp_path):
+    backend, source, reference, result = setting
+    plain = replace(result.adapter, method=replace(result.adapter.method, name="plain <b>"))
+    before = replace(result, adapter=plain, history=())
+    text = write_report(tmp_path, backend, source, reference, result, before).read_text()
+    assert text.index("Before: plain &lt;b&gt;") < text.index("After: MagiCapture")
+    assert "<b>" not in text
+
+
+def test_what_comes_from_outside_is_escaped(setting, tmp_path):
+    backend, source, reference, result = setting
+    evil = Path("<script>alert(1)</script>") / "a&b.png"
+    source = replace(source, paths=(evil, *source.paths[1:]))
+    path = write_report(tmp_path, backend, source, reference, result, consent='<i>"yes"', command="mcpkg <x>")
+    text = path.read_text()
+    assert "<script" not in text and "<i>" not in text and "<x>" not in text
+    assert "a&amp;b.png" in text and "&lt;i&gt;" in text
+
+
+def test_consent_is_never_assumed(setting, tmp_path):
+    backend, source, reference, result = setting
+    assert "Nobody stated" in write_report(tmp_path, backend, source, reference, result).read_text()
+    text = write_report(tmp_path, backend, source, reference, result, consent="Ann agreed on 1 May.").read_text()
+    assert "Nobody stated" not in text and "Ann agreed on 1 May." in text
+
+
+def test_timings_are_those_of_the_steps(setting, tmp_path):
+    backend, source, reference, result = setting
+    text = write_report(tmp_path, backend, source, reference, result).read_text()
+    assert "<td class=number>6</td><td class=number>250 ms</td>" in text  # six steps of 0.25 s
+
+
+def test_a_report_that_cannot_be_made_leaves_the_old_one(setting, tmp_path, monkeypatch):
+    backend, source, reference, result = setting
+    path = write_report(tmp_path, backend, source, reference, result)
+    before = path.read_text()
+    blind = replace(result, generated=replace(result.generated, maps={}))
+    with pytest.raises(ValueError, match="MagiCapture: no attention maps"):
+        write_report(tmp_path, backend, source, reference, blind)
+    assert path.read_text() == before
+    assert {file.name for file in tmp_path.iterdir()} == {"report.html", "losses.png"}
