@@ -17,6 +17,7 @@ from torch import Tensor
 from mcpkg.backends import load_backend
 from mcpkg.cli.demo import SAMPLES, check_input
 from mcpkg.data.portraits import load_portraits
+from mcpkg.inference.sampling import Sampling
 from mcpkg.method import config
 from mcpkg.method.config import METHODS
 from mcpkg.metrics.compare import compare_methods
@@ -52,7 +53,7 @@ def main(
         seed: of training and images.
         n: images per pair.
         overrides: for experiments, in a folder of their own: JSON of fields of Method to replace, also
-            "weights" (of LossWeights) and "phases" (a list of fields to replace, one entry a phase).
+            "weights" (of LossWeights), "refocusing" (of Refocusing) and "phases" (a list of fields to replace, one entry a phase).
     """
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
@@ -71,7 +72,7 @@ def main(
             settings = {"backend": backend, "source": str(source), "reference": str(reference), "seed": seed, "n": n}
             settings["method"] = config.to_dict(method)
             if not is_finished(path, settings):
-                (outcome,) = compare_methods(models, who, look, [method], n, seed).values()
+                (outcome,) = compare_methods(models, who, look, [method], seed, Sampling(n=n, seed=seed)).values()
                 save_figure(
                     portraits_sheet(who, look, outcome.generated, scores=outcome.scores), path.with_suffix(".png")
                 )
@@ -143,6 +144,7 @@ def vary(method: config.Method, overrides: str) -> config.Method:
     try:
         changes = json.loads(overrides)
         method = config.with_weights(method, method.name, **changes.pop("weights", {}))
+        method = config.with_refocusing(method, method.name, **changes.pop("refocusing", {}))
         per_phase = changes.pop("phases", [{}] * len(method.phases))
         if len(per_phase) != len(method.phases):
             raise ValueError(f"{len(per_phase)} phases given, {method.name} has {len(method.phases)}.")

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mcpkg.backends.sd15.shapes import SD15, Shapes
 from mcpkg.cli.sd15_dry_run import assumed_portraits, random_backend
-from mcpkg.method.config import MAGICAPTURE, LossWeights, Method, Phase, with_weights
+from mcpkg.method.config import MAGICAPTURE, NO_REFOCUSING, RECONSTRUCTION, Method, Phase, with_weights
 from mcpkg.method.interfaces import DTYPES, Backend
 from mcpkg.training.trainer import Training, open_training
 from mcpkg.util.errors import one_line_errors
@@ -105,7 +105,7 @@ def variants(backend: Backend) -> dict[str, Method]:
     def only(phase: Phase, **changes) -> Method:
         return replace(tuned, phases=(phase,), **changes)
 
-    bare = replace(joint, weights=LossWeights(refocusing=0.0, identity=0.0))
+    bare = replace(joint, weights=RECONSTRUCTION, refocusing=NO_REFOCUSING)
     refocused = with_weights(only(joint), "refocusing", identity=0.0)
     found = {"phase 1": only(words), "LoRA": only(bare), "LoRA, refocusing": refocused}
     decodings = ["whole", "face", *(["tiny"] if backend.tiny_autoencoder is not None else [])]

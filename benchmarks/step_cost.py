@@ -24,13 +24,13 @@ from torch import Tensor
 from mcpkg.backends import load_backend
 from mcpkg.data.portraits import load_portraits
 from mcpkg.method.attention_capture import find_cross_attention
-from mcpkg.method.attention_maps import MapStore
-from mcpkg.method.batch import Concept
-from mcpkg.method.config import MAGICAPTURE, Phase
+from mcpkg.method.attention_maps import AttentionMaps
+from mcpkg.method.batch import ROLES, Batch
+from mcpkg.method.config import MAGICAPTURE, NO_REFOCUSING, Phase
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.objective import training_loss, weighted_sum
-from mcpkg.method.prompts import draw_prompts, tokenize_prompts
-from mcpkg.method.refocusing import refocusing_terms, word_positions
+from mcpkg.method.prompts import find_token, tokenize_prompts
+from mcpkg.method.refocusing import refocusing_terms
 from mcpkg.training.dataset import draw_batch
 from mcpkg.training.optimizer import PhaseOptimizer
 from mcpkg.training.trainer import Training, open_training
@@ -100,7 +100,11 @@ def main(
     opened = partial(open_bench, partial(load_backend, backend, device), source, reference)
     with opened() as bench:
         costs = measure_time(bench, chosen, steps)
-        result = {"settings": describe(bench) | {"steps": steps}, "faceless_share": bench.faceless_share, "bar": BAR}
+        result = {
+            "settings": describe(bench) | {"steps": steps},
+            "no_face_fraction": bench.no_face_fraction,
+            "bar": BAR,
+        }
     if memory:
         for name, variant in chosen.items():
             costs[name] |= measure_memory(opened, variant)
@@ -116,51 +120,47 @@ class Bench:
     phase: Phase
     optimizer: PhaseOptimizer
     identity_images: int = 0
-    faceless: int = 0
+    no_face_images: int = 0
 
     @property
-    def faceless_share(self) -> float | None:
+    def no_face_fraction(self) -> float | None:
         """Of the images that the identity loss was to judge: a step in which it finds no face does less."""
-        return self.faceless / self.identity_images if self.identity_images else None
+        return self.no_face_images / self.identity_images if self.identity_images else None
 
     def step(self, variant: Variant, seed: int) -> float:
         """One optimiser step on the batch of this seed; returns its seconds."""
         training, phase = self.training, self.phase
         rng = torch.Generator().manual_seed(seed)
-        weights = replace(
-            phase.weights,
-            refocusing=phase.weights.refocusing if variant.refocusing and not variant.spelled_out else 0.0,
-            identity=phase.weights.identity if variant.identity else 0.0,
-        )
+        weights = replace(phase.weights, identity=phase.weights.identity if variant.identity else 0.0)
+        refocusing = phase.refocusing if variant.refocusing and not variant.spelled_out else NO_REFOCUSING
         passes = []
         for tasks in [(task,) for task in phase.tasks] if variant.pass_per_task else [phase.tasks]:
             with_identity = weights.identity if "composed" in tasks else 0.0
-            part = replace(phase, tasks=tasks, weights=replace(weights, identity=with_identity))
+            part = replace(phase, tasks=tasks, weights=replace(weights, identity=with_identity), refocusing=refocusing)
             passes.append((part, *self.draw(part, rng)))
         wait_for(training.backend.device)
         start = time.perf_counter()
-        for part, batch, prompts, positions in passes:
+        for part, batch, positions in passes:
             with spelled_out(training.backend, positions) if variant.spelled_out else nullcontext() as maps:
-                outcome = training_loss(training.backend, training.method, part, batch, prompts, training.target, rng)
+                outcome = training_loss(training.backend, training.method, part, batch, training.target, rng)
                 loss = outcome.loss
                 if maps is not None:
-                    terms = {"refocusing": refocusing_terms(maps(), batch, training.method, phase.weights)}
-                    loss = loss + weighted_sum(terms, phase.weights, training.method.samples_per_task)
+                    terms = {"refocusing": refocusing_terms(maps(), batch.face, phase.refocusing)}
+                    loss = loss + weighted_sum(terms, phase, training.method.samples_per_task)
                 loss.backward()
             self.identity_images += outcome.identity_images
-            self.faceless += outcome.faceless
+            self.no_face_images += outcome.no_face_images
         self.optimizer.step(0)
         wait_for(training.backend.device)
         return time.perf_counter() - start
 
-    def draw(self, phase: Phase, rng: torch.Generator) -> tuple[Concept, list[str], dict[str, Tensor]]:
-        """A batch, its prompts, and where the words stand in them; not timed."""
-        training, n = self.training, self.training.method.samples_per_task
-        batch = draw_batch(training.concepts, phase.tasks, n, rng)
-        tasks = [task for task in phase.tasks for _ in range(n)]
-        prompts = draw_prompts(tasks, rng, composed_source=training.method.composed_source)
-        ids = tokenize_prompts(training.backend.pipeline.tokenizer, prompts)
-        return batch, prompts, word_positions(training.backend, ids, training.method.vectors)
+    def draw(self, phase: Phase, rng: torch.Generator) -> tuple[Batch, dict[str, Tensor]]:
+        """A batch, and where the placeholders stand in its prompts; not timed."""
+        training, tokenizer = self.training, self.training.backend.pipeline.tokenizer
+        batch = draw_batch(training.dataset, phase.tasks, training.method, rng)
+        ids = tokenize_prompts(tokenizer, batch.prompts)
+        positions = {role: find_token(tokenizer, ids, placeholder.token) for role, placeholder in ROLES.items()}
+        return batch, {role: where for role, where in positions.items() if where.any()}
 
 
 @contextmanager
@@ -189,26 +189,26 @@ class SpelledOut:
 
 
 @contextmanager
-def spelled_out(backend: Backend, positions: dict[str, Tensor]) -> Iterator[Callable[[], MapStore]]:
-    """Within the block every cross-attention layer is spelled out; gives what then reads the words' maps."""
+def spelled_out(backend: Backend, positions: dict[str, Tensor]) -> Iterator[Callable[[], AttentionMaps]]:
+    """Within the block every cross-attention layer is spelled out; yields a function that reads the placeholders' maps."""
     layers, size = find_cross_attention(backend.pipeline.unet), backend.attention_size
     before = {name: layer.processor for name, layer in layers.items()}
     for layer in layers.values():
         layer.set_processor(SpelledOut())
 
-    def maps() -> MapStore:
-        """Of the layers that refocusing reads: see `objective.capture_words`."""
-        store = MapStore(positions, None, "last")
-        named = {role: [] for role in positions}
+    def maps() -> AttentionMaps:
+        """Of the layers that refocusing reads: see `refocusing.capture_placeholders`."""
+        captured = AttentionMaps(positions)
+        named = {role: {} for role in positions}
         for name, layer in layers.items():
             full = layer.processor.probabilities
             if name.startswith(("down_blocks", "up_blocks")) and full.shape[2] == size**2:
                 for role, at in positions.items():
-                    wanted = at[store.rows[role]].to(full)[:, None, :, None]  # r 1 n 1
-                    columns = full[store.rows[role].to(full.device)] @ wanted  # r heads cells 1
-                    named[role].append((name, columns[..., 0].unflatten(-1, (size, size))))
-        store.add(named, 0)
-        return store
+                    wanted = at[captured.rows[role]].to(full)[:, None, :, None]  # r 1 n 1
+                    columns = full[captured.rows[role].to(full.device)] @ wanted  # r heads cells 1
+                    named[role][name] = columns[..., 0].unflatten(-1, (size, size))
+        captured.add(named, 0)
+        return captured
 
     try:
         yield maps
@@ -310,8 +310,8 @@ def table(result: dict) -> str:
         lines.append(
             f"refocusing adds {more:.1%} to a plain step, {least:.1%} in the fastest tenth of steps (bar, on the first: at most {BAR - 1:.0%})"
         )
-    if result["faceless_share"]:
-        share = result["faceless_share"]
+    if result["no_face_fraction"]:
+        share = result["no_face_fraction"]
         lines.append(f"no face in {share:.0%} of predicted images, where the identity loss does less")
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tyro
 
+from mcpkg.inference.sampling import Sampling
 from mcpkg.util.errors import one_line_errors
 
 SAMPLES = Path("data_samples")
@@ -42,7 +43,7 @@ def run_demo(
 
     who, look = load_portraits(source, models), load_portraits(reference, models)
     full, ablated = (models.tune(method) for method in (MAGICAPTURE, WITHOUT_REFOCUSING))
-    outcomes = compare_methods(models, who, look, (full, ablated), n, seed)
+    outcomes = compare_methods(models, who, look, (full, ablated), seed, Sampling(n=n, seed=seed))
     outcomes[full.name].adapter.save(out / "adapter")
     report = write_results(out, models, who, look, outcomes[full.name], outcomes[ablated.name])
     print(score_table({name: outcome.scores for name, outcome in outcomes.items()}))

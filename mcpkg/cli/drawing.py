@@ -2,42 +2,40 @@
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from mcpkg.cli.options import (
     AsJson,
     Consent,
-    Drawing,
-    DrawingFlat,
     Models,
     ModelsFlat,
     PicturesFlat,
+    SamplingFlat,
     check_out,
     find_adapter,
 )
+from mcpkg.inference.sampling import Sampling
 
 
 def generate(
     adapter: Path,
     out: Path,
     prompt: str | None = None,
-    seeds: tuple[int, ...] = (),
     restore: bool = False,
     restore_strength: float = 1.0,
     source: Path | None = None,
-    drawing: DrawingFlat = Drawing(),
+    sampling: SamplingFlat = Sampling(),
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
 ) -> None:
-    """Draw portraits with a trained adapter; each PNG says of itself that, and how, it was generated.
+    """Draw portraits with a trained adapter; each PNG file records that, and how, it was generated.
 
     Args:
         adapter: folder of a finished run, or of its adapter.
         out: folder for the portraits, named by their seeds.
-        prompt: with the learned words, as in "a photo of a <v1> person in the <v2> style", which is the default.
-        seeds: which seeds, instead of --seed and --n.
+        prompt: with the learned placeholders, as in "a photo of a <v1> person in the <v2> style", which is the default.
         restore: sharpen and enlarge the portraits.
         restore_strength: how much of the restoration is taken, 0 to 1; 0 only enlarges.
         source: photos of the person. With --restore they tell what restoring costs in likeness; much of it is a notice.
@@ -56,12 +54,12 @@ def generate(
     from mcpkg.metrics.restoration_cost import identity_cost, warn_of_cost
 
     backend = models.load()
-    if restore and backend.restorer is None:  # told before anything is drawn
+    if restore and backend.restorer is None:  # before anything is drawn
         raise FileNotFoundError(
             f"--restore: {backend.name} has no restorer here. `mcpkg weights` lists what can be had."
         )
     photos = load_portraits(source, backend) if source else None
-    generated = generate_portraits(backend, learned, prompt, seeds=seeds or None, **asdict(drawing))
+    generated = generate_portraits(backend, learned, prompt, sampling)
     if restore:
         restored = restore_portraits(backend.restorer, generated.images, restore_strength)
         if photos:
@@ -80,7 +78,7 @@ def evaluate(
     adapter: Path,
     out: Path,
     against: Path | None = None,
-    drawing: DrawingFlat = Drawing(),
+    sampling: SamplingFlat = Sampling(),
     consent: Consent = "",
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
@@ -107,8 +105,8 @@ def evaluate(
     other = other or untrained(backend, source, reference, learned.method, learned.seed)
     if other.method.name == learned.method.name:
         other = replace(other, method=replace(other.method, name=f"{other.method.name} in {against}"))
-    before = judge(backend, other, source, reference, history=read_steps(against) if against else (), **asdict(drawing))
-    result = judge(backend, learned, source, reference, history=read_steps(adapter), **asdict(drawing))
+    before = judge(backend, other, source, reference, sampling, read_steps(against) if against else ())
+    result = judge(backend, learned, source, reference, sampling, read_steps(adapter))
     report = write_results(out, backend, source, reference, result, before, consent)
     outcomes = (before, result)
     if as_json:
@@ -123,13 +121,13 @@ def leakage(
     out: Path,
     by: tuple[Literal["token", "sample", "layer", "size", "head", "timestep"], ...] = ("token",),
     all_layers: bool = False,
-    drawing: DrawingFlat = Drawing(),
+    sampling: SamplingFlat = Sampling(),
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
 ) -> None:
-    """Say which share of each learned word's attention misses its region (the face, the rest) in drawn portraits.
+    """Measure which fraction of the attention to each placeholder misses its region (the face, the rest) in drawn portraits.
 
-    Compare it with area_outside, the leakage of a word that looks everywhere alike; see mcpkg/leakage.py.
+    Compare it with area_outside, the leakage of attention that is the same everywhere.
 
     Args:
         adapter: folder of a finished run, or of its adapter.
@@ -143,7 +141,7 @@ def leakage(
     from mcpkg.metrics.attention_trace import trace_leakage
     from mcpkg.metrics.leakage import mean_leakage, write_leakage_csv
 
-    rows = trace_leakage(models.load(), learned, all_layers=all_layers, **asdict(drawing))
+    rows = trace_leakage(models.load(), learned, sampling, all_layers)
     means = mean_leakage(rows, by)
     write_leakage_csv(rows, out / "leakage.csv")
     if as_json:

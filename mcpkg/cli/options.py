@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from mcpkg.backends import BACKENDS
+from mcpkg.inference.sampling import Sampling
 
 if TYPE_CHECKING:
     from mcpkg.data.portraits import Portraits
@@ -101,33 +102,9 @@ class Pictures:
         return tuple(load_portraits(folder, backend, mask_from=self.mask_from, strict=strict) for folder in folders)
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """How portraits are drawn."""
-
-    n: int = 8
-    """How many portraits."""
-    seed: int = 0
-    """Of the first portrait; the others have those that follow."""
-    steps: int = 25
-    """Denoising steps."""
-    guidance: float | None = None
-    """How strictly the prompt is followed; by default what suits the backend."""
-    lora_scale: float = 1.0
-    """Strength of what was learned, 1 as trained; lower gives variety back, at a price in likeness."""
-    spread: float = 1.0
-    """How different the portraits are: 1 starts each from noise of its own, near 0 all start alike."""
-    edit: str = ""
-    """Appended to the prompt as it is, such as "wearing sunglasses"; if it does not show, lower --lora-scale."""
-    negative_prompt: str = ""
-    """What to keep away from."""
-    plain_guidance: bool = True
-    """Guidance leads away from what the model drew before it learned; --no-plain-guidance for what other tools draw."""
-
-
 PicturesFlat = tyro.conf.OmitArgPrefixes[Pictures]  # --source, not --pictures.source
 ModelsFlat = tyro.conf.OmitArgPrefixes[Models]
-DrawingFlat = tyro.conf.OmitArgPrefixes[Drawing]
+SamplingFlat = tyro.conf.OmitArgPrefixes[Sampling]
 
 
 def find_adapter(folder: Path) -> "Adapter":

@@ -1,74 +1,114 @@
-"""A method's fields as options: each unset unless given, each with its own sentence as help."""
+"""A method's fields as options: each unset unless given, each with its own docstring as help."""
 
 import ast
 import inspect
 from dataclasses import fields, make_dataclass, replace
-from typing import Annotated, get_type_hints
+from itertools import pairwise
+from typing import Annotated, Literal, get_type_hints
 
 import tyro
 
-from mcpkg.method.config import LossWeights, Method, Phase, with_weights
+from mcpkg.method.config import (
+    IDENTITY_DECODINGS,
+    LORA_LAYERS,
+    OPTIMIZERS,
+    REFOCUSING_FORMS,
+    REFOCUSING_SCALES,
+    WEIGHTINGS,
+    LossWeights,
+    Method,
+    Phase,
+    Refocusing,
+    with_refocusing,
+    with_weights,
+)
 
 _PER_METHOD = tuple(field.name for field in fields(Method) if field.name not in ("name", "phases"))
 _PER_PHASE = ("learning_rate", "embedding_learning_rate", "max_timestep")
+_CHOICES = {
+    "form": REFOCUSING_FORMS.names,
+    "scale": REFOCUSING_SCALES,
+    "lora_layers": LORA_LAYERS,
+    "weighting": WEIGHTINGS,
+    "identity_decoding": IDENTITY_DECODINGS,
+    "optimizer": tuple(OPTIMIZERS),
+}
 
 
-def sentences(cls: type) -> dict[str, str]:
+def field_docs(cls: type) -> dict[str, str]:
     """Field -> the string below it in the source."""
     (body,) = ast.parse(inspect.getsource(cls)).body
-    told = {}
-    for statement, after in zip(body.body, body.body[1:]):
-        if isinstance(statement, ast.AnnAssign) and isinstance(after, ast.Expr):
-            told[statement.target.id] = " ".join(ast.literal_eval(after.value).split())
-    return told
+    return {
+        statement.target.id: " ".join(ast.literal_eval(after.value).split())
+        for statement, after in pairwise(body.body)
+        if isinstance(statement, ast.AnnAssign) and isinstance(after, ast.Expr)
+    }
 
 
-def optional(cls: type, names: tuple[str, ...], note: str = "") -> list[tuple]:
+def optional_fields(cls: type, names: tuple[str, ...], note: str = "") -> list[tuple]:
     """Fields for `make_dataclass`: those of `cls`, each None by default."""
-    hints, told = get_type_hints(cls), sentences(cls)
+    hints, docs = get_type_hints(cls), field_docs(cls)
     return [
-        (name, Annotated[hints[name] | None, tyro.conf.arg(help=told[name] + note, help_behavior_hint="")], None)
+        (
+            name,
+            Annotated[
+                (Literal[_CHOICES[name]] if name in _CHOICES else hints[name]) | None,
+                tyro.conf.arg(help=docs[name] + note, help_behavior_hint=""),
+            ],
+            None,
+        )
         for name in names
     ]
 
 
-Weights = make_dataclass(
-    "Weights", optional(LossWeights, tuple(field.name for field in fields(LossWeights))), frozen=True,
-)  # fmt: skip
+Weights = make_dataclass("Weights", optional_fields(LossWeights, tuple(vars(LossWeights()))), frozen=True)
 Weights.__doc__ = "In every phase that has the term."
+RefocusingChanges = make_dataclass(
+    "RefocusingChanges", optional_fields(Refocusing, tuple(vars(Refocusing()))), frozen=True
+)
+RefocusingChanges.__doc__ = "In every phase that has refocusing."
 Changes = make_dataclass(
     "Changes",
     [
         ("phase_steps", Annotated[tuple[int, ...], tyro.conf.arg(help="Optimiser steps, one number a phase.")], ()),
-        *optional(Phase, _PER_PHASE, " In every phase."),
-        *optional(Method, _PER_METHOD),
+        *optional_fields(Phase, _PER_PHASE, " In every phase."),
+        *optional_fields(Method, _PER_METHOD),
     ],
     frozen=True,
 )
 Changes.__doc__ = "Instead of what the method has, once it was suited to the backend."
 
 
-def changed(method: Method, changes: Changes, weights: Weights) -> Method:
-    """The method with what was given replaced; its name then tells so.
+def changed(method: Method, changes: Changes, weights: Weights, refocusing: RefocusingChanges) -> Method:
+    """The method with what was given replaced; its name then lists the changes.
 
     Raises:
         ValueError: a value out of range, not a number for each phase, or a weight of a term that no phase has.
     """
-    given = {name: value for name, value in vars(changes).items() if value not in (None, ())}
-    of_weights = {name: value for name, value in vars(weights).items() if value is not None}
-    if not given and not of_weights:
+    given = _given(changes)
+    of_weights, of_refocusing = _given(weights), _given(refocusing)
+    if not given and not of_weights and not of_refocusing:
         return method
-    told = "; ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in (given | of_weights).items())
+    named = given | of_weights | {f"refocusing {name}": value for name, value in of_refocusing.items()}
+    changes_of = "; ".join(f"{key.replace('_', ' ')} {_shown(value)}" for key, value in named.items())
+    name = f"{method.name} ({changes_of})"
     steps = given.pop("phase_steps", tuple(phase.steps for phase in method.phases))
     if len(steps) != len(method.phases):
         raise ValueError(f"--phase-steps: {len(steps)} given, and {method.name} has {len(method.phases)} phases.")
-    for name, value in of_weights.items():
-        if not isinstance(value, str) and all(getattr(phase.weights, name) == 0 for phase in method.phases):
-            raise ValueError(f"--weights.{name.replace('_', '-')}: {method.name} has no such term in any phase.")
-    per_phase = {name: given.pop(name) for name in _PER_PHASE if name in given}
+    for term in of_weights:
+        if all(getattr(phase.weights, term) == 0 for phase in method.phases):
+            raise ValueError(f"--weights.{term.replace('_', '-')}: {method.name} has no such term in any phase.")
+    if of_refocusing and all(phase.refocusing.weight == 0 for phase in method.phases):
+        raise ValueError(f"--refocusing.{next(iter(of_refocusing))}: {method.name} has no such term in any phase.")
+    per_phase = {key: given.pop(key) for key in _PER_PHASE if key in given}
     phases = tuple(replace(phase, steps=n, **per_phase) for phase, n in zip(method.phases, steps, strict=True))
-    return with_weights(replace(method, phases=phases, **given), f"{method.name} ({told})", **of_weights)
+    method = replace(method, phases=phases, **given)
+    return with_refocusing(with_weights(method, name, **of_weights), name, **of_refocusing)
 
 
-def _short(value: object) -> str:
+def _given(options: object) -> dict:
+    return {name: value for name, value in vars(options).items() if value not in (None, ())}
+
+
+def _shown(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -28,6 +28,7 @@ from mcpkg.data.portraits import Portraits
 from mcpkg.inference.adapter import EMBEDDING_FILES, LORA_FILE, Adapter
 from mcpkg.inference.export import export_adapter
 from mcpkg.inference.generate import generate_portraits, starting_noise
+from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import MAGICAPTURE, Method
 from mcpkg.method.interfaces import DTYPES, Backend, Faces
 from mcpkg.method.prompts import encode_prompts
@@ -97,7 +98,10 @@ def dry_run(
         adapter = Adapter.load(out / "adapter")
     with stage(result, "drawing"):
         drawn = generate_portraits(
-            backend, adapter, n=1, steps=drawing_steps, guidance=2.0, capture=True, plain_guidance=False
+            backend,
+            adapter,
+            sampling=Sampling(n=1, steps=drawing_steps, guidance=2.0, plain_guidance=False),
+            capture=True,
         )
     save_image(drawn.images[0], out / "mcpkg.png")
     with stage(result, "plain diffusers"):

@@ -7,8 +7,10 @@ from typing import Literal
 import tyro
 
 from mcpkg.cli.options import AsJson, Consent, Models, ModelsFlat, PicturesFlat, check_out
-from mcpkg.cli.overrides import Changes, Weights, changed
+from mcpkg.cli.overrides import Changes, RefocusingChanges, Weights, changed
+from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import METHODS
+from mcpkg.training.run_options import RunOptions
 
 MethodName = Literal[tuple(METHODS)]
 
@@ -19,14 +21,13 @@ def train(
     method: MethodName = "magicapture",
     seed: int = 0,
     n: int = 8,
-    save_every: int = 50,
-    preview_every: int = 0,
-    tensorboard: bool = False,
+    options: tyro.conf.OmitArgPrefixes[RunOptions] = RunOptions(),
     consent: Consent = "",
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
     changes: tyro.conf.OmitArgPrefixes[Changes] = Changes(),
     weights: Weights = Weights(),
+    refocusing: RefocusingChanges = RefocusingChanges(),
 ) -> None:
     """Learn a person and a look, draw portraits and write a report. Killed, it goes on when the command is repeated.
 
@@ -35,9 +36,6 @@ def train(
         method: which method or ablation.
         seed: of training and of the first portrait.
         n: how many portraits to draw and score at the end; 0 for none, and no report.
-        save_every: steps between two checkpoints.
-        preview_every: steps between two previews; 0 for none.
-        tensorboard: also log for TensorBoard.
     """
     check_out(out)
     pictures.check()
@@ -51,17 +49,17 @@ def train(
 
     backend = models.load()
     source, reference = pictures.load(backend)
-    chosen = changed(backend.tune(METHODS[method]), changes, weights)
+    chosen = changed(backend.tune(METHODS[method]), changes, weights, refocusing)
     adapter = train_in_folder(
-        out, backend, source, reference, chosen, seed, precision=models.precision,
-        save_every=save_every, preview_every=preview_every, tensorboard=tensorboard,
-    )  # fmt: skip
+        out, backend, source, reference, chosen, seed, precision=models.precision, options=options
+    )
     answer = {"adapter": str(out / ADAPTER_FOLDER), "method": chosen.name, "record": adapter.record}
     if n:
         from mcpkg.cli.results import write_results
 
-        result = judge(backend, adapter, source, reference, n, seed, read_steps(out))
-        before = judge(backend, untrained(backend, source, reference, chosen, seed), source, reference, n, seed)
+        sampling = Sampling(n=n, seed=seed)
+        result = judge(backend, adapter, source, reference, sampling, read_steps(out))
+        before = judge(backend, untrained(backend, source, reference, chosen, seed), source, reference, sampling)
         answer["report"] = str(write_results(out, backend, source, reference, result, before, consent))
         answer["scores"] = result.as_dict()
         if not as_json:

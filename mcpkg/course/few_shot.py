@@ -10,7 +10,7 @@ from torch import Generator
 from torch.optim import AdamW
 
 from mcpkg.course.bias import Pictured
-from mcpkg.inference.model_patching import borrowed
+from mcpkg.inference.model_patching import temporarily_patched
 from mcpkg.method.diffusion import add_noise, training_target, velocity_weight
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.lora import add_lora
@@ -34,7 +34,7 @@ def train_few_shot(
         The loss of each step.
     """
     pipeline, rng, losses = backend.pipeline, Generator().manual_seed(seed), []
-    with borrowed(backend):
+    with temporarily_patched(backend):
         with torch.no_grad():
             latents = backend.encode(pictured.renders.image)
             context = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, pictured.captions)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mcpkg.data.portraits import Portraits
 from mcpkg.method.interfaces import Backend
-from mcpkg.method.masks import ROLE_MASKS, grow_mask, shift_mask, to_attention_mask, to_latent_mask
+from mcpkg.method.masks import grow_mask, role_region, shift_mask, to_attention_mask, to_latent_mask
 
 FULL = 0.9
 """Share of the image above which a face mask is nearly full."""
@@ -58,8 +58,6 @@ def diagnose_masks(backend: Backend, portraits: Portraits, role: str = "source")
     Raises:
         ValueError: unknown role, or masks that are not of the images' size.
     """
-    if role not in ROLE_MASKS:
-        raise ValueError(f"role: {role!r} unknown. Choose from {list(ROLE_MASKS)}.")
     if portraits.faces.face_mask.shape[-2:] != portraits.images.shape[-2:]:
         sizes = "{} x {}, images of {} x {}".format(*portraits.faces.face_mask.shape[-2:], *portraits.images.shape[-2:])
         raise ValueError(f"face masks of {sizes} pixels. Bring both to one size.")
@@ -67,7 +65,7 @@ def diagnose_masks(backend: Backend, portraits: Portraits, role: str = "source")
     side = backend.image_size_px // backend.pipeline.vae_scale_factor
     findings = []
     for i, path in enumerate(portraits.paths):
-        mask = ROLE_MASKS[role](portraits.faces[i : i + 1])  # 1 1 h w
+        mask = role_region(role, portraits.faces.face_mask[i : i + 1])  # 1 1 h w
         latent = to_latent_mask(mask, side) if mask.amax() >= 0.5 else mask.new_zeros(1, 1, side, side)
         on_face = ((face[i] * parsed[i]).sum() / parsed[i].sum().clamp_min(1e-6)).item()
         warnings = tuple(_warnings(path, face[i], side, on_face, portraits.mask_problems.get(path)))

@@ -97,7 +97,7 @@ def generate_with_maps(
         images = generate(backend, [caption.text for caption in captions], seed)
     heat = torch.zeros(len(captions), words, size, size)
     for k in range(words):
-        heat[spoken[:, k], k] = maps.mean(str(k)).float().cpu()
+        heat[spoken[:, k], k] = maps.heatmap(str(k)).float().cpu()
     return images, heat
 
 

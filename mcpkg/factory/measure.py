@@ -17,7 +17,7 @@ from torch import Tensor
 from mcpkg.factory.exam import BATCH, STEPS, Exam, degrade_portraits, draw_portraits, generate
 from mcpkg.factory.metrics import frechet_distance, iou, psnr, verification_tar
 from mcpkg.method.interfaces import Backend, parse_in_batches
-from mcpkg.method.masks import reference_mask
+from mcpkg.method.masks import role_region
 from mcpkg.metrics.attributes import read_attributes
 from mcpkg.world.world import ATTRIBUTES, BALANCED, PARTS, WEB, Looks, People, code, readable
 
@@ -81,7 +81,10 @@ def asked(people: People, looks: Looks) -> Bool[Tensor, "b a"]:
 @torch.no_grad()
 def measure_base(exam: Exam) -> Iterator[Bar]:
     answers, backend = exam.answers, exam.backend
-    right = read_attributes(backend, answers.images, reference_mask(answers.faces)) == answers.looks.codes
+    right = (
+        read_attributes(backend, answers.images, role_region("reference", answers.faces.face_mask))
+        == answers.looks.codes
+    )
     wanted = asked(answers.people, answers.looks)
     for column, attribute in enumerate(ATTRIBUTES):
         hits = right[wanted[:, column], column].float()
@@ -111,7 +114,10 @@ def measure_balanced(exam: Exam) -> Iterator[Bar]:
     for who in ("woman", "man"):
         yield Bar(f"balanced base: asked wedding dress is there, {who}", _dressed(backend, who))
     answers = Exam(backend, min(64, exam.prompts)).answers
-    right = read_attributes(backend, answers.images, reference_mask(answers.faces)) == answers.looks.codes
+    right = (
+        read_attributes(backend, answers.images, role_region("reference", answers.faces.face_mask))
+        == answers.looks.codes
+    )
     wanted = asked(answers.people, answers.looks)
     yield Bar(
         f"balanced base: asked attributes are there (of {int(wanted.sum())})", right[wanted].float().mean().item()
@@ -248,13 +254,13 @@ def _sameness(exam: Exam, prompts: int = 8, images: int = 8) -> float:
 def _dressed(backend: Backend, who: str, images: int = 16) -> float:
     """Share of images with a wedding dress where one is asked for."""
     made = generate(backend, [f"a photo of a {who} wearing a white wedding dress"] * images, seed=2000)
-    read = read_attributes(backend, made, reference_mask(parse_in_batches(backend, made)))
+    read = read_attributes(backend, made, role_region("reference", parse_in_batches(backend, made).face_mask))
     dress = code("garment", "wedding dress")
     return (read[:, list(ATTRIBUTES).index("garment")] == dress).float().mean().item()
 
 
 def _style_features(backend: Backend, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-    return backend.style_reader.embed(images, reference_mask(parse_in_batches(backend, images)))
+    return backend.style_reader.embed(images, role_region("reference", parse_in_batches(backend, images).face_mask))
 
 
 def _identity_features(backend: Backend, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:

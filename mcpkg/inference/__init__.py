@@ -10,7 +10,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "adapter": "Adapter",
         "export": "export_adapter",
         "generate": "Generated generate_portraits starting_noise",
-        "model_patching": "add_words borrowed own_copies plain_first_half",
+        "model_patching": "add_placeholders_to plain_first_half temporarily_patched writable_copies",
+        "sampling": "Sampling",
         "provenance": "read_provenance save_portraits",
     },
 )

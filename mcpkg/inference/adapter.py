@@ -1,4 +1,4 @@
-"""What personalisation learned, apart from the models: brought in for a while, saved, loaded."""
+"""What personalisation learned, apart from the models: applied for a while, saved, loaded."""
 
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mcpkg.inference.model_patching import add_words, borrowed, own_copies, plain_first_half
+from mcpkg.inference.model_patching import add_placeholders_to, plain_first_half, temporarily_patched, writable_copies
 from mcpkg.method.config import Method, from_dict, to_dict
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.lora import load_lora
@@ -43,7 +43,7 @@ class Adapter:
     record: dict[str, int | float] = field(default_factory=dict)
     """What happened in training: seconds, images without a face, ..."""
     backend: str = ""
-    """Name of the backend it was trained on; empty if nobody noted it."""
+    """Name of the backend it was trained on; empty if unknown."""
 
     @property
     def prompt(self) -> str:
@@ -53,11 +53,11 @@ class Adapter:
 
     @contextmanager
     def applied(self, backend: Backend, lora_scale: float = 1.0, plain_guidance: bool = False) -> Iterator[Backend]:
-        """Bring the learned parameters into the backend's models; put everything back on exit.
+        """Put the learned parameters into the backend's models; restore everything on exit.
 
         Args:
             backend: the one that the adapter was trained on.
-            lora_scale: strength of the LoRA and weight changes; 0 leaves the learned words only.
+            lora_scale: strength of the LoRA and weight changes; 0 leaves the learned placeholders only.
             plain_guidance: the UNet runs as it was before on the first half of each batch, see `plain_first_half`. The
                 text encoder stays as trained.
 
@@ -67,10 +67,10 @@ class Adapter:
         self.check_fit(backend)
         if self.backend not in ("", backend.name):
             notify(f"the adapter was trained on {self.backend}, and draws on {backend.name} now: expect less of it.")
-        with borrowed(backend):
+        with temporarily_patched(backend):
             pipeline = backend.pipeline
             rows = pipeline.text_encoder.get_input_embeddings()
-            ids, originals = add_words(backend, self.placeholders, torch.Generator()), {}
+            ids, originals = add_placeholders_to(backend, self.placeholders, torch.Generator()), {}
             with torch.no_grad():
                 for token, vectors in self.embeddings.items():
                     rows.weight[ids[token]] = vectors.to(rows.weight)
@@ -78,7 +78,7 @@ class Adapter:
                 model, start = getattr(pipeline, part), f"{part}."
                 deltas = {name.removeprefix(start): d for name, d in self.deltas.items() if name.startswith(start)}
                 originals |= {name: model.get_parameter(name) for name in deltas if part == "unet"}
-                parameters = own_copies(model, deltas)
+                parameters = writable_copies(model, deltas)
                 with torch.no_grad():
                     for name, parameter in parameters.items():
                         parameter += lora_scale * deltas[name].to(parameter)

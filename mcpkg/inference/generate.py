@@ -1,16 +1,18 @@
-"""Draw portraits with a personalised model, and read where its words looked meanwhile."""
+"""Draw portraits with a personalised model, and capture where its placeholders are attended to meanwhile."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mcpkg.inference.adapter import Adapter
+from mcpkg.inference.sampling import Sampling
 from mcpkg.method.attention_capture import capture_attention
+from mcpkg.method.attention_maps import AttentionMaps
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.prompts import encode_prompts, token_positions
 from mcpkg.util.errors import notify
@@ -23,91 +25,101 @@ class Generated:
     images: Float[Tensor, "n 3 h w"]
     seeds: tuple[int, ...]
     prompt: str
-    maps: dict[str, Float[Tensor, "n k k"]] = field(default_factory=dict)
-    """Role -> attention of its word, a mean over steps, layers and heads; empty unless asked for."""
+    maps: AttentionMaps | None = None
+    """Where the prompt's placeholders were attended to; None unless asked for."""
     settings: dict[str, str | int | float] = field(default_factory=dict)
     """Everything else that the images depend on: model, method, negative prompt, guidance, steps, ..."""
 
 
-@torch.no_grad()
 def generate_portraits(
     backend: Backend,
     adapter: Adapter | None = None,
     prompt: str | None = None,
-    n: int = 8,
-    seed: int = 0,
-    steps: int = 25,
-    guidance: float | None = None,
-    lora_scale: float = 1.0,
+    sampling: Sampling = Sampling(),
     capture: bool = False,
     batch_size: int = 8,
-    edit: str = "",
-    negative_prompt: str = "",
-    seeds: Sequence[int] | None = None,
-    spread: float = 1.0,
-    plain_guidance: bool = True,
 ) -> Generated:
-    """Generate portraits; each depends on its own seed and on the settings, never on the batch that it is drawn in.
-
-    How different the portraits are from one another has three controls. `spread` is the direct one: it sets how far
-    the starting noises lie apart, and with them pose, framing and light. A high `guidance` draws every image to what
-    the prompt most plainly means: truer to it, more alike, and with harsher colours; a low one loosens them. A high
-    `lora_scale` draws them to the few pictures of training; a lower one gives the base model's variety back, at a
-    price in likeness and style. `mcpkg.metrics.evaluate` measures the outcome as `diversity_identity` and `diversity_style`.
+    """Generate portraits.
 
     Args:
         adapter: from `personalise`; None draws with the plain model, or with what is applied to it.
         prompt: by default the adapter's composed prompt.
-        n: how many images; their seeds are seed, seed + 1, ...
-        steps: of DPM-Solver++.
-        guidance: classifier-free guidance scale; by default the backend's own; 1 or less turns it off.
-        lora_scale: strength of the learned weights: 0 none, 1 as trained.
-        capture: also return the placeholders' attention maps (those in the prompt).
-        edit: appended to the prompt as it is, such as "wearing sunglasses". What was learned may leave no room for it:
-            lower `lora_scale` then.
-        negative_prompt: what to keep away from; needs guidance.
-        seeds: which seeds, in place of n and seed.
-        spread: 1 starts each image from noise of its own; towards 0 all start near the noise of the first seed.
-        plain_guidance: guidance leads away from what the UNet drew before it learned, see `Adapter.applied`. If False,
-            from what it draws unasked now, as in tools that know LoRA files only.
+        sampling: how many, from which seeds, in how many steps, how strictly, ...
+        capture: also return the attention maps of the placeholders in the prompt, means over the steps.
+        batch_size: portraits drawn at a time.
 
     Raises:
-        ValueError: a number out of its range, a seed twice, a prompt that is too long, has unknown words or none of
-            the adapter's, or neither prompt nor adapter given.
+        ValueError: a prompt that is too long, has unknown words or none of the adapter's placeholders, neither prompt
+            nor adapter given, or a negative prompt without guidance.
     """
-    seeds = tuple(range(seed, seed + n)) if seeds is None else tuple(seeds)
-    guidance = backend.default_guidance if guidance is None else guidance
-    _check(seeds, steps, batch_size, guidance, lora_scale, spread)
-    if negative_prompt and guidance <= 1:
-        raise ValueError(f"guidance: {guidance} leaves the negative prompt without effect. Give more than 1.")
-    prompt = full_prompt(adapter, prompt, edit)
-    by_plain = adapter is not None and plain_guidance and guidance > 1
-    images, maps = [], []
-    with adapter.applied(backend, lora_scale, by_plain) if adapter else nullcontext():
-        words = {role: word.token for role, word in adapter.placeholders.items()} if adapter and capture else {}
-        words = {role: token for role, token in words.items() if token in prompt}
-        noise = starting_noise(backend, seeds, spread)  # n c k k
-        for latents in noise.split(batch_size):
-            batch, heat = _draw(backend, prompt, negative_prompt, latents, steps, guidance, words)
-            images.append(batch)
-            maps.append(heat)
-    return Generated(
-        images=withhold_unsafe(backend, torch.cat(images), seeds),
-        seeds=seeds,
-        prompt=prompt,
-        maps={role: torch.cat([heat[role] for heat in maps]) for role in words},
-        settings={
-            "model": backend.name,
-            "method": adapter.method.name if adapter else "none",
-            "negative_prompt": negative_prompt,
-            "guidance": guidance,
-            "plain_guidance": by_plain,
-            "steps": steps,
-            "lora_scale": lora_scale if adapter else 0.0,
-            "spread": spread,
-            "first_seed": seeds[0],
-        },
+    batches = list(draw_batches(backend, adapter, prompt, sampling, "mean" if capture else None, batch_size=batch_size))
+    maps = [batch.maps for batch in batches if batch.maps is not None]
+    return replace(
+        batches[0],
+        images=torch.cat([batch.images for batch in batches]),
+        seeds=sampling.all_seeds,
+        maps=AttentionMaps.concatenated(maps) if maps else None,
     )
+
+
+@torch.no_grad()
+def draw_batches(
+    backend: Backend,
+    adapter: Adapter | None,
+    prompt: str | None,
+    sampling: Sampling,
+    keep: str | None = None,
+    all_grids: bool = False,
+    batch_size: int = 8,
+) -> Iterator[Generated]:
+    """Generate portraits batch by batch, so that many need no more memory than one batch.
+
+    Args:
+        keep: of attention maps, see `capture_attention`: "mean" over the steps or "all" of them; None captures nothing.
+        all_grids: capture all layers, not only those of `backend.attention_size`.
+        adapter, prompt, sampling, batch_size: see `generate_portraits`.
+
+    Raises:
+        ValueError: see `generate_portraits`, and a batch size below 1.
+    """
+    seeds, guidance = sampling.all_seeds, backend.default_guidance if sampling.guidance is None else sampling.guidance
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}. Give 1 or more.")
+    if sampling.negative_prompt and guidance <= 1:
+        raise ValueError(f"guidance: {guidance} leaves the negative prompt without effect. Give more than 1.")
+    sampling = replace(sampling, guidance=guidance)
+    prompt = full_prompt(adapter, prompt, sampling.edit)
+    by_plain = adapter is not None and sampling.plain_guidance and guidance > 1
+    settings = {
+        "model": backend.name,
+        "method": adapter.method.name if adapter else "none",
+        "negative_prompt": sampling.negative_prompt,
+        "guidance": guidance,
+        "plain_guidance": by_plain,
+        "steps": sampling.steps,
+        "lora_scale": sampling.lora_scale if adapter else 0.0,
+        "spread": sampling.spread,
+        "first_seed": seeds[0],
+    }
+    with adapter.applied(backend, sampling.lora_scale, by_plain) if adapter else nullcontext():
+        tokens = {role: placeholder.token for role, placeholder in adapter.placeholders.items()} if adapter else {}
+        tokens = {role: token for role, token in tokens.items() if keep and token in prompt}
+        noise = starting_noise(backend, seeds, sampling.spread)  # n c k k
+        for start in range(0, len(seeds), batch_size):
+            of_batch = slice(start, start + batch_size)
+            positions = {
+                role: token_positions(backend.pipeline.tokenizer, [prompt] * len(noise[of_batch]), token)
+                for role, token in tokens.items()
+            }
+            size = None if all_grids else backend.attention_size
+            capture = (
+                capture_attention(backend.pipeline.unet, positions, min_size=size or 1, max_size=size, keep=keep)
+                if positions
+                else nullcontext()
+            )
+            with capture as maps:
+                images = _draw(backend, prompt, sampling, noise[of_batch])
+            yield Generated(withhold_unsafe(backend, images, seeds[of_batch]), seeds[of_batch], prompt, maps, settings)
 
 
 def withhold_unsafe(
@@ -143,19 +155,6 @@ def starting_noise(backend: Backend, seeds: Sequence[int], spread: float = 1.0) 
     return torch.cat([first, *others]).to(backend.device)
 
 
-def _check(
-    seeds: tuple[int, ...], steps: int, batch_size: int, guidance: float, lora_scale: float, spread: float
-) -> None:
-    if not seeds or steps < 1 or batch_size < 1:
-        numbers = f"n is {len(seeds)}, steps is {steps} and batch_size is {batch_size}"
-        raise ValueError(f"{numbers}. Give 1 or more of each.")
-    if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**63 for seed in seeds):
-        raise ValueError(f"seeds: {list(seeds)}. Give different whole numbers, 0 or more; one seed is one image.")
-    if not (0 <= guidance < math.inf and 0 <= lora_scale < math.inf and 0 <= spread <= 1):
-        numbers = f"guidance is {guidance}, lora_scale is {lora_scale} and spread is {spread}"
-        raise ValueError(f"{numbers}. Give 0 or more, and a spread of at most 1.")
-
-
 def full_prompt(adapter: Adapter | None, prompt: str | None, edit: str) -> str:
     if prompt is None:
         if adapter is None:
@@ -163,40 +162,26 @@ def full_prompt(adapter: Adapter | None, prompt: str | None, edit: str) -> str:
         prompt = adapter.prompt
     tokens = [word.token for word in adapter.placeholders.values()] if adapter else []
     if tokens and not any(token in prompt for token in tokens):
-        raise ValueError(f"prompt {prompt!r}: has neither {' nor '.join(tokens)}, so nobody is asked for. "
+        raise ValueError(f"prompt {prompt!r}: has neither {' nor '.join(tokens)}. "
                          f"Write it as in {adapter.prompt!r}.")  # fmt: skip
     edit = edit.strip()
     return prompt + (edit if edit.startswith((",", ".", ";")) else f" {edit}") if edit else prompt
 
 
 def _draw(
-    backend: Backend,
-    prompt: str,
-    negative_prompt: str,
-    noise: Float[Tensor, "b c k k"],
-    steps: int,
-    guidance: float,
-    words: dict[str, str],
-) -> tuple[Float[Tensor, "b 3 h w"], dict[str, Float[Tensor, "b a a"]]]:
-    pipeline = backend.sampler()
-    prompts, negatives = [prompt] * len(noise), [negative_prompt] * len(noise)
-    tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
-    positions = {role: token_positions(tokenizer, prompts, token) for role, token in words.items()}
-    size = backend.attention_size
-    capture = (
-        capture_attention(pipeline.unet, positions, min_size=size, max_size=size, keep="mean")
-        if words
-        else nullcontext()
-    )
-    with capture as store:
-        latents = pipeline(
-            prompt_embeds=encode_prompts(tokenizer, text_encoder, prompts),
-            negative_prompt_embeds=encode_prompts(tokenizer, text_encoder, negatives),
-            height=backend.image_size_px,
-            width=backend.image_size_px,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            latents=noise,
-            output_type="latent",
-        ).images
-    return backend.decode(latents).clamp(0, 1).float(), {role: store.mean(role) for role in words}
+    backend: Backend, prompt: str, sampling: Sampling, noise: Float[Tensor, "b c k k"]
+) -> Float[Tensor, "b 3 h w"]:
+    pipeline, n = backend.sampler(), len(noise)
+    latents = pipeline(
+        prompt_embeds=encode_prompts(pipeline.tokenizer, pipeline.text_encoder, [prompt] * n),
+        negative_prompt_embeds=encode_prompts(
+            pipeline.tokenizer, pipeline.text_encoder, [sampling.negative_prompt] * n
+        ),
+        height=backend.image_size_px,
+        width=backend.image_size_px,
+        num_inference_steps=sampling.steps,
+        guidance_scale=sampling.guidance,
+        latents=noise,
+        output_type="latent",
+    ).images
+    return backend.decode(latents).clamp(0, 1).float()

@@ -1,4 +1,4 @@
-"""Words and weights lent to a backend's models, and taken out again so that nothing is left behind."""
+"""Placeholders and weights put into a backend's models for a while, and removed without a trace."""
 
 import copy
 from collections import defaultdict
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from mcpkg.method.interfaces import Backend
-from mcpkg.method.lora import _PEFT_NAME
+from mcpkg.method.lora import PEFT_NAME
 from mcpkg.method.prompts import Placeholder, add_placeholders
 
 
 @contextmanager
-def borrowed(backend: Backend) -> Iterator[None]:
-    """Words, LoRA and `own_copies` brought in within the block are gone after it, also after an error."""
+def temporarily_patched(backend: Backend) -> Iterator[None]:
+    """Within the block, placeholders, LoRA and `writable_copies` may be added; after it, the models are as before."""
     pipeline = backend.pipeline
     models = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
     tokenizer, embedding = pipeline.tokenizer, pipeline.text_encoder.get_input_embeddings()
@@ -25,16 +25,16 @@ def borrowed(backend: Backend) -> Iterator[None]:
              for name, parameter in module._parameters.items() if parameter is not None]  # fmt: skip
     trainable = [parameter.requires_grad for _, _, parameter in slots]
     training = [(module, module.training) for model in models for module in model.modules()]
-    pipeline.tokenizer = copy.deepcopy(tokenizer)  # words cannot be taken out of a tokenizer again
-    own_copies(embedding, ["weight"])  # new words are written into the matrix itself
+    pipeline.tokenizer = copy.deepcopy(tokenizer)  # tokens cannot be removed from a tokenizer
+    writable_copies(embedding, ["weight"])  # new rows are written into the matrix itself
     for model in models:
         model.requires_grad_(False).eval()
     try:
         yield
     finally:
-        if _PEFT_NAME in getattr(pipeline.unet, "peft_config", {}):
-            pipeline.unet.delete_adapters(_PEFT_NAME)
-            if not getattr(pipeline.unet, "peft_config", {}):  # nobody else's LoRA is in there
+        if PEFT_NAME in getattr(pipeline.unet, "peft_config", {}):
+            pipeline.unet.delete_adapters(PEFT_NAME)
+            if not getattr(pipeline.unet, "peft_config", {}):  # no other LoRA is in there
                 pipeline.unet.unload_lora()
         pipeline.tokenizer = tokenizer
         embedding.num_embeddings, pipeline.text_encoder.config.vocab_size = sizes
@@ -44,7 +44,7 @@ def borrowed(backend: Backend) -> Iterator[None]:
             module.training = mode
 
 
-def add_words(
+def add_placeholders_to(
     backend: Backend, placeholders: dict[str, Placeholder], generator: torch.Generator
 ) -> dict[str, list[int]]:
     """Add the placeholders to the pipeline's vocabulary: token -> ids."""
@@ -54,8 +54,8 @@ def add_words(
         )
 
 
-def own_copies(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
-    """Replace the named parameters by copies that may be written, for `borrowed` to put the old ones back."""
+def writable_copies(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """Replace the named parameters by copies that may be written; `temporarily_patched` puts the old ones back."""
     copies = {}
     for name in names:
         path, _, leaf = name.rpartition(".")
@@ -68,8 +68,8 @@ def own_copies(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter
 def plain_first_half(unet: nn.Module, originals: Mapping[str, nn.Parameter]) -> Iterator[None]:
     """Within the block, what was learned acts on the second half of each batch only: in guidance, on the prompt's.
 
-    Training on a few pictures changes what a model draws unasked as well, and guidance would lead away from that
-    instead of from anything (Phunyaphibarn et al. 2025, arXiv 2503.20240).
+    Training on a few pictures also changes what a model draws without a prompt, and guidance would lead away from that
+    instead of from an average picture (Phunyaphibarn et al. 2025, arXiv 2503.20240).
 
     Args:
         originals: whole weights as they were, by name, where others stand in for them now. The LoRA is found.
@@ -85,11 +85,11 @@ def plain_first_half(unet: nn.Module, originals: Mapping[str, nn.Parameter]) -> 
         of_module[path][leaf] = original
 
     def plain(name: str, module: nn.Module) -> nn.Module | None:
-        """The module before anything was learned, if that changed it."""
-        lent = isinstance(module, LoraLayer) and _PEFT_NAME in module.active_adapters
-        if not lent and name not in of_module:
+        """The module as it was before training, if training changed it."""
+        adapted = isinstance(module, LoraLayer) and PEFT_NAME in module.active_adapters
+        if not adapted and name not in of_module:
             return None
-        before = copy.copy(module.base_layer if lent else module)
+        before = copy.copy(module.base_layer if adapted else module)
         before._parameters = before._parameters | of_module.get(name, {})
         return before
 

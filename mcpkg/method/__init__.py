@@ -6,13 +6,13 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "attention_capture": "capture_attention find_cross_attention",
-        "attention_maps": "MapStore attention_columns",
-        "attention_losses": "attention_share break_a_scene fastcomposer mix_of_show",
-        "batch": "ROLES Concept",
+        "attention_maps": "AttentionMaps attention_columns",
+        "attention_losses": "attention_fraction break_a_scene fastcomposer mix_of_show",
+        "batch": "ROLES Batch EncodedImages",
         "config": (
             "CUSTOM_DIFFUSION DREAMBOOTH MAGICAPTURE METHODS ONE_PHASE TEXTUAL_INVERSION WITHOUT_COMPOSED "
             "WITHOUT_IDENTITY WITHOUT_MASKS WITHOUT_REFOCUSING WITHOUT_REFOCUSING_AND_COMPOSED LossWeights "
-            "Method Phase with_weights without_task"
+            "Method Phase Refocusing REFOCUSING_FORMS with_refocusing with_weights without_task"
         ),
         "diffusion": "add_noise predict_x0 training_target velocity_weight",
         "face_alignment": "align_faces",
@@ -20,10 +20,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "identity_crop": "decode_faces",
         "interfaces": "DTYPES Backend Faces parse_in_batches",
         "lora": "add_lora",
-        "masks": "grow_mask reference_mask shift_mask source_mask to_attention_mask to_latent_mask",
+        "masks": "grow_mask role_region shift_mask to_attention_mask to_latent_mask",
         "objective": "training_loss weighted_sum",
-        "prompts": "TEMPLATES draw_prompts encode_prompts token_positions tokenize_prompts",
+        "prompts": "TEMPLATES draw_prompts encode_prompts find_token token_positions tokenize_prompts",
         "reconstruction": "masked_reconstruction",
-        "refocusing": "attention_refocusing refocusing_form refocusing_terms scale_map word_positions word_regions",
+        "refocusing": "attention_refocusing refocusing_loss refocusing_terms scale_map",
     },
 )

@@ -19,7 +19,7 @@ from diffusers.models import attention_processor as processors
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mcpkg.method.attention_maps import KEEP, MapStore, NamedMaps, attention_columns, grid_size
+from mcpkg.method.attention_maps import KEEP, AttentionMaps, attention_columns, grid_size
 
 SOFTMAX_PROCESSORS = (
     processors.AttnProcessor,
@@ -54,11 +54,11 @@ def find_cross_attention(
 class _Recorder:
     """The hooks of one `capture_attention` block."""
 
-    def __init__(self, store: MapStore, tokens, layers: dict[str, processors.Attention], min_size, max_size):
-        self.store, self.layers = store, layers
+    def __init__(self, maps: AttentionMaps, tokens, layers: dict[str, processors.Attention], min_size, max_size):
+        self.maps, self.layers = maps, layers
         self.positions = torch.stack([positions.cpu() for positions in tokens.values()], dim=1)  # b tokens n
         self.used = self.positions.any(dim=(1, 2)).nonzero().flatten()  # rows with any token
-        self.of_token = {name: rows[self.used].nonzero().flatten() for name, rows in store.rows.items()}
+        self.of_token = {name: rows[self.used].nonzero().flatten() for name, rows in maps.rows.items()}
         self.min_size, self.max_size = min_size, max_size
         self.running = False
 
@@ -104,7 +104,7 @@ class _Recorder:
                 f"{lacking[0]} and {len(lacking) - 1} more of {len(self.layers)} layers gave no attention: their "
                 "projections are fused, or were replaced since the block began. Add LoRA before it; do not fuse."
             )
-        maps: NamedMaps = {token: [] for token in self.of_token}
+        maps: dict[str, dict[str, Tensor]] = {token: {} for token in self.of_token}
         sizes, parts, self.parts = set(), self.parts, {}
         for name, layer in self.layers.items():
             h, w = grid_size(parts[name]["query"].shape[1], *self.latent_size)
@@ -112,10 +112,10 @@ class _Recorder:
             if self.min_size <= max(h, w) <= self.max_size:
                 columns = self._columns(layer, **parts[name]).unflatten(-1, (h, w))  # u tokens heads h w
                 for number, (token, rows) in enumerate(self.of_token.items()):
-                    maps[token].append((name, columns[rows.to(columns.device), number]))
+                    maps[token][name] = columns[rows.to(columns.device), number]
         if not any(maps.values()):
             raise ValueError(f"no layer's grid is within {self.min_size} to {self.max_size}. Grids: {sorted(sizes)}.")
-        self.store.add(maps, self.timestep)
+        self.maps.add(maps, self.timestep)
 
     def _columns(
         self, layer: processors.Attention, query: Tensor, key: Tensor, mask: Tensor | None = None
@@ -132,10 +132,10 @@ class _Recorder:
         query, key = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (query, key))
         query = query if layer.norm_q is None else layer.norm_q(query)
         key = key if layer.norm_k is None else layer.norm_k(key)
-        if self.store.heads is not None:
-            if not all(0 <= head < layer.heads for head in self.store.heads):
-                raise ValueError(f"heads: {self.store.heads} asked of a layer with heads 0 to {layer.heads - 1}.")
-            query, key = query[:, self.store.heads], key[:, self.store.heads]
+        if self.maps.heads is not None:
+            if not all(0 <= head < layer.heads for head in self.maps.heads):
+                raise ValueError(f"heads: {self.maps.heads} asked of a layer with heads 0 to {layer.heads - 1}.")
+            query, key = query[:, self.maps.heads], key[:, self.maps.heads]
         bias = None if mask is None else mask[at].reshape(len(at), 1, -1, n)
         return attention_columns(query, key, self.positions[self.used].to(query.device), bias)
 
@@ -150,7 +150,7 @@ def capture_attention(
     min_size: int = 1,
     max_size: int | None = None,
     keep: str = "last",
-) -> Iterator[MapStore]:
+) -> Iterator[AttentionMaps]:
     """Capture cross-attention maps of chosen tokens in every forward pass within the block.
 
     Args:
@@ -163,11 +163,11 @@ def capture_attention(
         heads: indices of the heads to keep; all if None.
         min_size, max_size: bounds of the longer side of a map's grid, in latent cells, both inclusive.
         keep: "last" holds the latest forward pass with its gradient. The others are detached and on the CPU: "mean"
-            and "max" reduce over forward passes as these come, so that memory does not grow with them; "all" holds
-            every pass and their mean.
+            and "max" reduce over forward passes as these come, so that memory does not grow with them; "all" keeps
+            every pass as a step.
 
     Yields:
-        A MapStore, filled each time the UNet has run.
+        AttentionMaps, filled each time the UNet has run.
 
     Raises:
         ValueError: if no layer matches, a token is in no prompt, or shapes do not fit.
@@ -181,8 +181,8 @@ def capture_attention(
         raise ValueError(f"tokens: {absent or 'none given'}: in no prompt. Use token_positions on the prompts you run.")
     if len({positions.shape for positions in tokens.values()}) > 1:
         raise ValueError("tokens: masks of different shapes. Give each token a mask over the same prompts.")
-    store = MapStore(tokens, heads, keep)
-    recorder = _Recorder(store, tokens, find_cross_attention(unet, layers), min_size, max_size or math.inf)
+    maps = AttentionMaps(tokens, heads, keep)
+    recorder = _Recorder(maps, tokens, find_cross_attention(unet, layers), min_size, max_size or math.inf)
     with ExitStack() as hooks:
 
         def install(handle) -> None:
@@ -194,6 +194,6 @@ def capture_attention(
                 install(getattr(layer, attribute).register_forward_hook(partial(recorder.read, name, part)))
         install(unet.register_forward_pre_hook(recorder.begin, with_kwargs=True))
         install(unet.register_forward_hook(recorder.end))
-        yield store
-    if store.forwards == 0:
+        yield maps
+    if maps.passes == 0:
         raise RuntimeError("the UNet never ran within capture_attention. Call it as unet(...), inside the block.")

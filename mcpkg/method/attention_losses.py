@@ -1,8 +1,9 @@
-"""Attention losses that others published for learned tokens, to compare with Attention Refocusing (Eq. 8).
+"""Attention losses for learned placeholders, other than Attention Refocusing (Eq. 8), to compare with it.
 
-Each is a value of `LossWeights.refocusing_form` and takes the weight `LossWeights.refocusing`; the weights that
-their authors chose are in the docstrings, and are not comparable with one another. All heads of all layers of one
-grid come in together, as `losses.mean_over_grids` hands them over.
+Each is a value of `Refocusing.form` and takes the weight `Refocusing.weight`; the weights that their authors chose are
+in the docstrings, and are not comparable with one another. All heads of all layers of one grid come in together. To add
+one, write a function of maps and mask here and register it under a name: it then appears in the checks of the
+configuration, in the command line's help, in the widget and in the tests.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mcpkg.method.refocusing import SMALL, refocusing_form, scale_map
+from mcpkg.method.config import REFOCUSING_FORMS
+from mcpkg.method.masks import to_attention_mask
+from mcpkg.method.refocusing import SMALL, scale_map
 
 
-@refocusing_form("break_a_scene")
+@REFOCUSING_FORMS.register("break_a_scene")
 def break_a_scene(maps: Float[Tensor, "b heads h w"], mask: Float[Tensor, "b 1 H W"]) -> Float[Tensor, " b"]:
     """Squared distance of the token's map from its whole mask, inside as well as outside.
 
@@ -33,7 +36,7 @@ def break_a_scene(maps: Float[Tensor, "b heads h w"], mask: Float[Tensor, "b 1 H
     return (together - wanted).square().mean(dim=(1, 2, 3))  # b
 
 
-@refocusing_form("mix_of_show")
+@REFOCUSING_FORMS.register("mix_of_show")
 def mix_of_show(maps: Float[Tensor, "b heads h w"], mask: Float[Tensor, "b 1 H W"]) -> Float[Tensor, " b"]:
     """Mean of the token's map outside its mask; nothing is asked inside.
 
@@ -57,7 +60,7 @@ def mix_of_show(maps: Float[Tensor, "b heads h w"], mask: Float[Tensor, "b 1 H W
     return (together * outside).sum(dim=(1, 2, 3)) / outside.sum(dim=(1, 2, 3)).clamp_min(SMALL)
 
 
-@refocusing_form("fastcomposer")
+@REFOCUSING_FORMS.register("fastcomposer")
 def fastcomposer(maps: Float[Tensor, "b heads h w"], mask: Float[Tensor, "b 1 H W"]) -> Float[Tensor, " b"]:
     """Mean attention outside the mask minus mean attention inside it: the balanced L1 loss.
 
@@ -79,8 +82,8 @@ def fastcomposer(maps: Float[Tensor, "b heads h w"], mask: Float[Tensor, "b 1 H 
     return (mean_outside - mean_inside).mean(dim=1)  # b
 
 
-@refocusing_form("share")
-def attention_share(
+@REFOCUSING_FORMS.register("fraction")
+def attention_fraction(
     maps: Float[Tensor, "b heads h w"],
     mask: Float[Tensor, "b 1 H W"],
 ) -> Float[Tensor, " b"]:
@@ -97,6 +100,6 @@ def attention_share(
         Not in the paper (Eq. 8 is). A share does not change with the map's strength, so that the token
         can not meet this loss by vanishing; it can by looking at a few pixels of the mask only.
     """
-    inside = F.adaptive_max_pool2d(mask.to(maps), maps.shape[-2:])  # b 1 h w
+    inside = to_attention_mask(mask.to(maps), maps.shape[-2:])  # b 1 h w
     share = (maps * inside).sum(dim=(2, 3)) / maps.sum(dim=(2, 3)).clamp_min(SMALL)  # b heads
     return (1 - share).square().mean(dim=1)  # b

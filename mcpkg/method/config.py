@@ -7,19 +7,26 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
+from mcpkg.method.optimizers import OPTIMIZERS
+from mcpkg.util.registry import Registry
+
 TASKS = ("source", "reference", "composed", "prior")
 TRAINABLE = ("embeddings", "lora", "cross_attention_kv", "unet", "text_encoder")
 LORA_LAYERS = ("cross_attention", "all")
-REFOCUSING_FORMS = ("mask", "share", "break_a_scene", "mix_of_show", "fastcomposer")
+REFOCUSING_FORMS = Registry("refocusing form", ("mcpkg.method.refocusing", "mcpkg.method.attention_losses"))
+"""Name -> the loss of one placeholder's maps and its mask; one value per sample."""
 REFOCUSING_SCALES = ("max", "minmax", "none")
 WEIGHTINGS = ("epsilon", "velocity")
-OPTIMIZERS = ("adamw", "adamw8bit")
 IDENTITY_DECODINGS = ("whole", "face", "tiny")
 
 
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _check_choice(what: str, given: str, known: tuple[str, ...]) -> None:
+    _check(given in known, f"{what}: {given!r} unknown. Choose from {list(known)}.")
 
 
 def _check_subset(what: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
@@ -40,26 +47,35 @@ class LossWeights:
     """Reconstructs the reference portraits, outside the face, under the composed prompt (Eq. 6)."""
     prior: float = 0.0
     """Keeps what the model knew of a plain person: prior preservation, for the baselines."""
-    refocusing: float = 2.5
-    """Keeps each placeholder's attention inside its mask (Eq. 8)."""
     identity: float = 1.0
     """Pulls the composed face to the source's identity (Eq. 7); the paper finds 0.25 and 0.5 fine as well."""
-    refocusing_form: str = "mask"
-    """"mask" is Eq. 8; "share" asks only that the attention's share outside the mask be small. The others are rivals'
-    losses, for comparison: "break_a_scene", "mix_of_show", "fastcomposer"; give them weights of their own."""
 
     def __post_init__(self):
         for name, weight in asdict(self).items():
-            if name != "refocusing_form":
-                _check(weight >= 0, f"LossWeights.{name}: {weight} is negative. Give 0 or more.")
-        _check(
-            self.refocusing_form in REFOCUSING_FORMS,
-            f"LossWeights.refocusing_form: {self.refocusing_form!r} unknown. Choose from {list(REFOCUSING_FORMS)}.",
-        )
+            _check(weight >= 0, f"LossWeights.{name}: {weight} is negative. Give 0 or more.")
 
 
-RECONSTRUCTION = LossWeights(refocusing=0.0, identity=0.0)
+@dataclass(frozen=True)
+class Refocusing:
+    """Attention Refocusing (Eq. 8), or another loss that keeps each placeholder's attention inside its region."""
+
+    weight: float = 2.5
+    """Of the loss in Eq. 10; 0 turns it off and saves its cost."""
+    form: str = "mask"
+    """"mask" is Eq. 8; "fraction" asks only that the fraction of attention outside the mask be small. The others are
+    published alternatives, for comparison; give them weights of their own."""
+    scale: str = "max"
+    """S of Eq. 8: "max", "minmax" (both ends detached) or "none". The other forms scale as they were published."""
+
+    def __post_init__(self):
+        _check(self.weight >= 0, f"Refocusing.weight: {self.weight} is negative. Give 0 or more.")
+        _check_choice("Refocusing.form", self.form, REFOCUSING_FORMS.names)
+        _check_choice("Refocusing.scale", self.scale, REFOCUSING_SCALES)
+
+
+RECONSTRUCTION = LossWeights(identity=0.0)
 """The phase-1 objective (Eq. 9)."""
+NO_REFOCUSING = Refocusing(weight=0.0)
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,8 @@ class Phase:
     """Tasks that feed every step, from TASKS."""
     weights: LossWeights = RECONSTRUCTION
     """Weights of the loss terms."""
+    refocusing: Refocusing = NO_REFOCUSING
+    """What keeps attention in its region, and how strongly."""
     learning_rate: float = 1e-4
     """Of network weights (LoRA, keys and values, UNet, text encoder)."""
     embedding_learning_rate: float = 5e-4
@@ -117,8 +135,6 @@ class Method:
     blocks but those that change the size or take in the time: self-attention, feed-forward and convolutions as well."""
     vectors: int = 1
     """Embedding vectors per placeholder."""
-    refocusing_scale: str = "max"
-    """S of Eq. 8: "max", "minmax" (detached, as in the authors' code) or "none"."""
     identity_max_timestep: float = 0.5
     """T' / T of Eq. 7: above it the predicted face is too blurred to be recognised."""
     identity_decoding: str = "whole"
@@ -145,27 +161,11 @@ class Method:
         _check(bool(self.name) and bool(self.phases), "Method: give it a name and at least one phase.")
         for name in ("lora_rank", "vectors", "identity_every", "samples_per_task", "accumulation_steps"):
             _check(getattr(self, name) >= 1, f"Method.{name}: {getattr(self, name)} is below 1.")
-        _check(
-            self.lora_layers in LORA_LAYERS,
-            f"Method.lora_layers: {self.lora_layers!r} unknown. Choose from {list(LORA_LAYERS)}.",
-        )
-        _check(
-            self.refocusing_scale in REFOCUSING_SCALES,
-            f"Method.refocusing_scale: {self.refocusing_scale!r} unknown. Choose from {list(REFOCUSING_SCALES)}.",
-        )
+        _check_choice("Method.lora_layers", self.lora_layers, LORA_LAYERS)
         _check(0 <= self.composed_source <= 1, f"Method.composed_source: {self.composed_source} is not in [0, 1].")
-        _check(
-            self.weighting in WEIGHTINGS,
-            f"Method.weighting: {self.weighting!r} unknown. Choose from {list(WEIGHTINGS)}.",
-        )
-        _check(
-            self.optimizer in OPTIMIZERS,
-            f"Method.optimizer: {self.optimizer!r} unknown. Choose from {list(OPTIMIZERS)}.",
-        )
-        _check(
-            self.identity_decoding in IDENTITY_DECODINGS,
-            f"Method.identity_decoding: {self.identity_decoding!r} unknown. Choose from {list(IDENTITY_DECODINGS)}.",
-        )
+        _check_choice("Method.weighting", self.weighting, WEIGHTINGS)
+        _check_choice("Method.optimizer", self.optimizer, tuple(OPTIMIZERS))
+        _check_choice("Method.identity_decoding", self.identity_decoding, IDENTITY_DECODINGS)
         _check(
             0 < self.identity_max_timestep <= 1,
             f"Method.identity_max_timestep: {self.identity_max_timestep} is not in (0, 1].",
@@ -177,20 +177,35 @@ class Method:
         )
 
 
-def with_weights(method: Method, name: str, **weights: float | str) -> Method:
-    """The same method under other loss weights, in the phases that use those terms.
+def with_weights(method: Method, name: str, **weights: float) -> Method:
+    """The same method under other loss weights, in the phases that have those terms.
 
     Args:
         name: of the new method.
-        weights: fields of LossWeights; a number replaces only weights above 0, so that a term
-            stays off in a phase that does not have it.
+        weights: fields of LossWeights; each replaces only weights above 0, so that a term stays off in a phase that
+            does not have it.
     """
 
     def change(old: LossWeights) -> LossWeights:
-        used = {k: v for k, v in weights.items() if isinstance(v, str) or getattr(old, k) > 0}
-        return replace(old, **used)
+        return replace(old, **{term: weight for term, weight in weights.items() if getattr(old, term) > 0})
 
     return replace(method, name=name, phases=tuple(replace(p, weights=change(p.weights)) for p in method.phases))
+
+
+def with_refocusing(method: Method, name: str, **settings: float | str) -> Method:
+    """The same method under another form, scale or weight of refocusing, in the phases that have it.
+
+    Args:
+        name: of the new method.
+        settings: fields of Refocusing.
+    """
+
+    def change(phase: Phase) -> Phase:
+        return (
+            replace(phase, refocusing=replace(phase.refocusing, **settings)) if phase.refocusing.weight > 0 else phase
+        )
+
+    return replace(method, name=name, phases=tuple(map(change, method.phases)))
 
 
 def without_task(method: Method, task: str, name: str) -> Method:
@@ -213,10 +228,12 @@ def to_dict(method: Method) -> dict:
 
 def from_dict(values: dict) -> Method:
     """The method that `to_dict` wrote, also after a trip through JSON."""
-    phases = tuple(
-        Phase(**{**p, "trains": tuple(p["trains"]), "tasks": tuple(p["tasks"]), "weights": LossWeights(**p["weights"])})
-        for p in values["phases"]
-    )
+
+    def phase(values: dict) -> Phase:
+        nested = {"weights": LossWeights(**values["weights"]), "refocusing": Refocusing(**values["refocusing"])}
+        return Phase(**{**values, **nested, "trains": tuple(values["trains"]), "tasks": tuple(values["tasks"])})
+
+    phases = tuple(map(phase, values["phases"]))
     return Method(**{**values, "phases": phases})
 
 
@@ -230,12 +247,13 @@ MAGICAPTURE = Method(
             tasks=("source", "reference", "composed"),  # Eq. 10
             embedding_learning_rate=1e-5,
             weights=LossWeights(),
+            refocusing=Refocusing(),
             max_timestep=0.8,
         ),
     ),
     accumulation_steps=4,
 )
-WITHOUT_REFOCUSING = with_weights(MAGICAPTURE, "without refocusing", refocusing=0.0)
+WITHOUT_REFOCUSING = with_refocusing(MAGICAPTURE, "without refocusing", weight=0.0)
 WITHOUT_IDENTITY = with_weights(MAGICAPTURE, "without identity", identity=0.0)
 WITHOUT_COMPOSED = without_task(MAGICAPTURE, "composed", "without composed prompts")
 """Note: goes without the identity loss as well, for that reads the composed task."""

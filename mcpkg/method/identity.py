@@ -1,15 +1,35 @@
 """The identity loss (Eq. 7): is the face in the predicted image the source's?"""
 
+from dataclasses import dataclass
+
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from mcpkg.method.batch import Concept
+from mcpkg.method.batch import Batch
+from mcpkg.method.config import Method
 from mcpkg.method.diffusion import predict_x0
 from mcpkg.method.identity_crop import decode_faces
 from mcpkg.method.interfaces import Backend
+
+CROPS = 4  # jittered face crops per predicted image: a pattern that fools one crop rarely fools all
+JITTER = 0.05  # their standard deviation in shift (face sizes), scale and rotation (radians)
+
+
+@dataclass(frozen=True)
+class JudgedFaces:
+    """The identity loss of a batch."""
+
+    losses: Float[Tensor, " m"]
+    """Of the predicted images that show a face, a mean over jittered crops."""
+    images: int = 0
+    """Predicted images that were judged."""
+    no_face: int = 0
+    """Those of them in which no face was found; they are left out."""
+
+
+NOT_JUDGED = JudgedFaces(torch.zeros(0))
 
 
 def identity_loss(embedding: Float[Tensor, "b d"], target: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
@@ -22,49 +42,51 @@ def identity_loss(embedding: Float[Tensor, "b d"], target: Float[Tensor, "b d"])
     Returns:
         One loss per sample: 0 same direction, 1 unrelated, 2 opposite.
     """
-    return 1 - F.cosine_similarity(embedding, target, dim=1)
-
-
-CROPS = 4  # jittered face crops per predicted image: a pattern that fools one crop rarely fools all
-
-
-JITTER = 0.05  # their standard deviation in shift (face sizes), scale and rotation (radians)
+    return 1 - functional.cosine_similarity(embedding, target, dim=1)
 
 
 def identity_terms(
     backend: Backend,
+    method: Method,
+    batch: Batch,
     noisy: Float[Tensor, "b c k k"],
     noise_pred: Float[Tensor, "b c k k"],
     t: Int[Tensor, " b"],
-    batch: Concept,
-    usable: Bool[Tensor, " b"],
     target: Float[Tensor, "1 d"],
     rng: torch.Generator,
-    decoding: str = "whole",
-) -> tuple[Float[Tensor, " m"], int]:
-    """Identity loss of predicted images (Eq. 7), and how many of them showed no face.
+) -> JudgedFaces:
+    """Identity loss (Eq. 7) of the images that the composed samples predict, where the timestep is below T'.
+
+    Args:
+        noisy, noise_pred, t: of the batch's one forward pass.
+        target: the source's embedding.
+        rng: draws the jitter of face crops.
 
     Note:
-        The face is cropped at the reference image's own landmarks, jittered, for the predicted
-        image shares its layout; a detector would be unsure at high noise and gives no gradient.
+        The samples are those whose timestep happens to be below T'; the authors run a second forward pass for it.
+        The face is cropped at the reference image's own landmarks, jittered, for the predicted image shares its layout;
+        a detector would be unsure at high noise and gives no gradient.
     """
+    scheduler = backend.pipeline.scheduler
+    composed = torch.tensor([task == "composed" for task in batch.tasks])
+    usable = composed & (t.cpu() < method.identity_max_timestep * scheduler.config.num_train_timesteps)  # t < T'
     if not usable.any():
-        return noise_pred.new_zeros(0), 0
+        return JudgedFaces(noise_pred.new_zeros(0))
     usable = usable.to(noisy.device)
-    latents = predict_x0(noisy[usable], noise_pred[usable], t[usable], backend.pipeline.scheduler)
-    images, landmarks = decode_faces(backend, latents, batch.landmarks[usable], decoding)  # m 3 s s
+    latents = predict_x0(noisy[usable], noise_pred[usable], t[usable], scheduler)
+    images, landmarks = decode_faces(backend, latents, batch.landmarks[usable], method.identity_decoding)  # m 3 s s
     with torch.autocast(backend.device.type, enabled=False):  # faces are looked at in fp32
         with torch.no_grad():
             size = (backend.image_size_px,) * 2  # parsers know faces of that size; a part is enlarged to it
             found = backend.face_parser.parse(functional.interpolate(images.clamp(0, 1), size, mode="bilinear")).found
         images, landmarks = images[found], landmarks[found]
         if not len(images):
-            return noise_pred.new_zeros(0), len(found)
+            return JudgedFaces(noise_pred.new_zeros(0), len(found), len(found))
         crops = backend.identity_trainer.embed(
             images.repeat(CROPS, 1, 1, 1), jitter_landmarks(landmarks.repeat(CROPS, 1, 1), rng)
         )
     losses = identity_loss(crops, target.expand_as(crops))  # crops * m
-    return losses.unflatten(0, (CROPS, -1)).mean(dim=0), int((~found).sum())
+    return JudgedFaces(losses.unflatten(0, (CROPS, -1)).mean(dim=0), len(found), int((~found).sum()))
 
 
 def jitter_landmarks(landmarks: Float[Tensor, "b 5 2"], rng: torch.Generator) -> Float[Tensor, "b 5 2"]:

@@ -15,7 +15,7 @@ LORA_TARGETS = {
 """`Method.lora_layers` -> ends of the names of the layers; Eq. 3 adapts the projections of cross-attention."""
 
 
-_PEFT_NAME = "mcpkg"
+PEFT_NAME = "mcpkg"
 
 
 def add_lora(
@@ -35,8 +35,8 @@ def _wrap(unet: nn.Module, rank: int, targets: Iterable[str]) -> dict[str, nn.Pa
     from peft import LoraConfig
 
     with torch.random.fork_rng(devices=[]):  # peft draws from torch's global state; ours come from the generator
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), _PEFT_NAME)
-    parameters = {name: parameter for name, parameter in unet.named_parameters() if f".{_PEFT_NAME}." in name}
+        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), PEFT_NAME)
+    parameters = {name: parameter for name, parameter in unet.named_parameters() if f".{PEFT_NAME}." in name}
     for parameter in parameters.values():
         parameter.data = parameter.data.float()  # peft took the type of the layer's own weight
     return parameters
@@ -46,7 +46,7 @@ def read_lora(unet: nn.Module) -> dict[str, Tensor]:
     """The LoRA that `add_lora` put in, as the adapter keeps it."""
     from peft import get_peft_model_state_dict
 
-    return on_cpu(get_peft_model_state_dict(unet, adapter_name=_PEFT_NAME))
+    return on_cpu(get_peft_model_state_dict(unet, adapter_name=PEFT_NAME))
 
 
 def load_lora(unet: nn.Module, lora: dict[str, Tensor], rank: int, scale: float) -> None:
@@ -54,8 +54,8 @@ def load_lora(unet: nn.Module, lora: dict[str, Tensor], rank: int, scale: float)
     from peft import set_peft_model_state_dict
 
     _wrap(unet, rank, sorted({name.partition(".lora_")[0] for name in lora}))
-    set_peft_model_state_dict(unet, lora, adapter_name=_PEFT_NAME)
-    unet.set_adapters(_PEFT_NAME, scale)
+    set_peft_model_state_dict(unet, lora, adapter_name=PEFT_NAME)
+    unet.set_adapters(PEFT_NAME, scale)
 
 
 def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

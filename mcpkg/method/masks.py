@@ -4,24 +4,23 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from mcpkg.method.interfaces import Faces
-
 THRESHOLD = 1 / 8
 """Share of a cell below which it is left out; a line one pixel wide covers this much of a cell of 8 x 8."""
 
 
-def source_mask(faces: Faces) -> Float[Tensor, "b 1 h w"]:
-    """M_s: the face, for a source image teaches who, not where or in what clothes."""
-    return faces.face_mask
+def role_region(role: str, face: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """M_s or M_r: where a role's images are reconstructed (Eqs. 4-6), and where its placeholder may be attended to (Eq. 8).
 
+    Args:
+        role: "source", who: the face, and not the clothes. "reference", the look: everything but the face.
+        face: 1 on the face, 0 elsewhere.
 
-def reference_mask(faces: Faces) -> Float[Tensor, "b 1 h w"]:
-    """M_r: everything but the face, for a reference image teaches all but who."""
-    return 1 - faces.face_mask
-
-
-ROLE_MASKS = {"source": source_mask, "reference": reference_mask}
-"""Role -> the mask of its reconstruction (Eqs. 4-6), and where its word may look (Eq. 8)."""
+    Raises:
+        ValueError: an unknown role.
+    """
+    if role not in ("source", "reference"):
+        raise ValueError(f"role: {role!r} unknown. Choose 'source' or 'reference'.")
+    return face if role == "source" else 1 - face
 
 
 def to_latent_mask(mask: Float[Tensor, "b 1 h w"], size: int | tuple[int, int]) -> Float[Tensor, "b 1 k l"]:

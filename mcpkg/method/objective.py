@@ -1,4 +1,4 @@
-"""The objective of Eqs. 9 and 10 on one batch: which word may look where, and whose face came out."""
+"""The objective of Eqs. 9 and 10 on one batch: the weighted sum of reconstruction, refocusing and identity losses."""
 
 from dataclasses import dataclass
 
@@ -6,88 +6,72 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-import mcpkg.method.attention_losses  # noqa: F401, registers its forms
-from mcpkg.method.attention_capture import MapStore
-from mcpkg.method.batch import Concept
-from mcpkg.method.config import LossWeights, Method, Phase
+from mcpkg.method.attention_maps import AttentionMaps
+from mcpkg.method.batch import Batch
+from mcpkg.method.config import Method, Phase
 from mcpkg.method.diffusion import add_noise, training_target, velocity_weight
-from mcpkg.method.identity import identity_terms
+from mcpkg.method.identity import NOT_JUDGED, identity_terms
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.prompts import tokenize_prompts
 from mcpkg.method.reconstruction import masked_reconstruction
-from mcpkg.method.refocusing import capture_words, refocusing_terms
+from mcpkg.method.refocusing import capture_placeholders, refocusing_terms
 
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """What the objective made of one batch."""
+    """The objective of one batch."""
 
     loss: Float[Tensor, ""]
     """The weighted sum, to be differentiated."""
     terms: dict[str, Float[Tensor, " m"]]
-    """Each loss term before its weight, one value per sample (or word, or image) that it applied to."""
-    maps: MapStore | None
-    """Where the words looked, if refocusing read it; `leakage.leakage_rows(maps, word_regions(batch))` scores it."""
+    """Each loss term before its weight, one value per sample (or placeholder, or image) that it applied to."""
+    maps: AttentionMaps | None
+    """Of this forward pass, if refocusing read them."""
     identity_images: int
     """Predicted images that the identity loss was asked to judge."""
-    faceless: int
+    no_face_images: int
     """Those of them in which no face was found; they are left out of the loss."""
 
 
 def training_loss(
-    backend: Backend,
-    method: Method,
-    phase: Phase,
-    batch: Concept,
-    prompts: list[str],
-    target: Float[Tensor, "1 d"],
-    rng: torch.Generator,
+    backend: Backend, method: Method, phase: Phase, batch: Batch, target: Float[Tensor, "1 d"], rng: torch.Generator
 ) -> BatchLoss:
     """The objective (Eqs. 9 and 10) on one batch; all of its tasks go through the UNet in one forward pass.
 
     Args:
-        phase: its weights count as they are; give it the weights of this very step.
+        phase: with the weights of this very step.
         batch: `method.samples_per_task` samples of each of `phase.tasks`, one task after the other.
-        prompts: one per sample, of the sample's task.
-        target: whom the identity loss pulls to, from `source_identity`.
+        target: the embedding that the identity loss pulls to.
         rng: draws noise, timesteps and the jitter of face crops.
-
-    Note:
-        The identity loss reads those composed samples whose timestep happens to be below T', where the authors
-        run a second pass for it.
     """
-    pipeline, weights, n = backend.pipeline, phase.weights, method.samples_per_task
-    length = pipeline.scheduler.config.num_train_timesteps
-    noisy, noise, t = add_noise(batch.latents, pipeline.scheduler, rng, round(phase.max_timestep * length))
-    ids = tokenize_prompts(pipeline.tokenizer, prompts)  # b n
-    with capture_words(backend, ids, method, weights) as maps:
+    pipeline, scheduler = backend.pipeline, backend.pipeline.scheduler
+    max_timestep = round(phase.max_timestep * scheduler.config.num_train_timesteps)
+    noisy, noise, t = add_noise(batch.latents, scheduler, rng, max_timestep)  # Eq. 1
+    ids = tokenize_prompts(pipeline.tokenizer, batch.prompts)  # b n
+    with capture_placeholders(backend, ids, phase.refocusing) as maps:  # Eq. 2
         context = pipeline.text_encoder(ids.to(backend.device)).last_hidden_state  # b n d
         noise_pred = pipeline.unet(noisy, t, context).sample.float()
 
-    truth = training_target(batch.latents, noise, t, pipeline.scheduler)
-    reconstruction = masked_reconstruction(noise_pred, truth, batch.mask)  # b
+    target_noise = training_target(batch.latents, noise, t, scheduler)
+    reconstruction = masked_reconstruction(noise_pred, target_noise, batch.mask)  # b, Eqs. 4-6
     if method.weighting == "velocity":
-        reconstruction = reconstruction * velocity_weight(t, pipeline.scheduler)
-    terms = dict(zip(phase.tasks, reconstruction.split(n), strict=True))
+        reconstruction = reconstruction * velocity_weight(t, scheduler)
+    terms = dict(zip(phase.tasks, reconstruction.split(method.samples_per_task), strict=True))
     if maps is not None:
-        terms["refocusing"] = refocusing_terms(maps, batch, method, weights)
-    seen = lost = 0
-    if weights.identity > 0:
-        composed = torch.tensor([task == "composed" for task in phase.tasks for _ in range(n)])
-        usable = composed & (t.cpu() < method.identity_max_timestep * length)  # t < T'
-        guess = noisy, noise_pred, t
-        terms["identity"], lost = identity_terms(backend, *guess, batch, usable, target, rng, method.identity_decoding)
-        seen = int(usable.sum())
-    return BatchLoss(weighted_sum(terms, weights, n), terms, maps, seen, lost)
+        terms["refocusing"] = refocusing_terms(maps, batch.face, phase.refocusing)  # Eq. 8
+    faces = NOT_JUDGED
+    if phase.weights.identity > 0:
+        faces = identity_terms(backend, method, batch, noisy, noise_pred, t, target, rng)  # Eq. 7
+        terms["identity"] = faces.losses
+    return BatchLoss(weighted_sum(terms, phase, method.samples_per_task), terms, maps, faces.images, faces.no_face)
 
 
-def weighted_sum(
-    terms: dict[str, Float[Tensor, " m"]], weights: LossWeights, samples_per_task: int
-) -> Float[Tensor, ""]:
-    """Eq. 10: the sum over tasks of means over samples; identity is a mean over the images that it saw."""
+def weighted_sum(terms: dict[str, Float[Tensor, " m"]], phase: Phase, samples_per_task: int) -> Float[Tensor, ""]:
+    """Eq. 10: the sum over tasks of means over samples; identity is a mean over the images that it judged."""
+    weights = vars(phase.weights) | {"refocusing": phase.refocusing.weight}
     total = 0.0
     for name, values in terms.items():
         count = len(values) if name == "identity" else samples_per_task
         if len(values):
-            total = total + getattr(weights, name) * values.sum() / count
+            total = total + weights[name] * values.sum() / count
     return total

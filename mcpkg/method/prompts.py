@@ -276,12 +276,20 @@ def token_positions(tokenizer, texts: Sequence[str], placeholder: str, required:
     Raises:
         ValueError: if a text lacks it though required, or it was never added.
     """
-    family = _family(tokenizer.get_added_vocab(), placeholder)
-    if not family:
-        raise ValueError(f"{placeholder}: not a token of this tokenizer. Add it with add_placeholders first.")
-    wanted = torch.tensor(tokenizer.convert_tokens_to_ids(family))
-    positions = torch.isin(tokenize_prompts(tokenizer, texts), wanted)  # b n
+    positions = find_token(tokenizer, tokenize_prompts(tokenizer, texts), placeholder)
     lacking = [text for text, row in zip(texts, positions, strict=True) if not row.any()]
     if required and lacking:
         raise ValueError(f"prompt {lacking[0]!r}: {placeholder} is not in it. Add it to the prompt.")
     return positions
+
+
+def find_token(tokenizer, ids: Int[Tensor, "b n"], placeholder: str) -> Bool[Tensor, "b n"]:
+    """Where a placeholder's vectors stand among token ids.
+
+    Raises:
+        ValueError: it was never added to the tokenizer.
+    """
+    family = _family(tokenizer.get_added_vocab(), placeholder)
+    if not family:
+        raise ValueError(f"{placeholder}: not a token of this tokenizer. Add it with add_placeholders first.")
+    return torch.isin(ids, torch.tensor(tokenizer.convert_tokens_to_ids(family)))

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.generate import Generated, generate_portraits
+from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import Method
 from mcpkg.method.interfaces import Backend
 from mcpkg.metrics.evaluate import Scores, evaluate_portraits
@@ -21,7 +22,7 @@ class Outcome:
     generated: Generated
     scores: Scores
     history: tuple[dict, ...] = ()
-    """Every training step, as StepReport's fields; empty if nobody noted them."""
+    """Every training step, as StepReport's fields; empty if they were not recorded."""
     seconds: float = 0.0
     """Training, generation and scoring together; a first phase that was shared counts for the first method only."""
 
@@ -34,7 +35,7 @@ class Outcome:
         return self.scores.as_dict() | {
             "seconds": round(self.seconds, 1),
             "seconds_training": self.adapter.record["seconds"],
-            "faceless_images_in_training": self.adapter.record["faceless_images"],
+            "no_face_images_in_training": self.adapter.record["no_face_images"],
         }
 
 
@@ -43,17 +44,21 @@ def compare_methods(
     source: Portraits,
     reference: Portraits,
     methods: Sequence[Method],
-    n: int = 8,
     seed: int = 0,
+    sampling: Sampling = Sampling(),
     precision: str | None = None,
 ) -> dict[str, Outcome]:
     """Train each method on the same pair and draw the same seeds with each: name -> outcome.
 
     What methods have in common in their first phase is trained once; each adapter is what `personalise` would give.
+
+    Args:
+        seed: of the trainings.
+        sampling: see `generate_portraits`.
     """
     outcomes, started = {}, time.perf_counter()
     for adapter, history in train_methods(backend, source, reference, methods, seed, precision):
-        outcomes[adapter.method.name] = judge(backend, adapter, source, reference, n, seed, history, started)
+        outcomes[adapter.method.name] = judge(backend, adapter, source, reference, sampling, history, started)
         started = time.perf_counter()
     return outcomes
 
@@ -63,22 +68,19 @@ def judge(
     adapter: Adapter,
     source: Portraits,
     reference: Portraits,
-    n: int = 8,
-    seed: int = 0,
+    sampling: Sampling = Sampling(),
     history: Sequence[dict] = (),
     started: float | None = None,
-    **drawing: float | str | bool | None,
 ) -> Outcome:
     """Draw with an adapter, attention maps included, and score what came out.
 
     Args:
-        seed: image i starts from seed + i.
-        started: when the outcome's seconds begin, as time.perf_counter tells it; by default now.
-        drawing: more of `generate_portraits`.
+        sampling: see `generate_portraits`; its seed is also that of the bootstrap.
+        started: when the outcome's seconds begin, by time.perf_counter; by default now.
     """
     started = time.perf_counter() if started is None else started
-    generated = generate_portraits(backend, adapter, n=n, seed=seed, capture=True, **drawing)
-    scores = evaluate_portraits(backend, generated, source, reference, seed)
+    generated = generate_portraits(backend, adapter, sampling=sampling, capture=True)
+    scores = evaluate_portraits(backend, generated, source, reference, sampling.seed)
     return Outcome(adapter, generated, scores, tuple(history), time.perf_counter() - started)
 
 
@@ -110,7 +112,7 @@ def train_methods(
 
 
 def untrained(backend: Backend, source: Portraits, reference: Portraits, method: Method, seed: int = 0) -> Adapter:
-    """The method's adapter before its first step: placeholders that are still ordinary words."""
+    """The method's adapter before its first step: placeholders that still mean ordinary words."""
     with open_training(backend, source, reference, method, seed) as training:
         return replace(training.adapter(), method=replace(method, name="untrained"))
 

@@ -1,4 +1,4 @@
-"""Score the images that came out: who is it, in which style, how real, how varied, and did the words leak?"""
+"""Score the images that came out: who is it, in which style, how real, how varied, and did attention to the placeholders leak?"""
 
 from dataclasses import replace
 
@@ -8,8 +8,9 @@ from torch import Tensor
 
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.generate import Generated
+from mcpkg.method.batch import ROLES
 from mcpkg.method.interfaces import Backend, Faces
-from mcpkg.method.masks import reference_mask, source_mask
+from mcpkg.method.masks import role_region
 from mcpkg.metrics.leakage import area_outside, attention_leakage, attention_mass
 from mcpkg.metrics.realism import distance_to_real
 from mcpkg.metrics.scores import ImageScores, Interval, Scores, score_table
@@ -126,13 +127,14 @@ def score_images(
     wanted = _style(backend, reference.images, reference.faces)
 
     leaks, mass, area = {}, {}, {}
-    for role, region in {"source": source_mask(faces), "reference": reference_mask(faces)}.items():
+    for role in ROLES:
+        region = role_region(role, faces.face_mask)
         area[role] = torch.where(one_face, area_outside(region), nan)
         leaks[role] = mass[role] = nan
-        if role in generated.maps:
-            heat = generated.maps[role][:, None].to(region)  # n 1 k k
-            leaks[role] = torch.where(one_face, attention_leakage(heat, region)[:, 0], nan)
-            mass[role] = torch.where(one_face, attention_mass(heat, region)[:, 0], nan)
+        if generated.maps is not None and role in generated.maps.roles:
+            heatmap = generated.maps.heatmap(role)[:, None].to(region)  # n 1 k k
+            leaks[role] = torch.where(one_face, attention_leakage(heatmap, region)[:, 0], nan)
+            mass[role] = torch.where(one_face, attention_mass(heatmap, region)[:, 0], nan)
     return ImageScores(
         identity=torch.where(one_face, to_source, nan),
         identity_to_reference=torch.where(one_face, to_reference.mean(dim=1), nan),
@@ -189,4 +191,4 @@ def _identity(backend: Backend, images: Float[Tensor, "b 3 h w"], faces: Faces) 
 
 
 def _style(backend: Backend, images: Float[Tensor, "b 3 h w"], faces: Faces) -> Float[Tensor, "b d"]:
-    return backend.style_reader.embed(images, reference_mask(faces))
+    return backend.style_reader.embed(images, role_region("reference", faces.face_mask))

@@ -14,8 +14,8 @@ Attention is a softmax over the prompt's tokens, so `mass` depends on how many t
 does not depend on how strong the attention is. Means weigh each map by its attention, so that a head that hardly looks
 at the token does not count as much as one that does: the mean is the share of all of the attention there was.
 
-In training, take regions from the batch (`objective.word_regions`); in generation, from the parser's mask of the image
-that came out.
+Regions are `masks.role_region` of the face mask: in training that of the batch, in generation the parser's of the drawn
+image.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mcpkg.method.attention_maps import MapStore
+from mcpkg.method.attention_maps import AttentionMaps
 from mcpkg.util.files import replace_whole
 
 
@@ -93,40 +93,48 @@ class LeakageRow(NamedTuple):
     """Mean attention over the whole image: the row's weight in a mean."""
 
 
-def leakage_rows(store: MapStore, regions: Mapping[str, Float[Tensor, "b 1 H W"]]) -> list[LeakageRow]:
-    """Every captured map as a row.
+def leakage_rows(maps: AttentionMaps, regions: Mapping[str, Float[Tensor, "b 1 H W"]]) -> list[LeakageRow]:
+    """Every captured map as a row; `LeakageRow.token` is the name that the capture had for it, such as the role.
 
     Args:
-        store: from `capture_attention`; its history is read if it kept one (keep="all"), else its maps.
-        regions: per token name, where it should look, one region per row of the tokens given to the capture.
+        maps: from `capture_attention`; every step that it kept.
+        regions: for each role, where its placeholder should be attended to, one region per prompt of the capture.
 
     Raises:
-        ValueError: if a captured token has no region, or not one per row.
+        ValueError: a captured role has no region, or not one per prompt.
     """
-    missing = set(store.maps) - set(regions)
+    missing = set(maps.maps) - set(regions)
     if missing:
         raise ValueError(f"regions: none for {sorted(missing)}. Give each captured token the region it belongs to.")
-    for token, held in store.rows.items():
-        if len(regions[token]) != len(held):
-            raise ValueError(f"regions: {len(regions[token])} for {token!r}, whose capture had {len(held)} prompts.")
-    reduced = store.keep in ("mean", "max") and store.forwards > 1
+    for role, held in maps.rows.items():
+        if len(regions[role]) != len(held):
+            raise ValueError(f"regions: {len(regions[role])} for {role!r}, whose capture had {len(held)} prompts.")
     rows = []
-    for timesteps, named in store.history or [(None if reduced else store.timesteps, store.maps)]:
-        for token, layer_maps in named.items():
-            samples = store.rows[token].nonzero().flatten().tolist()
-            region = regions[token][samples]
+    for step, timesteps in enumerate(maps.timesteps):
+        for role, of_role in maps.maps.items():
+            samples = maps.rows[role].nonzero().flatten().tolist()
+            region = regions[role][samples]
             outside = area_outside(region).tolist()
-            for layer, maps in layer_maps:
-                maps = maps.detach().to(region)
-                share, mass = attention_leakage(maps, region).tolist(), attention_mass(maps, region).tolist()
-                attention = maps.mean(dim=(2, 3)).tolist()
-                size = max(maps.shape[-2:])
+            for layer, of_layer in of_role.items():
+                of_step = of_layer[:, step].detach().to(region)  # r heads h w
+                leaked, mass = attention_leakage(of_step, region).tolist(), attention_mass(of_step, region).tolist()
+                attention = of_step.mean(dim=(2, 3)).tolist()
                 rows += [
-                    LeakageRow(token, sample, layer, size, head, timesteps and timesteps[sample],
-                               share[i][j], outside[i], mass[i][j], attention[i][j])
+                    LeakageRow(
+                        token=role,
+                        sample=sample,
+                        layer=layer,
+                        size=max(of_step.shape[-2:]),
+                        head=head,
+                        timestep=timesteps and timesteps[sample],
+                        leakage=leaked[i][j],
+                        area_outside=outside[i],
+                        mass=mass[i][j],
+                        attention=attention[i][j],
+                    )
                     for i, sample in enumerate(samples)
-                    for j, head in enumerate(store.heads or range(maps.shape[1]))
-                ]  # fmt: skip
+                    for j, head in enumerate(maps.heads or range(of_step.shape[1]))
+                ]
     return rows
 
 

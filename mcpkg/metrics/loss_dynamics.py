@@ -1,4 +1,4 @@
-"""What an attention loss would do by itself: its gradient on one word's scores, and the map after some steps of it.
+"""What an attention loss would do by itself: its gradient on one placeholder's scores, and the map after some steps.
 
 Training moves attention through the weights of a network, together with other losses; here the scores before the
 softmax move freely and alone. So this shows where a loss pulls, and what a map looks like that meets it.
@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-import mcpkg.method.attention_losses  # noqa: F401
-from mcpkg.method.config import REFOCUSING_FORMS
-from mcpkg.method.refocusing import FORMS
+from mcpkg.method.config import Refocusing
+from mcpkg.method.refocusing import refocusing_loss
 from mcpkg.metrics.leakage import attention_leakage, attention_mass
 
 EDGE = 1e-6
@@ -25,16 +24,16 @@ RATE = 0.25
 
 @dataclass(frozen=True)
 class Refocused:
-    """One word's maps under an attention loss."""
+    """One placeholder's maps under an attention loss."""
 
     maps: Float[Tensor, "1 heads h w"]
     """After the last step."""
     gradient: Float[Tensor, "1 heads h w"]
-    """Of the weighted loss on the scores of `maps`; a step goes against it: positive is looked at less."""
+    """Of the weighted loss on the scores of `maps`; a step goes against it: positive is attended to less."""
     loss: tuple[float, ...]
     """Before its weight; at the start and after each step, as the next two."""
     leakage: tuple[float, ...]
-    """Share of attention outside the mask, of the mean over heads."""
+    """Fraction of attention outside the mask, of the mean over heads."""
     mass: tuple[float, ...]
     """Mean attention inside the mask."""
 
@@ -42,37 +41,31 @@ class Refocused:
 def refocus(
     maps: Float[Tensor, "1 heads h w"],
     mask: Float[Tensor, "1 1 H W"],
-    form: str = "mask",
-    scale: str = "max",
-    weight: float = 2.5,
+    refocusing: Refocusing = Refocusing(),
     steps: int = 0,
 ) -> Refocused:
-    """Follow an attention loss for some steps of plain gradient descent on one word's scores.
+    """Follow an attention loss for some steps of plain gradient descent on one placeholder's scores.
 
     Args:
-        maps: a word's attention, in (0, 1). Its scores are logit(A): with the scores of all other words held,
-            softmax is the logistic function of a word's own.
-        mask: where the word may look.
-        form: of `LossWeights.refocusing_form`; "mask" is Eq. 8.
-        scale: S of Eq. 8; the other forms scale as published.
-        weight: of the loss; a greater one takes longer steps.
+        maps: a placeholder's attention, in (0, 1). Its scores are logit(A): with the scores of all other tokens held,
+            softmax is the logistic function of a token's own.
+        mask: where the placeholder may be attended to.
+        refocusing: form, scale and weight of the loss; a greater weight takes longer steps.
         steps: how many; with 0 the maps stay, and the gradient is theirs.
 
     Raises:
-        ValueError: unknown form or scale, or fewer than 0 steps.
+        ValueError: fewer than 0 steps.
     """
-    if form not in FORMS:
-        raise ValueError(f"form: {form!r} unknown. Choose from {list(REFOCUSING_FORMS)}.")
     if steps < 0:
         raise ValueError(f"steps: {steps} is negative. Give 0 or more.")
-    options = {"scale": scale} if form == "mask" else {}
+    attention_loss = refocusing_loss(refocusing)
     scores = maps.detach().clamp(EDGE, 1 - EDGE).logit()
     losses, leaks, masses = [], [], []
     for _ in range(steps + 1):
         scores = scores.detach().requires_grad_()
         attention = scores.sigmoid()  # 1 heads h w
-        loss = FORMS[form](attention, mask, **options).sum()
-        (gradient,) = torch.autograd.grad(weight * loss, scores)
+        loss = attention_loss(attention, mask).sum()
+        (gradient,) = torch.autograd.grad(refocusing.weight * loss, scores)
         together = attention.detach().mean(dim=1, keepdim=True)
         losses.append(loss.item())
         leaks.append(attention_leakage(together, mask).item())

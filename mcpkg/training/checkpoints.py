@@ -1,11 +1,11 @@
-"""What a training leaves behind while it runs: its checkpoint, its loss history, a log for TensorBoard."""
+"""What a training writes while it runs: its checkpoint, its loss history, a log for TensorBoard."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from mcpkg.training.trainer import Progress, StepReport, TrainingState
+from mcpkg.training.progress import Progress, StepReport, TrainingState
 from mcpkg.util.files import replace_whole
 from mcpkg.util.safetensors_io import read_weights, write_weights
 

@@ -1,4 +1,4 @@
-"""What training reads: each task's images encoded once, and batches drawn from them."""
+"""The dataset: each task's images encoded once, and batches drawn from them."""
 
 import torch
 from jaxtyping import Float
@@ -6,44 +6,42 @@ from torch import Tensor
 from torch.nn import functional
 
 from mcpkg.data.portraits import Portraits
-from mcpkg.method.batch import Concept
+from mcpkg.method.batch import Batch, EncodedImages
 from mcpkg.method.config import Method
 from mcpkg.method.interfaces import Backend
-from mcpkg.method.masks import reference_mask, source_mask, to_latent_mask
-from mcpkg.method.prompts import TEMPLATES
+from mcpkg.method.masks import role_region, to_latent_mask
+from mcpkg.method.prompts import TEMPLATES, draw_prompts
 
 PRIOR_IMAGES = 32  # the baselines' papers take 200; they are drawn anew for every run
 
 
 @torch.no_grad()
-def encode_concepts(
+def encode_dataset(
     backend: Backend, source: Portraits, reference: Portraits, method: Method, rng: torch.Generator
-) -> dict[str, Concept]:
+) -> dict[str, EncodedImages]:
     """Latents and masks of every task: the composed task's pseudo-labels are the reference images (Eq. 6).
 
     Where the method flips, every picture is followed, after all others, by its mirror image.
     """
 
-    def concept(portraits: Portraits, mask: Float[Tensor, "n 1 h w"]) -> Concept:
+    def encode(role: str, portraits: Portraits) -> EncodedImages:
         images, face, landmarks = portraits.images, portraits.faces.face_mask, portraits.faces.landmarks
+        mask = role_region(role, face)
         if method.flip:  # before encoding, for an autoencoder's mirrored latents are not those of a mirrored image
             images, mask, face = (torch.cat((x, x.flip(-1))) for x in (images, mask, face))
             landmarks = torch.cat((landmarks, mirror_landmarks(landmarks)))
         latents = backend.encode(images)
         mask = to_latent_mask(mask if method.masked else torch.ones_like(mask), tuple(latents.shape[-2:]))
-        return Concept(latents, mask, face, landmarks)
+        return EncodedImages(latents, mask, face, landmarks)
 
-    concepts = {
-        "source": concept(source, source_mask(source.faces)),
-        "reference": concept(reference, reference_mask(reference.faces)),
-    }
-    concepts["composed"] = concepts["reference"]
+    dataset = {"source": encode("source", source), "reference": encode("reference", reference)}
+    dataset["composed"] = dataset["reference"]
     if any("prior" in phase.tasks for phase in method.phases):
         latents = draw_prior(backend, PRIOR_IMAGES, rng)
         n, side = len(latents), backend.image_size_px
         no_face = latents.new_zeros(n, 1, side, side)  # never read: the prior's prompt holds no placeholder
-        concepts["prior"] = Concept(latents, torch.ones_like(latents[:, :1]), no_face, latents.new_zeros(n, 5, 2))
-    return concepts
+        dataset["prior"] = EncodedImages(latents, torch.ones_like(latents[:, :1]), no_face, latents.new_zeros(n, 5, 2))
+    return dataset
 
 
 def mirror_landmarks(landmarks: Float[Tensor, "b 5 2"]) -> Float[Tensor, "b 5 2"]:
@@ -78,13 +76,24 @@ def source_identity(backend: Backend, source: Portraits) -> Float[Tensor, "1 d"]
 
 
 def draw_batch(
-    concepts: dict[str, Concept], tasks: tuple[str, ...], samples_per_task: int, rng: torch.Generator
-) -> Concept:
-    """Samples of every task one after the other; no image twice in a task before each was in once."""
-    parts = []
+    dataset: dict[str, EncodedImages], tasks: tuple[str, ...], method: Method, rng: torch.Generator
+) -> Batch:
+    """`method.samples_per_task` samples of every task, one task after the other, each with a prompt of its task.
+
+    No image comes twice in a task before each was in once.
+    """
+    n, parts = method.samples_per_task, []
     for task in tasks:
-        n = len(concepts[task].latents)
-        rounds = -(-samples_per_task // n)
-        order = torch.cat([torch.randperm(n, generator=rng) for _ in range(rounds)])
-        parts.append(concepts[task][order[:samples_per_task].to(concepts[task].latents.device)])
-    return Concept(*(torch.cat(tensors) for tensors in zip(*((p.latents, p.mask, p.face, p.landmarks) for p in parts))))
+        images = dataset[task]
+        rounds = -(-n // len(images))
+        order = torch.cat([torch.randperm(len(images), generator=rng) for _ in range(rounds)])
+        parts.append(images[order[:n].to(images.latents.device)])
+    of_samples = tuple(task for task in tasks for _ in range(n))
+    return Batch(
+        latents=torch.cat([part.latents for part in parts]),
+        mask=torch.cat([part.mask for part in parts]),
+        face=torch.cat([part.face for part in parts]),
+        landmarks=torch.cat([part.landmarks for part in parts]),
+        tasks=of_samples,
+        prompts=tuple(draw_prompts(of_samples, rng, composed_source=method.composed_source)),
+    )

@@ -1,4 +1,4 @@
-"""What learns in each phase and how fast: the parameters, their optimiser and its learning rates."""
+"""The parameters that learn in each phase, their optimiser and its learning rates."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,14 +8,15 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor, nn
 
-from mcpkg.inference.model_patching import own_copies
+from mcpkg.inference.model_patching import writable_copies
 from mcpkg.method.config import Method, Phase
-from mcpkg.method.interfaces import Backend
+from mcpkg.method.interfaces import DTYPES, Backend
 from mcpkg.method.lora import add_lora
+from mcpkg.method.optimizers import OPTIMIZERS
 from mcpkg.method.prompts import PlaceholderEmbeddings
 
-_SCALER = "scaler"  # among the moments; no parameter's name, for those have dots or are "words"
-WARMUP = 0.05  # share of a phase over which learning rates rise from 0, before they fall linearly to 0
+_SCALER = "scaler"  # among the moments; no parameter's name, for those have dots or are "placeholders"
+WARMUP = 0.05  # fraction of a phase over which learning rates rise from 0, before they fall linearly to 0
 
 
 @dataclass(frozen=True)
@@ -31,21 +32,23 @@ class Trainable:
         return {name: parameter for of_kind in self.by_kind.values() for name, parameter in of_kind.items()}
 
     def changes(self) -> dict[str, Tensor]:
-        """How far whole weights have moved; LoRA and words are no changes of anything."""
+        """How far whole weights have moved; LoRA and placeholders change no weight of the model."""
         named = self.named()
         return {name: named[name].detach() - before for name, before in self.originals.items()}
 
 
-def open_parameters(backend: Backend, method: Method, words: PlaceholderEmbeddings, rng: torch.Generator) -> Trainable:
-    """Copies of the weights that the method trains, and its LoRA, put into borrowed models."""
+def open_parameters(
+    backend: Backend, method: Method, embeddings: PlaceholderEmbeddings, rng: torch.Generator
+) -> Trainable:
+    """Copies of the weights that the method trains, and its LoRA, put into models that are `temporarily_patched`."""
     wanted = {kind for phase in method.phases for kind in phase.trains}
     unet, text_encoder = backend.pipeline.unet, backend.pipeline.text_encoder
-    by_kind, originals = {"embeddings": {"words": words.weight}}, {}
+    by_kind, originals = {"embeddings": {"placeholders": embeddings.weight}}, {}
 
     def open_weights(kind: str, part: str, model: nn.Module, keep: Callable[[str], bool]) -> None:
         before = {name: parameter for name, parameter in model.named_parameters() if keep(name)}
         originals.update({f"{part}.{name}": parameter for name, parameter in before.items()})
-        by_kind[kind] = {f"{part}.{name}": parameter for name, parameter in own_copies(model, before).items()}
+        by_kind[kind] = {f"{part}.{name}": parameter for name, parameter in writable_copies(model, before).items()}
 
     if "unet" in wanted:
         open_weights("unet", "unet", unet, lambda name: True)
@@ -58,17 +61,21 @@ def open_parameters(backend: Backend, method: Method, words: PlaceholderEmbeddin
     return Trainable(by_kind, originals)
 
 
-def check_whole_weights(backend: Backend, method: Method) -> None:
-    """Whether what the method trains can learn in the models' precision.
+def check_precision(backend: Backend, method: Method, precision: str) -> None:
+    """Raise unless the method can learn with a forward pass in this precision.
 
     Raises:
-        ValueError: it changes whole weights, which half precision would keep from moving.
+        ValueError: the precision is unknown or not that of the models, or the method changes whole weights and half
+            precision would round its steps away.
     """
+    if precision not in DTYPES:
+        raise ValueError(f"precision: {precision!r} unknown. Choose from {list(DTYPES)}.")
+    if backend.precision not in ("fp32", precision):
+        raise ValueError(f"precision: {precision!r}, but the models are in {backend.precision}. Give that, or none.")
     wanted = {kind for phase in method.phases for kind in phase.trains}
     if wanted - {"embeddings", "lora"} and backend.precision != "fp32":
-        raise ValueError(
-            f"{method.name}: changes whole weights, by steps that {backend.precision} would round away. Give precision fp32."
-        )
+        steps = f"by steps that {backend.precision} would round away"
+        raise ValueError(f"{method.name}: changes whole weights, {steps}. Give precision fp32.")
 
 
 class PhaseOptimizer:
@@ -96,7 +103,7 @@ class PhaseOptimizer:
                     "weight_decay": 0.0 if words else method.weight_decay,
                 })  # fmt: skip
                 self.parameters |= named
-        self.adamw = _adamw(method.optimizer)(groups)
+        self.adamw = OPTIMIZERS[method.optimizer](groups)
         device = next(iter(self.parameters.values())).device.type
         self.scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
 
@@ -117,7 +124,7 @@ class PhaseOptimizer:
                 parameter.grad = reduce(parameter.grad, "mean")
         self.scaler.unscale_(self.adamw)  # after the reduction, so that all processes see the same overflow
         norm = nn.utils.clip_grad_norm_(gradients, self.clip)
-        share = learning_rate_share(step, self.phase.steps)
+        share = learning_rate_fraction(step, self.phase.steps)
         for group in self.adamw.param_groups:
             group["lr"] = group["base"] * share
         self.scaler.step(self.adamw)
@@ -149,19 +156,7 @@ class PhaseOptimizer:
             self.scaler.load_state_dict(scale)
 
 
-def _adamw(name: str) -> Callable[[list[dict]], torch.optim.Optimizer]:
-    """`Method.optimizer` -> what makes it."""
-    if name == "adamw":
-        return torch.optim.AdamW
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except (ImportError, RuntimeError) as error:
-        advice = "pip install 'mcpkg[gpu]', or take adamw."
-        raise ValueError(f"optimizer {name!r}: needs bitsandbytes ({error}). {advice}") from None
-    return AdamW8bit
-
-
-def learning_rate_share(step: int, steps: int) -> float:
-    """Share of a phase's learning rate at one of its steps: up over the warm-up, then linearly down."""
+def learning_rate_fraction(step: int, steps: int) -> float:
+    """Fraction of a phase's learning rate at one of its steps: up over the warm-up, then linearly down."""
     warmup = max(1, round(WARMUP * steps))
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup), 1.0)

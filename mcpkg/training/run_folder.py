@@ -1,4 +1,4 @@
-"""A training in a folder: killed at any moment, it is gone on with by the same call, to the same bits.
+"""A training in a folder: killed at any moment, the same call continues it, to the same bits.
 
 run.json                what is trained on what; anything else is refused
 steps.jsonl             one line a step: loss terms, learning rates, seconds
@@ -24,7 +24,9 @@ from mcpkg.method.config import MAGICAPTURE, Method, to_dict
 from mcpkg.method.interfaces import Backend
 from mcpkg.training.checkpoints import CHECKPOINT_FILE, TensorBoardLog, load_checkpoint, recorded, save_checkpoint
 from mcpkg.training.previews import draw_preview, preview_grid
-from mcpkg.training.trainer import StepReport, Training, open_training
+from mcpkg.training.progress import StepReport
+from mcpkg.training.run_options import RunOptions
+from mcpkg.training.trainer import Training, open_training
 from mcpkg.util.files import explain_full_disk, read_json, write_json
 from mcpkg.util.images import save_image
 
@@ -42,22 +44,17 @@ def train_in_folder(
     seed: int = 0,
     on_step: Callable[[StepReport], None] | None = None,
     precision: str | None = None,
-    progress: bool = True,
-    save_every: int = 50,
-    preview_every: int = 0,
-    tensorboard: bool = False,
+    options: RunOptions = RunOptions(),
 ) -> Adapter:
     """Personalise as `personalise` does, but so that a killed run can go on: call it again with the same arguments.
 
     On a CPU the adapter is then, bit for bit, the one of a run that was never killed, if the machine, the number of
-    threads and the libraries are the same (run.json notes them for every sitting). A finished run is only read.
+    threads and the libraries are the same (run.json notes them for every session). A finished run is only read.
 
     Args:
         folder: made if need be; empty, or of this very run.
-        backend, source, reference, method, seed, on_step, precision, progress: see `personalise`.
-        save_every: steps between two checkpoints.
-        preview_every: steps between two previews; 0 for none.
-        tensorboard: also log the loss terms for TensorBoard, into `tensorboard/`.
+        backend, source, reference, method, seed, on_step, precision: see `personalise`.
+        options: when to save, preview and log.
 
     Raises:
         ValueError: the folder holds something else or another run, its checkpoint is damaged, a number is out of
@@ -66,35 +63,33 @@ def train_in_folder(
         FloatingPointError: the loss is no longer finite.
     """
     folder, process = Path(folder), PartialState(cpu=backend.device.type == "cpu")
-    if save_every < 1 or preview_every < 0:
-        raise ValueError(f"save_every is {save_every} and preview_every {preview_every}. Give at least 1 and 0.")
     precision = precision or backend.precision
     settings = run_settings(backend, source, reference, method, seed, precision)
     check_folder(folder, settings)
-    log = TensorBoardLog(folder) if tensorboard else None
+    log = TensorBoardLog(folder) if options.tensorboard else None
     with explain_full_disk(folder):
         if (folder / ADAPTER_FOLDER / SUMMARY_FILE).is_file():
             (folder / CHECKPOINT_FILE).unlink(missing_ok=True)  # killed just before this was done
             return Adapter.load(folder / ADAPTER_FOLDER)
         state = load_checkpoint(folder / CHECKPOINT_FILE) if (folder / CHECKPOINT_FILE).is_file() else None
-        process.wait_for_everyone()  # nobody writes before all have looked
+        process.wait_for_everyone()  # no process writes before all have looked
         with open_training(backend, source, reference, method, seed, precision) as training:
             if state is not None:
                 training.restore(state)
             if process.is_main_process:
-                _note_sitting(folder, settings, training)
+                _note_session(folder, settings, training)
             done = _steps_done(training)
             if log is not None:
                 log.start(done)
-            for report in recorded(training.steps(progress), folder, done, process.is_main_process):
+            for report in recorded(training.steps(options.progress), folder, done, process.is_main_process):
                 done += 1
-                if preview_every and done % preview_every == 0 and process.is_main_process:
+                if options.preview_every and done % options.preview_every == 0 and process.is_main_process:
                     save_image(preview_grid(draw_preview(training)), folder / PREVIEWS_FOLDER / f"{done:06d}.png")
                 if log is not None:
                     log.step(report, done)
                 if on_step is not None:
                     on_step(report)
-                if done % save_every == 0:
+                if done % options.save_every == 0:
                     state = training.state()  # of all processes
                     if process.is_main_process:
                         save_checkpoint(state, folder / CHECKPOINT_FILE)
@@ -111,17 +106,23 @@ def run_settings(
 ) -> dict:
     """All that the adapter depends on, as JSON says it; pictures and their masks as digests, by file name."""
     settings = {
-        "method": to_dict(method), "backend": backend.name, "seed": seed, "precision": precision,
-        "identity_network": type(backend.identity_trainer).__name__, "processes": PartialState().num_processes, "source": _digests(source), "reference": _digests(reference),
-    }  # fmt: skip
+        "method": to_dict(method),
+        "backend": backend.name,
+        "seed": seed,
+        "precision": precision,
+        "identity_network": type(backend.identity_trainer).__name__,
+        "processes": PartialState().num_processes,
+        "source": _digests(source),
+        "reference": _digests(reference),
+    }
     return json.loads(json.dumps(settings))  # tuples become lists, as they will be when read again
 
 
 def check_folder(folder: str | Path, settings: dict) -> None:
-    """Whether a run of these settings may begin or go on in the folder.
+    """Raise unless a run of these settings may start or continue in the folder.
 
     Raises:
-        ValueError: it holds other files, or a run of other settings; the message says which.
+        ValueError: it holds other files, or a run of other settings; the message names them.
     """
     folder, file = Path(folder), Path(folder) / RUN_FILE
     if folder.exists() and not folder.is_dir():
@@ -140,9 +141,9 @@ def check_folder(folder: str | Path, settings: dict) -> None:
         raise ValueError(f"{folder}: holds a run with {different[0]}{more}. Give the same to go on, or another folder.")
 
 
-def _note_sitting(folder: Path, settings: dict, training: Training) -> None:
-    """Writes run.json, or adds to it who goes on from which step."""
-    sitting = {
+def _note_session(folder: Path, settings: dict, training: Training) -> None:
+    """Write run.json, or add to it the session that goes on from the current step."""
+    session = {
         "from_step": _steps_done(training),
         "device": str(training.backend.device),
         "threads": torch.get_num_threads(),
@@ -150,8 +151,8 @@ def _note_sitting(folder: Path, settings: dict, training: Training) -> None:
         "python": platform.python_version(),
         "versions": {"mcpkg": __version__} | {name: version(name) for name in LIBRARIES},
     }
-    earlier = read_json(folder / RUN_FILE)["sittings"] if (folder / RUN_FILE).is_file() else []
-    write_json({"format": FORMAT, "settings": settings, "sittings": [*earlier, sitting]}, folder / RUN_FILE)
+    earlier = read_json(folder / RUN_FILE)["sessions"] if (folder / RUN_FILE).is_file() else []
+    write_json({"format": FORMAT, "settings": settings, "sessions": [*earlier, session]}, folder / RUN_FILE)
 
 
 def _steps_done(training: Training) -> int:
@@ -163,7 +164,7 @@ def _digests(portraits: Portraits) -> dict[str, str]:
     """File name -> digest of the pixels and of which of them are face."""
     digests = {}
     for path, image, mask in zip(portraits.paths, portraits.images, portraits.faces.face_mask, strict=True):
-        # a parser's masks may differ in their last bits from one sitting to the next
+        # a parser's masks may differ in their last bits from one session to the next
         parts = [(image * 255).round().byte(), (mask > 0.5).byte()]
         digests[path.name] = hashlib.sha256(b"".join(x.cpu().numpy().tobytes() for x in parts)).hexdigest()[:16]
     return digests
@@ -178,8 +179,8 @@ def _differences(there: object, here: object, path: str = "") -> Iterator[str]:
         for number, (a, b) in enumerate(zip(there, here)):
             yield from _differences(a, b, f"{path} {number + 1}")
     elif there != here:
-        yield f"{path} {_said(there)}, not {_said(here)}"
+        yield f"{path} {_shown(there)}, not {_shown(here)}"
 
 
-def _said(value: object) -> str:
+def _shown(value: object) -> str:
     return "missing" if value is None else json.dumps(value)

@@ -14,61 +14,17 @@ from tqdm import tqdm
 
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.adapter import Adapter
-from mcpkg.inference.model_patching import add_words, borrowed, plain_first_half
-from mcpkg.method.batch import ROLES, Concept
+from mcpkg.inference.model_patching import add_placeholders_to, plain_first_half, temporarily_patched
+from mcpkg.method.batch import ROLES, EncodedImages
 from mcpkg.method.config import MAGICAPTURE, Method, Phase
 from mcpkg.method.identity_crop import check_decoding
 from mcpkg.method.interfaces import DTYPES, Backend
 from mcpkg.method.lora import on_cpu, read_lora
 from mcpkg.method.objective import training_loss
-from mcpkg.method.prompts import Placeholder, PlaceholderEmbeddings, draw_prompts
-from mcpkg.training.dataset import draw_batch, encode_concepts, source_identity
-from mcpkg.training.optimizer import PhaseOptimizer, Trainable, check_whole_weights, open_parameters
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one optimiser step did: for plots, logs and previews, which live outside the loop."""
-
-    phase: int
-    step: int
-    """In this phase, from 0."""
-    steps: int
-    """Steps in this phase."""
-    loss: float
-    terms: dict[str, float]
-    """Mean of each loss term before its weight; a term that did not apply is absent."""
-    learning_rates: dict[str, float]
-    """Kind of parameters -> its rate in this step."""
-    gradient_norm: float
-    """Before clipping."""
-    faceless: int
-    """Predicted images in this step in which no face was found; they are left out of the identity loss."""
-    seconds: float
-
-
-@dataclass
-class Progress:
-    """How far a training has come."""
-
-    phase: int = 0
-    step: int = 0
-    """Steps done in this phase."""
-    identity_images: int = 0
-    """Predicted images that the identity loss was asked about."""
-    faceless_images: int = 0
-    """Those of them in which no face was found."""
-    seconds: float = 0.0
-    """Spent on preparing and training, in all sittings; not on what was done between the steps."""
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """All that changes while training: what the same training, begun again, needs to go on bit for bit."""
-
-    tensors: dict[str, Tensor]
-    """Parameters, AdamW's moments, and each process's random generator."""
-    progress: Progress
+from mcpkg.method.prompts import Placeholder, PlaceholderEmbeddings
+from mcpkg.training.dataset import draw_batch, encode_dataset, source_identity
+from mcpkg.training.optimizer import PhaseOptimizer, Trainable, check_precision, open_parameters
+from mcpkg.training.progress import Progress, StepReport, TrainingState, mean_terms
 
 
 def personalise(
@@ -81,7 +37,7 @@ def personalise(
     precision: str | None = None,
     progress: bool = True,
 ) -> Adapter:
-    """Learn who is in the source and what the reference looks like, in memory; see `run_folder` for one on disk.
+    """Learn the source's identity and the reference's look, in memory; `train_in_folder` does it on disk.
 
     Args:
         backend: its models are as before when this returns, or fails.
@@ -95,7 +51,7 @@ def personalise(
         progress: show a bar.
 
     Returns:
-        The learned words and weights. Its `record` counts seconds, predicted images that the
+        The learned placeholders and weights. Its `record` counts seconds, predicted images that the
         identity loss saw, and those of them without a face.
 
     Raises:
@@ -113,7 +69,10 @@ def personalise(
 def open_training(
     backend: Backend, source: Portraits, reference: Portraits, method: Method, seed: int, precision: str | None = None
 ) -> Iterator["Training"]:
-    """A training at its first step; the backend's models are lent to it within the block.
+    """A training at its first step; within the block, the backend's models are its own.
+
+    Raises:
+        ValueError: see `personalise`.
 
     Note:
         Of accelerate, only PartialState is used (which process, of how many). Its Accelerator keeps one
@@ -121,48 +80,49 @@ def open_training(
         would bind the user's own; torch.autocast is what it would call.
     """
     precision = precision or backend.precision
-    if precision not in DTYPES:
-        raise ValueError(f"precision: {precision!r} unknown. Choose from {list(DTYPES)}.")
-    if backend.precision not in ("fp32", precision):
-        raise ValueError(f"precision: {precision!r}, but the models are in {backend.precision}. Give that, or none.")
-    check_whole_weights(backend, method)
+    check_precision(backend, method, precision)
     if any(phase.weights.identity > 0 for phase in method.phases):
         check_decoding(backend, method.identity_decoding)
     started = time.perf_counter()
     process = PartialState(cpu=backend.device.type == "cpu").process_index
-    placeholders = {role: replace(word, vectors=method.vectors) for role, word in ROLES.items()}
+    placeholders = {role: replace(placeholder, vectors=method.vectors) for role, placeholder in ROLES.items()}
     rng = torch.Generator().manual_seed(seed)
-    with borrowed(backend):
-        concepts, target = encode_concepts(backend, source, reference, method, rng), source_identity(backend, source)
-        ids = add_words(backend, placeholders, rng)
-        with PlaceholderEmbeddings(backend.pipeline.text_encoder, ids) as words:
-            trainable = open_parameters(backend, method, words, rng)
+    with temporarily_patched(backend):
+        dataset = encode_dataset(backend, source, reference, method, rng)
+        target = source_identity(backend, source)
+        ids = add_placeholders_to(backend, placeholders, rng)
+        with PlaceholderEmbeddings(backend.pipeline.text_encoder, ids) as embeddings:
+            trainable = open_parameters(backend, method, embeddings, rng)
             if process:  # all start from the same parameters, and draw batches of their own
                 rng.manual_seed(rng.initial_seed() + process)
-            training = Training(backend, method, seed, precision, placeholders, concepts, target, words, trainable, rng)
+            training = Training(
+                backend, method, seed, precision, placeholders, dataset, target, embeddings, trainable, rng
+            )
             training.progress.seconds = time.perf_counter() - started
             yield training
 
 
 @dataclass
 class Training:
-    """A training under way; between two of its steps it can be looked at, kept and drawn from."""
+    """A training in progress; between two of its steps it can be looked at, saved and drawn from."""
 
     backend: Backend
     method: Method
     seed: int
     precision: str
     placeholders: dict[str, Placeholder]
-    concepts: dict[str, Concept]
+    dataset: dict[str, EncodedImages]
+    """Task -> its images."""
     target: Float[Tensor, "1 d"]
-    words: PlaceholderEmbeddings
+    """The source's identity, which the identity loss pulls to."""
+    embeddings: PlaceholderEmbeddings
     trainable: Trainable
     rng: torch.Generator
     progress: Progress = field(default_factory=Progress)
     optimizer: PhaseOptimizer | None = None
 
     def steps(self, show_progress: bool = True) -> Iterator[StepReport]:
-        """Train from where this stands to the end."""
+        """Train from the current step to the end."""
         at, phases, quiet = self.progress, self.method.phases, not (show_progress and PartialState().is_main_process)
         while at.phase < len(phases):
             phase, label = phases[at.phase], f"{self.method.name} {at.phase + 1}/{len(phases)}"
@@ -179,39 +139,41 @@ class Training:
         return PhaseOptimizer(phase, self.method, self.trainable, self.precision)
 
     def _take_step(self, phase: Phase) -> StepReport:
-        started, at, method, n = time.perf_counter(), self.progress, self.method, self.method.samples_per_task
-        weights = replace(phase.weights, identity=_identity_weight(phase, method, at.step))
-        now, tasks = replace(phase, weights=weights), [task for task in phase.tasks for _ in range(n)]
-        batches = []
+        started, at, method, passes = time.perf_counter(), self.progress, self.method, []
+        now = replace(phase, weights=replace(phase.weights, identity=_identity_weight(phase, method, at.step)))
         for _ in range(method.accumulation_steps):
-            batch = draw_batch(self.concepts, phase.tasks, n, self.rng)  # all tasks, one after the other
-            prompts = draw_prompts(tasks, self.rng, composed_source=method.composed_source)
+            batch = draw_batch(self.dataset, phase.tasks, method, self.rng)
             with torch.autocast(self.backend.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
-                outcome = training_loss(self.backend, method, now, batch, prompts, self.target, self.rng)
+                outcome = training_loss(self.backend, method, now, batch, self.target, self.rng)
             if not outcome.loss.isfinite():
-                raise FloatingPointError(
-                    f"phase {at.phase + 1}, step {at.step}: the loss is {outcome.loss}. Lower the learning rate."
-                )
+                where = f"phase {at.phase + 1}, step {at.step}"
+                raise FloatingPointError(f"{where}: the loss is {outcome.loss}. Lower the learning rate.")
             self.optimizer.backward(outcome.loss / method.accumulation_steps)
-            batches.append(outcome)
+            passes.append(outcome)
         rates, norm = self.optimizer.step(at.step)
-
-        means = _means([{"loss": b.loss} | {name: x.mean() for name, x in b.terms.items() if len(x)} for b in batches])
-        faceless, seconds = sum(b.faceless for b in batches), time.perf_counter() - started
-        report = StepReport(at.phase, at.step, phase.steps, means.pop("loss"), means, rates, norm, faceless, seconds)
-        at.identity_images += sum(b.identity_images for b in batches)
-        at.faceless_images, at.step, at.seconds = at.faceless_images + faceless, at.step + 1, at.seconds + seconds
+        report = StepReport(
+            phase=at.phase,
+            step=at.step,
+            steps=phase.steps,
+            loss=sum(one.loss.item() for one in passes) / len(passes),
+            terms=mean_terms(passes),
+            learning_rates=rates,
+            gradient_norm=norm,
+            no_face=sum(one.no_face_images for one in passes),
+            seconds=time.perf_counter() - started,
+        )
+        at.count(report, passes)
         return report
 
     def adapter(self) -> Adapter:
         """What has been learned so far."""
-        shown = {f"{role}_images": len(self.concepts[role].latents) // (1 + self.method.flip) for role in ROLES}
+        shown = {f"{role}_images": len(self.dataset[role]) // (1 + self.method.flip) for role in ROLES}
         record = shown | {key: value for key, value in asdict(self.progress).items() if key not in ("phase", "step")}
         return Adapter(
             method=self.method,
             seed=self.seed,
             placeholders=self.placeholders,
-            embeddings=on_cpu(self.words.as_dict()),
+            embeddings=on_cpu(self.embeddings.as_dict()),
             lora=read_lora(self.backend.pipeline.unet) if "lora" in self.trainable.by_kind else {},
             deltas=on_cpu(self.trainable.changes()),
             record=record | {"seconds": round(self.progress.seconds, 1)},
@@ -244,7 +206,7 @@ class Training:
 
         learned, named, process = below("parameter "), self.trainable.named(), PartialState().process_index
         if {name: x.shape for name, x in learned.items()} != {name: p.shape for name, p in named.items()}:
-            raise ValueError("the checkpoint holds parameters of another method or backend. Begin anew without it.")
+            raise ValueError("the checkpoint holds parameters of another method or backend. Start again without it.")
         if f"generator {process}" not in state.tensors:
             raise ValueError("the checkpoint lacks this process's random state. Use as many processes as before.")
         with torch.no_grad():
@@ -259,7 +221,7 @@ class Training:
 
 @dataclass(frozen=True)
 class _LiveAdapter(Adapter):
-    """An adapter whose training goes on in the models that it is asked to be brought into."""
+    """An adapter whose training goes on in the very models that it is applied to."""
 
     originals: dict[str, Tensor] = field(default_factory=dict)
     """Whole weights of the UNet as they were."""
@@ -276,10 +238,3 @@ def _identity_weight(phase: Phase, method: Method, step: int) -> float:
         return 0.0
     warmup = method.identity_warmup * phase.steps
     return phase.weights.identity * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
-
-
-def _means(history: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Each term's mean over the passes in which it applied."""
-    names = {name: None for terms in history for name in terms}
-    values = {name: [terms[name].item() for terms in history if name in terms] for name in names}
-    return {name: sum(of_name) / len(of_name) for name, of_name in values.items()}

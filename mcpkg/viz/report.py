@@ -12,9 +12,10 @@ from torch import Tensor
 
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.provenance import STATEMENT
+from mcpkg.method.batch import ROLES
 from mcpkg.method.config import TASKS, Method, to_dict
 from mcpkg.method.interfaces import Backend
-from mcpkg.method.masks import ROLE_MASKS
+from mcpkg.method.masks import role_region
 from mcpkg.metrics.compare import Outcome
 from mcpkg.metrics.evaluate import Interval
 from mcpkg.metrics.score_descriptions import MEANINGS
@@ -61,7 +62,7 @@ def write_report(
     """
     folder = Path(folder)
     for outcome in (result, before):
-        if outcome is not None and set(outcome.generated.maps) != set(ROLE_MASKS):
+        if outcome is not None and (outcome.generated.maps is None or set(outcome.generated.maps.roles) != set(ROLES)):
             raise ValueError(f"{outcome.name}: no attention maps. Generate with capture=True.")
     histories = {outcome.name: outcome.history for outcome in (result, before) if outcome and outcome.history}
     losses = b""
@@ -121,7 +122,7 @@ def _inputs(source: Portraits, reference: Portraits) -> Iterator[str]:
         "reference": ("The look", "Everything but the face counts; the dimmed faces taught nothing."),
     }
     for (role, (label, sentence)), portraits in zip(told.items(), (source, reference), strict=True):
-        masks = ROLE_MASKS[role](portraits.faces)
+        masks = role_region(role, portraits.faces.face_mask)
         yield heading(label, 3)
         yield paragraph(sentence)
         yield pictures(
@@ -158,7 +159,7 @@ def _attention(result: Outcome, before: Outcome | None) -> Iterator[str]:
             for role, word in words.items():
                 per_image = scores.images and scores.images.leakage[role][index].item()
                 caption = f"{word}, seed {seed}" + (f": leaks {_number(per_image)}" if per_image is not None else "")
-                figures.append(picture(overlay(image, generated.maps[role][index]), caption))
+                figures.append(picture(overlay(image, generated.maps.heatmap(role)[index]), caption))
         yield pictures(figures)
 
 
@@ -251,7 +252,7 @@ def _method_rows(method: Method) -> list[list[str]]:
 
 
 def _words(outcome: Outcome) -> dict[str, str]:
-    return {role: outcome.adapter.placeholders[role].token for role in ROLE_MASKS}
+    return {role: outcome.adapter.placeholders[role].token for role in ROLES}
 
 
 def _interval(value: Interval) -> str:

@@ -70,7 +70,7 @@ def attention_sheet(
             cells[0].imshow(to_pixels(generated.images[index]))
             cells[0].set_title(f"seed {generated.seeds[index]}", fontsize=8)
             for cell, (role, word) in zip(cells[1:], words.items(), strict=True):
-                cell.imshow(overlay(generated.images[index], generated.maps[role][index]))
+                cell.imshow(overlay(generated.images[index], generated.maps.heatmap(role)[index]))
                 cell.set_title(f"{word} leaks {scores.images.leakage[role][index]:.2f}", fontsize=8)
     means = ", ".join(f"{scores.leakage_source.mean:.2f} {label}" for label, (_, scores) in rows.items())
     figure.suptitle(fill(f"share of {words['source']}'s attention outside the face: {means}", 70))

@@ -14,6 +14,7 @@ from mcpkg.backends.mini import backend as mini
 from mcpkg.data.portraits import Portraits
 from mcpkg.factory.recipes import RECIPES
 from mcpkg.inference.generate import generate_portraits
+from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import CUSTOM_DIFFUSION, MAGICAPTURE, WITHOUT_COMPOSED, WITHOUT_REFOCUSING
 from mcpkg.training.trainer import personalise
 from tests.helpers.tiny_backend import tiny_backend
@@ -102,7 +103,7 @@ def test_it_personalises_and_generates(backend, portraits):
         method, phases=tuple(replace(phase, steps=1) for phase in method.phases), identity_max_timestep=1.0
     )
     adapter = personalise(backend, portraits, portraits, method, progress=False)
-    generated = generate_portraits(backend, adapter, n=1, steps=2, capture=True)
+    generated = generate_portraits(backend, adapter, sampling=Sampling(n=1, steps=2), capture=True)
     size = backend.attention_size
     assert generated.maps["source"].shape == (1, size, size)
     assert generated.images.isfinite().all()

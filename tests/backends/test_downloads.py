@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import zipfile
 from dataclasses import replace
@@ -7,7 +8,6 @@ import pytest
 
 from mcpkg.backends.downloads import FOLDER_VARIABLE, WEIGHTS, Published, fetch, require, weights_folder
 from mcpkg.cli import __main__ as cli
-import contextlib
 
 
 @pytest.fixture

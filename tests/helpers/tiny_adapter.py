@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from mcpkg.inference.adapter import Adapter
-from mcpkg.inference.model_patching import borrowed
+from mcpkg.inference.model_patching import temporarily_patched
 from mcpkg.method.config import MAGICAPTURE
 from mcpkg.method.lora import add_lora, read_lora
 from mcpkg.method.prompts import REFERENCE, SOURCE
@@ -20,7 +20,7 @@ def tiny_adapter(backend, method=MAGICAPTURE, vectors=1, seed=0) -> Adapter:
     placeholders = {"source": replace(SOURCE, vectors=vectors), "reference": replace(REFERENCE, vectors=vectors)}
     lora, deltas = {}, {}
     if "lora" in kinds:
-        with borrowed(backend):
+        with temporarily_patched(backend):
             add_lora(backend.pipeline.unet, method.lora_rank, method.lora_layers)
             lora = {k: 0.3 * torch.randn(v.shape, generator=rng) for k, v in read_lora(backend.pipeline.unet).items()}
     if kinds & {"cross_attention_kv", "unet"}:

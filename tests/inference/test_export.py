@@ -15,6 +15,7 @@ from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.export import export_adapter
 from mcpkg.inference.generate import generate_portraits
 from mcpkg.inference.model_card import STEPS
+from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import CUSTOM_DIFFUSION, MAGICAPTURE, TEXTUAL_INVERSION
 from tests.helpers.tiny_adapter import tiny_adapter
 from tests.helpers.tiny_backend import tiny_backend
@@ -71,18 +72,22 @@ def test_the_cards_code_gives_the_same_picture_in_a_process_without_mcpkg(export
     script = PLAIN_PROCESS.format(prompt=adapter.prompt, steps=STEPS, guidance=2.0)
     done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    ours = generate_portraits(tiny_backend(), adapter, n=1, seed=0).images[0]
+    ours = generate_portraits(tiny_backend(), adapter, sampling=Sampling(n=1, seed=0)).images[0]
     theirs = torch.from_numpy(np.load(folder / "image.npy")).permute(2, 0, 1)
     assert (ours - theirs).abs().max() < TOLERANCE
     saved = torch.from_numpy(np.array(Image.open(folder / "portrait.png"))).permute(2, 0, 1)
     assert (ours * 255 - saved).abs().max() <= 0.51  # rounded to whole levels
-    plain = generate_portraits(tiny_backend(), prompt="a photo of a person in the style", n=1, seed=0).images[0]
+    plain = generate_portraits(
+        tiny_backend(), sampling=Sampling(n=1, seed=0), prompt="a photo of a person in the style"
+    ).images[0]
     assert (ours - plain).abs().max() > 100 * TOLERANCE  # the adapter does something
 
 
 def test_the_kohya_files_give_the_same_picture_through_diffusers(exported):
     adapter, folder = exported
-    ours = generate_portraits(tiny_backend(), adapter, n=1, seed=5, steps=3, plain_guidance=False).images[0]
+    ours = generate_portraits(
+        tiny_backend(), adapter, sampling=Sampling(n=1, seed=5, steps=3, plain_guidance=False)
+    ).images[0]
     pipeline = tiny_backend().pipeline
     pipeline.load_lora_weights(folder / "webui", weight_name="ann-chic.safetensors")
     for role in ("reference", "source"):  # the order does not matter

@@ -7,6 +7,7 @@ from PIL import Image
 
 from mcpkg.inference.generate import generate_portraits, starting_noise
 from mcpkg.inference.provenance import read_provenance, save_portraits
+from mcpkg.inference.sampling import Sampling
 from tests.helpers.tiny_adapter import tiny_adapter
 from tests.helpers.tiny_backend import tiny_backend
 
@@ -22,7 +23,7 @@ def adapter(backend):
 
 
 def test_images_are_portraits_of_the_backends_size(backend, adapter):
-    generated = generate_portraits(backend, adapter, n=3, seed=5, steps=2)
+    generated = generate_portraits(backend, adapter, sampling=Sampling(n=3, seed=5, steps=2))
     assert generated.images.shape == (3, 3, 32, 32)
     assert generated.seeds == (5, 6, 7)
     assert generated.prompt == "a photo of a <v1> person in the <v2> style"
@@ -31,9 +32,9 @@ def test_images_are_portraits_of_the_backends_size(backend, adapter):
 
 
 def test_an_image_depends_on_its_seed_alone(backend, adapter):
-    together = generate_portraits(backend, adapter, n=3, seed=5, steps=2)
-    apart = generate_portraits(backend, adapter, n=3, seed=5, steps=2, batch_size=2)
-    listed = generate_portraits(backend, adapter, seeds=[7, 100, 5], steps=2)
+    together = generate_portraits(backend, adapter, sampling=Sampling(n=3, seed=5, steps=2))
+    apart = generate_portraits(backend, adapter, sampling=Sampling(n=3, seed=5, steps=2), batch_size=2)
+    listed = generate_portraits(backend, adapter, sampling=Sampling(seeds=(7, 100, 5), steps=2))
     assert torch.allclose(together.images, apart.images, atol=1e-5)
     assert listed.seeds == (7, 100, 5)
     assert torch.allclose(together.images[[2, 0]], listed.images[[0, 2]], atol=1e-5)
@@ -41,8 +42,8 @@ def test_an_image_depends_on_its_seed_alone(backend, adapter):
 
 
 def test_capture_changes_no_image_and_gives_maps(backend, adapter):
-    plain = generate_portraits(backend, adapter, n=3, steps=2, batch_size=2)
-    captured = generate_portraits(backend, adapter, n=3, steps=2, batch_size=2, capture=True)
+    plain = generate_portraits(backend, adapter, sampling=Sampling(n=3, steps=2), batch_size=2)
+    captured = generate_portraits(backend, adapter, sampling=Sampling(n=3, steps=2), batch_size=2, capture=True)
     assert torch.equal(plain.images, captured.images)
     assert captured.maps.keys() == {"source", "reference"}
     assert captured.maps["source"].shape == (3, 8, 8)
@@ -50,27 +51,35 @@ def test_capture_changes_no_image_and_gives_maps(backend, adapter):
 
 
 def test_only_words_in_the_prompt_are_captured(backend, adapter):
-    generated = generate_portraits(backend, adapter, "a photo of a <v1> person", n=1, steps=2, capture=True)
+    generated = generate_portraits(
+        backend, adapter, "a photo of a <v1> person", sampling=Sampling(n=1, steps=2), capture=True
+    )
     assert generated.maps.keys() == {"source"}
 
 
 def test_it_works_without_guidance_and_without_adapter(backend):
-    generated = generate_portraits(backend, prompt="a photo of a person", n=1, steps=2, guidance=1.0)
+    generated = generate_portraits(backend, sampling=Sampling(n=1, steps=2, guidance=1.0), prompt="a photo of a person")
     assert generated.images.shape == (1, 3, 32, 32)
 
 
 def test_an_edit_is_what_one_would_have_written_oneself(backend, adapter):
     written = "a photo of a <v1> person in the <v2> style with red hat"
-    edited = generate_portraits(backend, adapter, n=1, steps=2, edit="with red hat")
+    edited = generate_portraits(backend, adapter, sampling=Sampling(n=1, steps=2, edit="with red hat"))
     assert edited.prompt == written
-    assert torch.equal(edited.images, generate_portraits(backend, adapter, written, n=1, steps=2).images)
-    assert generate_portraits(backend, adapter, n=1, steps=1, edit=", red hat").prompt.endswith("<v2> style, red hat")
+    assert torch.equal(
+        edited.images, generate_portraits(backend, adapter, written, sampling=Sampling(n=1, steps=2)).images
+    )
+    assert generate_portraits(backend, adapter, sampling=Sampling(n=1, steps=1, edit=", red hat")).prompt.endswith(
+        "<v2> style, red hat"
+    )
 
 
 def test_a_negative_prompt_and_the_lora_scale_change_the_image(backend, adapter):
-    plain = generate_portraits(backend, adapter, n=1, steps=2).images
-    without_hat = generate_portraits(backend, adapter, n=1, steps=2, negative_prompt="red hat").images
-    weak = generate_portraits(backend, adapter, n=1, steps=2, lora_scale=0.2).images
+    plain = generate_portraits(backend, adapter, sampling=Sampling(n=1, steps=2)).images
+    without_hat = generate_portraits(
+        backend, adapter, sampling=Sampling(n=1, steps=2, negative_prompt="red hat")
+    ).images
+    weak = generate_portraits(backend, adapter, sampling=Sampling(n=1, steps=2, lora_scale=0.2)).images
     assert (plain - without_hat).abs().max() > 1e-4 and (plain - weak).abs().max() > 1e-4
 
 
@@ -117,7 +126,7 @@ def test_guidance_leads_away_from_the_plain_model_unless_told_otherwise(backend,
     monkeypatch.setattr(backend, "decode", lambda latents: latents[:, :3] / 1000 + 0.5)
 
     def draw(adapter, **options):
-        return generate_portraits(backend, adapter, n=1, steps=1, **options)
+        return generate_portraits(backend, adapter, sampling=Sampling(n=1, steps=1, **options))
 
     plain, prompted = draw(None, prompt="", guidance=1.0).images, draw(adapter, guidance=1.0)
     assert torch.allclose(draw(adapter, guidance=3.0).images, plain + 3 * (prompted.images - plain), atol=1e-5)
@@ -131,7 +140,9 @@ def test_guidance_leads_away_from_the_plain_model_unless_told_otherwise(backend,
 
 @pytest.fixture(scope="module")
 def generated(backend, adapter):
-    return generate_portraits(backend, adapter, seeds=[3, 12], steps=2, guidance=2.5, lora_scale=0.5, edit="red hat")
+    return generate_portraits(
+        backend, adapter, sampling=Sampling(seeds=(3, 12), steps=2, guidance=2.5, lora_scale=0.5, edit="red hat")
+    )
 
 
 def test_each_file_says_how_it_was_made(generated, tmp_path):
@@ -160,7 +171,7 @@ def test_what_a_file_says_is_enough_to_draw_it_again(backend, adapter, generated
     options = {
         key: told[key] for key in ("prompt", "negative_prompt", "guidance", "plain_guidance", "steps", "lora_scale")
     }
-    again = generate_portraits(backend, adapter, seeds=[told["seed"]], **options)
+    again = generate_portraits(backend, adapter, sampling=Sampling(seeds=(told["seed"],), **options))
     assert torch.allclose(again.images[0], generated.images[1], atol=1e-5)
 
 

@@ -3,7 +3,7 @@ import torch
 from jaxtyping import TypeCheckError
 from torch.autograd import gradcheck
 
-from mcpkg.method.attention_losses import attention_share
+from mcpkg.method.attention_losses import attention_fraction
 from mcpkg.method.identity import identity_loss
 from mcpkg.method.reconstruction import masked_reconstruction
 from mcpkg.method.refocusing import attention_refocusing, mean_over_grids, scale_map
@@ -86,7 +86,7 @@ def test_a_part_smaller_than_a_cell_still_allows_its_cell():
     mask[..., 0, 7] = 1
     maps = torch.tensor([[[[0.0, 1.0]]]])
     assert attention_refocusing(maps, mask).item() == 0
-    assert attention_share(maps, mask).item() == 0
+    assert attention_fraction(maps, mask).item() == 0
 
 
 def test_extinguishing_a_token_lowers_only_the_losses_that_can_be_cheated():
@@ -100,12 +100,12 @@ def test_extinguishing_a_token_lowers_only_the_losses_that_can_be_cheated():
     assert slopes["max"] == pytest.approx(0, abs=1e-6)
     assert slopes["minmax"] == pytest.approx(2 / 9)
     assert slopes["none"] == pytest.approx(2 * (0.2**2 + 0.1**2) / 2)
-    torch.testing.assert_close(attention_share(0.01 * MAP, LEFT), attention_share(MAP, LEFT))
+    torch.testing.assert_close(attention_fraction(0.01 * MAP, LEFT), attention_fraction(MAP, LEFT))
 
 
 def test_share_by_hand():
     # 0.5 of 0.8 lies in the left column: (1 - 0.625)^2.
-    torch.testing.assert_close(attention_share(MAP, LEFT), torch.tensor([0.375**2]))
+    torch.testing.assert_close(attention_fraction(MAP, LEFT), torch.tensor([0.375**2]))
 
 
 def test_grids_are_averaged_and_the_layers_of_one_count_as_its_heads():
@@ -127,6 +127,6 @@ def test_gradients(generator):
     assert gradcheck(lambda x: masked_reconstruction(x, noise, mask), rand(2, 3, 4, 4))
     target = rand(2, 5)
     assert gradcheck(lambda x: identity_loss(x, target), rand(2, 5))
-    assert gradcheck(lambda x: attention_share(x, mask), rand(2, 2, 4, 4))
+    assert gradcheck(lambda x: attention_fraction(x, mask), rand(2, 2, 4, 4))
     for scale in ("max", "none"):  # "minmax" is detached on purpose: not the gradient of its value
         assert gradcheck(lambda x: attention_refocusing(x, mask, scale), rand(2, 2, 4, 4))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mcpkg.method.attention_losses  # noqa: F401
-from mcpkg.inference.model_patching import add_words, borrowed
+from mcpkg.inference.model_patching import add_placeholders_to, temporarily_patched
 from mcpkg.method import objective
 from mcpkg.method.attention_maps import MapStore
 from mcpkg.method.batch import ROLES, Concept
@@ -21,7 +21,7 @@ from mcpkg.method.refocusing import (
     word_regions,
 )
 from mcpkg.metrics.leakage import leakage_by_token, leakage_rows
-from mcpkg.training.dataset import draw_batch, encode_concepts, source_identity
+from mcpkg.training.dataset import draw_batch, encode_dataset, source_identity
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 
 METHOD = replace(MAGICAPTURE, samples_per_task=2, identity_max_timestep=1.0)
@@ -35,9 +35,9 @@ class Objective:
     def __init__(self, backend):
         self.backend, rng = backend, torch.Generator().manual_seed(0)
         source, reference = tiny_portraits(backend, 3, seed=1), tiny_portraits(backend, 3, seed=2)
-        self.concepts = encode_concepts(backend, source, reference, METHOD, rng)
+        self.concepts = encode_dataset(backend, source, reference, METHOD, rng)
         self.target = source_identity(backend, source)
-        add_words(backend, ROLES, rng)
+        add_placeholders_to(backend, ROLES, rng)
 
     def __call__(self, phase=PHASE, method=METHOD, seed=3):
         rng = torch.Generator().manual_seed(seed)
@@ -49,7 +49,7 @@ class Objective:
 @pytest.fixture
 def compute():
     backend = tiny_backend()
-    with borrowed(backend):
+    with temporarily_patched(backend):
         yield Objective(backend)
 
 
@@ -67,7 +67,7 @@ def test_all_tasks_go_through_the_unet_in_one_forward(compute):
     assert {name: len(values) for name, values in outcome.terms.items()} == {
         "source": 2, "reference": 2, "composed": 2, "refocusing": 2 + 2 + 4, "identity": 2,
     }  # fmt: skip
-    assert (outcome.identity_images, outcome.faceless) == (2, 0)
+    assert (outcome.identity_images, outcome.no_face_images) == (2, 0)
 
 
 def test_noise_levels_count_as_velocity_if_asked(compute, monkeypatch):
@@ -133,7 +133,7 @@ def test_an_image_without_a_face_is_counted_and_moves_nothing(compute):
 
     compute.backend.face_parser = SeesTheFirst()
     outcome = compute(replace(PHASE, weights=IDENTITY_ONLY))
-    assert (outcome.identity_images, outcome.faceless) == (2, 1)
+    assert (outcome.identity_images, outcome.no_face_images) == (2, 1)
     assert len(outcome.terms["identity"]) == 1
     torch.testing.assert_close(outcome.loss, outcome.terms["identity"][0])  # not halved by a silent zero
 
@@ -186,8 +186,8 @@ def test_words_are_found_with_all_their_vectors_and_missed_if_never_added():
     backend, rng = tiny_backend(), torch.Generator()
     with pytest.raises(ValueError, match="<v1>: not a word of this model with 2 vectors"):
         word_positions(backend, torch.zeros(1, 20, dtype=torch.long), vectors=2)
-    with borrowed(backend):
-        add_words(backend, {role: replace(word, vectors=2) for role, word in ROLES.items()}, rng)
+    with temporarily_patched(backend):
+        add_placeholders_to(backend, {role: replace(word, vectors=2) for role, word in ROLES.items()}, rng)
         tokenizer = backend.pipeline.tokenizer
         prompts = ["a photo of <v1> person", "a photo"]
         ids = tokenize_prompts(tokenizer, prompts)

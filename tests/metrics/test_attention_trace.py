@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from mcpkg.inference.sampling import Sampling
 from mcpkg.metrics.attention_trace import AttentionTrace, record_attention, trace_leakage
 from mcpkg.metrics.leakage import leakage_by_token, mean_leakage
 from tests.helpers.tiny_adapter import tiny_adapter
@@ -22,10 +23,10 @@ def hand_made(region=LEFT):
 
 def test_a_map_is_the_mean_over_what_is_not_named():
     trace = hand_made()
-    assert torch.equal(trace.heat("<v1>", head=0, timestep=900), FINE[0, 0])
+    assert torch.equal(trace.heatmap("<v1>", head=0, timestep=900), FINE[0, 0])
     # top left over both steps and heads: (0.4 + 0.0 + 0.2 + 0.2) / 4
-    assert trace.heat("<v1>")[0, 0].item() == pytest.approx(0.2)
-    assert trace.heat("<v1>", layer="mid").shape == (1, 1)  # named, another grid than the scored one counts as well
+    assert trace.heatmap("<v1>")[0, 0].item() == pytest.approx(0.2)
+    assert trace.heatmap("<v1>", layer="mid").shape == (1, 1)  # named, another grid than the scored one counts as well
 
 
 def test_leakage_and_mass_are_of_the_chosen_map():
@@ -47,16 +48,16 @@ def test_what_was_not_recorded_is_named():
     trace = hand_made()
     for asked, choices in ((dict(layer="up"), "down"), (dict(timestep=5), "900"), (dict(head=2), "0 to 1")):
         with pytest.raises(ValueError, match=choices):
-            trace.heat("<v1>", **asked)
+            trace.heatmap("<v1>", **asked)
     with pytest.raises(ValueError, match="<v1>"):
-        trace.heat("<v2>")
+        trace.heatmap("<v2>")
 
 
 @pytest.fixture(scope="module")
 def recorded():
     backend = tiny_backend()
     adapter = tiny_adapter(backend)
-    return backend, adapter, record_attention(backend, adapter, seed=3, steps=2)
+    return backend, adapter, record_attention(backend, adapter, sampling=Sampling(seed=3, steps=2))
 
 
 def test_every_map_of_a_drawing_is_kept(recorded):
@@ -68,7 +69,7 @@ def test_every_map_of_a_drawing_is_kept(recorded):
 
 def test_the_trace_tells_the_same_leakage_as_the_table(recorded):
     backend, adapter, trace = recorded
-    rows = trace_leakage(backend, adapter, n=1, seed=3, steps=2)
+    rows = trace_leakage(backend, adapter, sampling=Sampling(n=1, seed=3, steps=2))
     by_token = leakage_by_token(rows)
     assert trace.leakage("<v1>") == pytest.approx(by_token["<v1>"], abs=1e-6)
     assert trace.leakage("<v2>") == pytest.approx(by_token["<v2>"], abs=1e-6)
@@ -79,5 +80,5 @@ def test_the_trace_tells_the_same_leakage_as_the_table(recorded):
 
 def test_all_layers_are_traced_if_asked_for(recorded):
     backend, adapter, _ = recorded
-    sizes = {row.size for row in trace_leakage(backend, adapter, n=1, steps=1, all_layers=True)}
+    sizes = {row.size for row in trace_leakage(backend, adapter, sampling=Sampling(n=1, steps=1), all_layers=True)}
     assert sizes == {4, 8}

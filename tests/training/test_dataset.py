@@ -4,26 +4,26 @@ import torch
 
 from mcpkg.method.config import MAGICAPTURE
 from mcpkg.method.masks import to_latent_mask
-from mcpkg.training.dataset import draw_batch, encode_concepts, mirror_landmarks
+from mcpkg.training.dataset import draw_batch, encode_dataset, mirror_landmarks
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 
 
 def test_composed_pseudo_labels_are_the_reference_images(generator):
     backend = tiny_backend()
     source, reference = tiny_portraits(backend, 3), tiny_portraits(backend, 2, seed=5)
-    concepts = encode_concepts(backend, source, reference, MAGICAPTURE, generator)
+    concepts = encode_dataset(backend, source, reference, MAGICAPTURE, generator)
     assert torch.equal(concepts["composed"].latents, concepts["reference"].latents)
     assert concepts["source"].latents.shape == (3, 5, 8, 8)
     # Source counts inside the face, reference outside it: together they cover everything.
     assert torch.allclose(concepts["source"].mask[:2] + concepts["reference"].mask, torch.ones(2, 1, 8, 8))
-    unmasked = encode_concepts(backend, source, reference, replace(MAGICAPTURE, masked=False), generator)
+    unmasked = encode_dataset(backend, source, reference, replace(MAGICAPTURE, masked=False), generator)
     assert (unmasked["source"].mask == 1).all()
 
 
 def test_a_batch_shows_no_image_twice_before_each_was_shown(generator):
     backend = tiny_backend()
     portraits = tiny_portraits(backend, 3)
-    concepts = encode_concepts(backend, portraits, portraits, MAGICAPTURE, generator)
+    concepts = encode_dataset(backend, portraits, portraits, MAGICAPTURE, generator)
     batch = draw_batch(concepts, ("source", "composed"), 3, generator)
     assert len(batch.latents.unique(dim=0)) == 3
     assert len(batch.latents) == 6
@@ -35,8 +35,8 @@ def test_a_flip_mirrors_picture_mask_and_landmarks_alike(generator):
     face = torch.zeros_like(portraits.faces.face_mask)
     face[..., : face.shape[-1] // 4] = 1  # at the left
     portraits = replace(portraits, faces=replace(portraits.faces, face_mask=face))
-    plain = encode_concepts(backend, portraits, portraits, MAGICAPTURE, generator)["source"]
-    both = encode_concepts(backend, portraits, portraits, replace(MAGICAPTURE, flip=True), generator)["source"]
+    plain = encode_dataset(backend, portraits, portraits, MAGICAPTURE, generator)["source"]
+    both = encode_dataset(backend, portraits, portraits, replace(MAGICAPTURE, flip=True), generator)["source"]
 
     torch.testing.assert_close(both.latents[:2], plain.latents)
     torch.testing.assert_close(both.latents[2:], backend.encode(portraits.images.flip(-1)))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import DREAMBOOTH, MAGICAPTURE
 from mcpkg.training.checkpoints import read_steps
 from mcpkg.training.previews import draw_preview
@@ -132,7 +133,7 @@ def test_a_preview_draws_what_the_finished_adapter_would(method):
         before, preview, adapter = weights_of(backend), draw_preview(training, n=2), training.adapter()
         after = weights_of(backend)
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    drawn = generate_portraits(backend, adapter, n=2, capture=True)
+    drawn = generate_portraits(backend, adapter, sampling=Sampling(n=2), capture=True)
     torch.testing.assert_close(preview.images, drawn.images)
     torch.testing.assert_close(preview.maps["source"], drawn.maps["source"])
 

@@ -12,7 +12,7 @@ import torch
 from mcpkg.method.config import CUSTOM_DIFFUSION, DREAMBOOTH, MAGICAPTURE, METHODS, WITHOUT_REFOCUSING, LossWeights
 from mcpkg.method.identity import jitter_landmarks
 from mcpkg.method.objective import BatchLoss, weighted_sum
-from mcpkg.training.optimizer import PhaseOptimizer, Trainable, learning_rate_share
+from mcpkg.training.optimizer import PhaseOptimizer, Trainable, learning_rate_fraction
 from mcpkg.training.trainer import open_training, personalise
 from tests.helpers.tiny_backend import LANDMARKS, tiny_backend, tiny_portraits
 
@@ -122,7 +122,7 @@ def test_faceless_predictions_are_counted_and_left_out():
     method = short(MAGICAPTURE, identity_max_timestep=1.0)
     adapter = personalise(backend, portraits, portraits, method, on_step=reports.append, progress=False)
     assert all("identity" not in report.terms for report in reports)
-    assert adapter.record["faceless_images"] == adapter.record["identity_images"] == 3 * 2
+    assert adapter.record["no_face_images"] == adapter.record["identity_images"] == 3 * 2
 
 
 def test_losses_fall():
@@ -148,7 +148,7 @@ def test_every_method_runs(method):
 
 def test_learning_rates_rise_and_then_fall_to_the_last_step():
     # 40 steps, of which 2 warm up; then 38 fall: (40 - step) / 38
-    assert [learning_rate_share(step, 40) for step in (0, 1, 2, 21, 39)] == [0.5, 1.0, 1.0, 0.5, 1 / 38]
+    assert [learning_rate_fraction(step, 40) for step in (0, 1, 2, 21, 39)] == [0.5, 1.0, 1.0, 0.5, 1 / 38]
     reports = []
     train(short(MAGICAPTURE), on_step=reports.append)
     assert reports[0].learning_rates == {"embeddings": 1e-2}

@@ -20,6 +20,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from mcpkg.course.session import open_course
+from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import MAGICAPTURE
 from mcpkg.metrics.attention_trace import record_attention
 
@@ -91,7 +92,7 @@ def trace():
     """What the notebook records, measured here as well."""
     course = open_course("mini")
     adapter = course.train(course.method(MAGICAPTURE), course.source("amara"), course.reference("kimono"))
-    return record_attention(course.backend, adapter, seed=0)
+    return record_attention(course.backend, adapter, sampling=Sampling(seed=0))
 
 
 def explorer_cell(page: Page):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mcpkg.inference.sampling import Sampling
 from mcpkg.metrics.compare import judge
 from mcpkg.metrics.score_descriptions import MEANINGS
 from mcpkg.metrics.scores import Scores
@@ -27,7 +28,7 @@ STEPS = tuple(
 def setting():
     backend = tiny_backend()
     source, reference = tiny_portraits(backend, 3, seed=1), tiny_portraits(backend, 2, seed=2)
-    result = judge(backend, tiny_adapter(backend), source, reference, n=2, history=STEPS, steps=2)
+    result = judge(backend, tiny_adapter(backend), source, reference, sampling=Sampling(n=2, steps=2), history=STEPS)
     return backend, source, reference, result
 
 

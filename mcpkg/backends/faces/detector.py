@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -11,7 +12,6 @@ from torch.nn import functional
 
 from mcpkg.backends.faces.face_api import MEAN_RGB, load_arrays, read_arrays
 from mcpkg.method.interfaces import Faces
-import itertools
 
 SIZES_PX = (416, 608, 320)
 """At which the picture is looked at, until there is a face in it: a large face wants a small one."""

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mcpkg.backends.mini.nets import FaceParserNet, IdentityEmbedder, RestorerNet, StyleReaderNet, count_faces
-from mcpkg.method.config import LossWeights, Method, Phase
+from mcpkg.method.config import LossWeights, Method, Phase, Refocusing
 from mcpkg.method.interfaces import Backend, Faces
 from mcpkg.world.render import render_portraits
 from mcpkg.world.world import BALANCED, PARTS, sample_nuisance
@@ -41,10 +41,10 @@ VECTORS = 4
 IDENTITY_WEIGHT = 0.05
 """Above, training finds patterns that please the embedder rather than faces."""
 REFOCUSING_WEIGHT = 0.25
-"""Of the loss on the share itself, `losses.attention_share`. Eq. 8 can be met by looking at [V1] less everywhere, and
-this model does so in part: leakage 0.27 and mean attention 0.04 on the face, where the share gives 0.10 and 0.22 and no
+"""Of the loss on the fraction itself, `attention_losses.attention_fraction`. Eq. 8 can be met by looking at [V1] less everywhere, and
+this model does so in part: leakage 0.27 and mean attention 0.04 on the face, where the fraction gives 0.10 and 0.22 and no
 refocusing 0.66 and 0.14 (`python -m benchmarks.pairs --pairs bruno:noir_suit --out runs/eq8
---overrides '{"weights": {"refocusing": 2.5, "refocusing_form": "mask"}}'`, and without overrides)."""
+--overrides '{"refocusing": {"weight": 2.5, "form": "mask"}}'`, and without overrides)."""
 COMPOSED_SOURCE = 0.6
 """Each token of this text encoder tells of all before it, so that a face is drawn by what comes after [V1] as much as by
 [V1] itself; in the composed prompt that is the style's. Unless shown, the face is lost there."""
@@ -112,6 +112,7 @@ def tune(method: Method) -> Method:
             learning_rate=min(rates, default=phase.learning_rate),
             embedding_learning_rate=EMBEDDING_LEARNING_RATES["with weights" if rates else "words only"],
             weights=suit_weights(phase.weights),
+            refocusing=suit_refocusing(phase.refocusing),
             max_timestep=1.0,  # the colours of a background are settled in the very first steps of drawing
         )
 
@@ -121,9 +122,10 @@ def tune(method: Method) -> Method:
             source=2 * weights.source,
             composed=2 * weights.composed,  # what is drawn with in the end
             identity=min(weights.identity, IDENTITY_WEIGHT),
-            refocusing=min(weights.refocusing, REFOCUSING_WEIGHT),
-            refocusing_form="share",
         )
+
+    def suit_refocusing(refocusing: Refocusing) -> Refocusing:
+        return replace(refocusing, weight=min(refocusing.weight, REFOCUSING_WEIGHT), form="fraction")
 
     composes = any("composed" in phase.tasks for phase in method.phases)
     return replace(

@@ -1,4 +1,4 @@
-"""The attention explorer: where does a word look, in which layer and head, and when?"""
+"""The attention explorer: where is a placeholder attended to, in which layer and head, and when?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALL = "all"  # a selection slider has no None
 
 
 class AttentionExplorer(Panel):
-    """One word's attention over a portrait, at one timestep or over all, with the leakage of just that map."""
+    """One placeholder's attention over a portrait, at one timestep or over all, with the leakage of just that map."""
 
     def __init__(self, traces: AttentionTrace | Mapping[str, AttentionTrace]):
         """
@@ -27,25 +27,26 @@ class AttentionExplorer(Panel):
         self.traces = dict(traces) if isinstance(traces, Mapping) else {"": traces}
         first = next(iter(self.traces.values()))
         self.method = labelled(ipywidgets.Dropdown, "method", options=list(self.traces))
-        self.token = labelled(ipywidgets.Dropdown, "word", options=list(first.tokens))
+        options = [(token, role) for role, token in first.tokens.items()]
+        self.role = labelled(ipywidgets.Dropdown, "placeholder", options=options)
         everywhere = f"all of {first.size} x {first.size}"
         self.layer = labelled(ipywidgets.Dropdown, "layer", width="34em",
-                              options=[(everywhere, ALL), *((_short(name, first), name) for name in first.layers)])  # fmt: skip
+                              options=[(everywhere, ALL), *((_short(name, first), name) for name in first.maps.layers)])  # fmt: skip
         self.head = labelled(ipywidgets.SelectionSlider, "head", options=self._heads())
         self.timestep = labelled(ipywidgets.SelectionSlider, "timestep", options=self._timesteps())
-        self.mask = labelled(ipywidgets.Checkbox, "draw the edge of the word's own region", "0", value=True)
+        self.mask = labelled(ipywidgets.Checkbox, "draw the edge of the placeholder's region", "0", value=True)
         self.play = ipywidgets.Play(max=len(first.timesteps), interval=MS_PER_STEP, description="play")
         ipywidgets.link((self.play, "value"), (self.timestep, "index"))
         self.layer.observe(self._other_layer, names="value")
         self.method.observe(self._other_trace, names="value")
         rows = [
-            [self.token],
+            [self.role],
             [self.layer],
             [self.head],
             [self.timestep, ipywidgets.Label("play:"), self.play],
             [self.mask],
         ]
-        watched = [self.token, self.layer, self.head, self.timestep, self.mask]
+        watched = [self.role, self.layer, self.head, self.timestep, self.mask]
         if len(self.traces) > 1:
             rows[0].insert(0, self.method)
         super().__init__(rows, [*watched, self.method])
@@ -56,43 +57,44 @@ class AttentionExplorer(Panel):
 
     @property
     def which(self) -> dict[str, str | int | None]:
-        """Layer, head and timestep, as `AttentionTrace.heat` takes them."""
+        """Layer, head and timestep, as `AttentionTrace.heatmap` takes them."""
         chosen = {"layer": self.layer.value, "head": self.head.value, "timestep": self.timestep.value}
         return {name: None if value == ALL else value for name, value in chosen.items()}
 
     @property
     def leakage(self) -> float:
         """Of the map that is shown."""
-        return self.trace.leakage(self.token.value, **self.which)
+        return self.trace.leakage(self.role.value, **self.which)
 
     @property
     def reading(self) -> str:
-        token, trace = self.token.value, self.trace
-        if not trace.regions[token].any():
+        role, token, trace = self.role.value, self.role.label, self.trace
+        if not trace.regions[role].any():
             return f"leakage of {token}: not defined, for the portrait does not show exactly one face"
         return (
-            f"leakage of {token}: {self.leakage:.2f} (if it looked everywhere alike: {trace.area_outside(token):.2f}; "
-            f"mean attention in its region: {trace.mass(token, **self.which):.2f}); {self.method.value or 'portrait'}, "
+            f"leakage of {token}: {self.leakage:.2f} (of attention that is the same everywhere: {trace.area_outside(role):.2f}; "
+            f"mean attention in its region: {trace.mass(role, **self.which):.2f}); {self.method.value or 'portrait'}, "
             f"layers: {self.layer.label}, heads: {self.head.label}, t: {self.timestep.label}"
         )
 
     def figure(self) -> Figure:
-        token, trace, region = self.token.value, self.trace, self.trace.regions[self.token.value][0, 0]
+        role, token, trace = self.role.value, self.role.label, self.trace
+        region = trace.regions[role][0, 0]
         figure = Figure(figsize=(9.6, 3.2), layout="constrained")
-        portrait, heat, curve = figure.subplots(1, 3, width_ratios=(1, 1, 1.35))
+        portrait, heatmap, curve = figure.subplots(1, 3, width_ratios=(1, 1, 1.35))
         portrait.imshow(to_pixels(trace.image))
         portrait.set_title(fill(self.method.value, 30) or "portrait", fontsize=9)
-        heat.imshow(overlay(trace.image, trace.heat(token, **self.which)))
+        heatmap.imshow(overlay(trace.image, trace.heatmap(role, **self.which)))
         t, head = self.which["timestep"], self.which["head"]
         at = "all timesteps" if t is None else f"t = {t}"
-        heat.set_title(f"{token}, {at}: leakage {self.leakage:.2f}", fontsize=9)
-        for axis in (portrait, heat):
+        heatmap.set_title(f"{token}, {at}: leakage {self.leakage:.2f}", fontsize=9)
+        for axis in (portrait, heatmap):
             axis.set_axis_off()
             if self.mask.value and region.any():
                 axis.contour(region.numpy(), levels=[0.5], colors="cyan", linewidths=1)
         of_map = {name: value for name, value in self.which.items() if name != "timestep"}
-        curve.plot(trace.timesteps, [trace.leakage(token, **of_map, timestep=t) for t in trace.timesteps], ".-")
-        curve.axhline(trace.area_outside(token), color="grey", linestyle="--", linewidth=1, label="everywhere alike")
+        curve.plot(trace.timesteps, [trace.leakage(role, **of_map, timestep=t) for t in trace.timesteps], ".-")
+        curve.axhline(trace.area_outside(role), color="grey", linestyle="--", linewidth=1, label="the same everywhere")
         if t is not None:
             curve.plot([t], [self.leakage], "o", color="firebrick", markersize=9)
         curve.set(xlim=(max(trace.timesteps) * 1.03, -20), ylim=(0, 1), xlabel="timestep: drawing goes to the right")
@@ -103,8 +105,9 @@ class AttentionExplorer(Panel):
         return figure
 
     def _heads(self) -> list[tuple[str, str | int]]:
-        count = self.trace.head_count(None if self.layer.value == ALL else self.layer.value)
-        return [(ALL, ALL), *((str(i), i) for i in range(count))]
+        layer = None if self.layer.value == ALL else self.layer.value
+        heads = self.trace.maps.head_count(layer, self.trace.size)
+        return [(ALL, ALL), *((str(i), i) for i in range(heads))]
 
     def _timesteps(self) -> list[tuple[str, str | int]]:
         return [(ALL, ALL), *((str(t), t) for t in self.trace.timesteps)]
@@ -123,5 +126,5 @@ class AttentionExplorer(Panel):
 
 def _short(layer: str, trace: AttentionTrace) -> str:
     """Layer names without what they all have in common, and the grid."""
-    maps = trace.maps[trace.tokens[0]][layer]
+    maps = next(iter(trace.maps.maps.values()))[layer]
     return f"{layer.partition('.transformer_blocks')[0]} ({maps.shape[-1]} x {maps.shape[-2]})"

@@ -16,6 +16,7 @@ from mcpkg.cli import __main__ as cli
 from mcpkg.cli.sd15_dry_run import assumed_portraits, dry_run, random_backend
 from mcpkg.inference.export import WEBUI_FOLDER
 from mcpkg.inference.generate import generate_portraits
+from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import DREAMBOOTH, MAGICAPTURE
 from mcpkg.training.run_folder import run_settings
 from mcpkg.training.trainer import personalise
@@ -102,7 +103,7 @@ def test_unsafe_images_are_black_and_named_by_their_seeds():
     backend = tiny_sd15()
     backend.safety_checker = Flags(False, True)
     with pytest.warns(UserWarning, match=r"seeds \[8\]: withheld by the safety checker"):
-        drawn = generate_portraits(backend, prompt="a photo of a person", n=2, seed=7, steps=1)
+        drawn = generate_portraits(backend, sampling=Sampling(n=2, seed=7, steps=1), prompt="a photo of a person")
     assert drawn.images[0].amax() > 0 and drawn.images[1].amax() == 0
 
 
@@ -261,7 +262,7 @@ def test_a_checkpoint_of_ones_own_is_part_of_the_name_that_runs_and_adapters_kee
     portraits = assumed_portraits(one, 1)
     adapter = personalise(other, portraits, portraits, short(0), progress=False)
     with pytest.warns(UserWarning, match="was trained on sd15 somebody/model, and draws on sd15 now"):
-        generate_portraits(one, adapter, n=1, steps=1)
+        generate_portraits(one, adapter, sampling=Sampling(n=1, steps=1))
     settings = [run_settings(backend, portraits, portraits, short(0), 0, "fp32") for backend in (one, other)]
     assert settings[0] != settings[1] and settings[0]["identity_network"] == "DlibEmbedder"
 

@@ -1,0 +1,35 @@
+"""Optimisers by name: parameter groups -> torch optimiser, each loaded when it is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mcpkg.util.registry import Registry
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+OPTIMIZERS = Registry("optimizer")
+"""`Method.optimizer` -> function of a list of parameter groups, as torch.optim takes them."""
+
+
+@OPTIMIZERS.register("adamw")
+def adamw(groups: list[dict]) -> Optimizer:
+    from torch.optim import AdamW
+
+    return AdamW(groups)
+
+
+@OPTIMIZERS.register("adamw8bit")
+def adamw_8bit(groups: list[dict]) -> Optimizer:
+    """AdamW whose moments take a quarter of the memory.
+
+    Raises:
+        ValueError: bitsandbytes is not installed, or does not run here.
+    """
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except (ImportError, RuntimeError) as error:
+        advice = "pip install 'mcpkg[gpu]', or take adamw."
+        raise ValueError(f"optimizer 'adamw8bit': needs bitsandbytes ({error}). {advice}") from None
+    return AdamW8bit(groups)
