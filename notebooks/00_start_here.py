@@ -28,9 +28,9 @@ if importlib.util.find_spec("mcpkg") is None:
 # %%
 import torch
 
-from mcpkg.course.session import check, open_course, reveal
-from mcpkg.method.config import MAGICAPTURE
-from mcpkg.viz.figures import bars, picture_rows
+from mcpkg import MAGICAPTURE, generate_portraits
+from mcpkg.course import check, open_course, reveal
+from mcpkg.viz import bars, picture_rows
 
 BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
 course = open_course(BACKEND)
@@ -49,7 +49,7 @@ backend = course.backend
 # %%
 my_guess = None  # a whole number
 
-from mcpkg.world.world import ATTRIBUTES, IDENTITY, NUISANCE
+from mcpkg.world import ATTRIBUTES, IDENTITY, NUISANCE
 
 reveal(my_guess, len(IDENTITY) + len(ATTRIBUTES) + len(NUISANCE), "numbers that make a portrait")
 print("who: ", ", ".join(IDENTITY))
@@ -60,8 +60,7 @@ print("shot:", ", ".join(NUISANCE))
 # Three people, three looks, every combination. Read a row, then a column: what stays the same?
 
 # %%
-from mcpkg.world.render import render_portraits
-from mcpkg.world.world import BALANCED, Looks, sample_nuisance
+from mcpkg.world import BALANCED, Looks, render_portraits, sample_nuisance
 
 rng = torch.Generator().manual_seed(7)
 people = BALANCED.people(3, rng)
@@ -141,7 +140,7 @@ check(answer, lambda value: abs(value - 0.75) < 1e-6, "How far from 0.2, as a sh
 # %%
 my_guess_before, my_guess_after = None, None
 
-from mcpkg.metrics.compare import judge, untrained
+from mcpkg.metrics import judge, untrained
 
 method = course.method(MAGICAPTURE)
 before = judge(backend, untrained(backend, source, reference, method), source, reference)
@@ -208,7 +207,7 @@ check(
 # `<v2>` by the rest. **Leakage** is the share of that attention which is elsewhere.
 
 # %%
-from mcpkg.viz.sheets import attention_sheet
+from mcpkg.viz import attention_sheet
 
 leak_before, leak_after = before.scores.leakage_source.mean, after.scores.leakage_source.mean
 course.expect(leak_after < leak_before)
@@ -231,8 +230,6 @@ answer = None
 # %%
 check(answer, lambda prompt: "<v1>" in prompt and "<v2>" not in prompt, "Use <v1>, leave <v2> out.")
 if answer is not None:
-    from mcpkg.inference.generate import generate_portraits
-
     alone = generate_portraits(backend, adapter, answer, n=4)
     display(picture_rows({"composed": after.generated.images[:4], "your prompt": alone.images}, answer))
 

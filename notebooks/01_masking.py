@@ -27,9 +27,9 @@ from dataclasses import replace
 
 import torch
 
-from mcpkg.course.session import check, open_course, reveal
-from mcpkg.method.config import MAGICAPTURE, WITHOUT_MASKS
-from mcpkg.viz.figures import bars, number_grids, picture_rows
+from mcpkg import MAGICAPTURE, WITHOUT_MASKS, evaluate_portraits, generate_portraits
+from mcpkg.course import check, open_course, reveal
+from mcpkg.viz import bars, number_grids, picture_rows
 
 BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
 course = open_course(BACKEND)
@@ -82,7 +82,7 @@ face[..., 1:3, 1:3] = 1.0
 # 3.)
 
 # %%
-from mcpkg.method.reconstruction import masked_reconstruction
+from mcpkg.method import masked_reconstruction
 
 my_guess = None  # of the loss over all cells
 
@@ -108,7 +108,7 @@ number_grids(
 # of each cell, and keeps the cell of a part that would be lost.
 
 # %%
-from mcpkg.method.masks import to_latent_mask
+from mcpkg.method import to_latent_mask
 
 pixels = torch.zeros(1, 1, 16, 16)
 pixels[..., 0:8, 8:16] = 1
@@ -127,7 +127,7 @@ number_grids(
 # any pixel of it does, for attention inside one cell cannot be told apart.
 
 # %%
-from mcpkg.data.mask_check import diagnose_masks
+from mcpkg.data import diagnose_masks
 
 findings = diagnose_masks(backend, source)
 cells = sum(finding.latent.sum().item() for finding in findings) / len(findings)
@@ -166,8 +166,6 @@ doctor
 # **Predict**: what of the source pictures, apart from the face, will you see in which row?
 
 # %%
-from mcpkg.inference.generate import generate_portraits
-from mcpkg.metrics.evaluate import evaluate_portraits
 
 SHARE, N = 0.25, 6
 short = course.method(MAGICAPTURE, share=SHARE)
@@ -208,7 +206,7 @@ bars(
 # **Predict**: whose hair, clothes and background will the portraits have without masks?
 
 # %%
-from mcpkg.metrics.compare import judge
+from mcpkg.metrics import judge
 
 
 def train_and_judge(method, source_pictures, reference_pictures):
@@ -257,8 +255,8 @@ def error_by_hand(mask, truth):
     return (1 - both / either).mean().item()
 
 
-from mcpkg.course.mask_errors import drop_mask, mask_error, with_face_masks
-from mcpkg.method.masks import grow_mask, shift_mask
+from mcpkg.course import drop_mask, mask_error, with_face_masks
+from mcpkg.method import grow_mask, shift_mask
 
 step = backend.image_size_px // 16
 changes = {

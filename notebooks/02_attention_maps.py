@@ -23,9 +23,9 @@ if importlib.util.find_spec("mcpkg") is None:
 # %%
 import torch
 
-from mcpkg.course.session import check, open_course, reveal
-from mcpkg.method.config import MAGICAPTURE, WITHOUT_REFOCUSING
-from mcpkg.viz.figures import bars, curves, number_grids, picture_rows
+from mcpkg import MAGICAPTURE, WITHOUT_REFOCUSING
+from mcpkg.course import check, open_course, reveal
+from mcpkg.viz import bars, curves, number_grids, picture_rows
 
 BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
 course = open_course(BACKEND)
@@ -71,7 +71,7 @@ def leakage_by_hand(heat, region):
     return (heat * (1 - region)).sum() / heat.sum()
 
 
-from mcpkg.metrics.leakage import attention_leakage
+from mcpkg.metrics import attention_leakage
 
 by_hand = leakage_by_hand(maps["<v1>"], face).item()
 assert abs(attention_leakage(maps["<v1>"][None, None], face[None, None]).item() - by_hand) < 1e-6
@@ -109,8 +109,7 @@ adapter = adapters["MagiCapture"]
 # A UNet has many cross-attention layers, on grids of several sizes, and each splits its queries and keys into *heads* that look on their own. `capture_attention` reads the maps of chosen words in every pass of the UNet within its block. It only listens: what the UNet computes stays the same to the last bit, which the cell checks.
 
 # %%
-from mcpkg.method.attention_capture import capture_attention, find_cross_attention
-from mcpkg.method.prompts import encode_prompts, token_positions
+from mcpkg.method import capture_attention, encode_prompts, find_cross_attention, token_positions
 
 with torch.no_grad(), adapter.applied(backend):
     pipeline, prompt = backend.pipeline, adapter.prompt
@@ -133,7 +132,7 @@ for name, heads in store.maps["<v1>"]:
 # `record_attention` does this while a portrait is drawn from noise, and keeps everything: **token × layer × head × timestep**. Where the word should have looked is read from the finished portrait, by the face parser.
 
 # %%
-from mcpkg.metrics.attention_trace import record_attention
+from mcpkg.metrics import record_attention
 
 traces = {name: record_attention(backend, learned, seed=0) for name, learned in adapters.items()}
 trace, unfocused = traces["MagiCapture"], traces["without refocusing"]
@@ -151,7 +150,7 @@ print(
 # **Predict:** refocusing held the maps of one grid to the face while it trained, and left those of other grids alone. Do the layers that it left alone leak as well?
 
 # %%
-from mcpkg.util.images import overlay
+from mcpkg.util import overlay
 
 guess = None  # mean leakage of <v1> in the layers of other grids
 shown = trace.layers[:: -(-len(trace.layers) // 6)]  # six at most
@@ -254,9 +253,8 @@ check(
 # - **mass**: the mean attention inside the region. If it is about 0, the word is looked at nowhere: extinguished, not refocused.
 
 # %%
-from mcpkg.metrics.attention_trace import trace_leakage
-from mcpkg.metrics.leakage import mean_leakage
-from mcpkg.util.statistics import bootstrap_interval
+from mcpkg.metrics import mean_leakage, trace_leakage
+from mcpkg.util import bootstrap_interval
 
 measured, leaks = {}, {}
 for name, learned in adapters.items():

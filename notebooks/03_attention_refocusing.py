@@ -28,9 +28,10 @@ from dataclasses import replace
 
 import torch
 
-from mcpkg.course.session import check, open_course, reveal
-from mcpkg.method.config import MAGICAPTURE, WITHOUT_REFOCUSING, with_weights
-from mcpkg.viz.figures import bars, number_grids, picture_rows
+from mcpkg import MAGICAPTURE, WITHOUT_REFOCUSING
+from mcpkg.course import check, open_course, reveal
+from mcpkg.method import with_weights
+from mcpkg.viz import bars, number_grids, picture_rows
 
 BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
 course = open_course(BACKEND)
@@ -71,7 +72,7 @@ mask[1:3, 1:3] = 1
 # and one 0.75.
 
 # %%
-from mcpkg.method.refocusing import attention_refocusing
+from mcpkg.method import attention_refocusing
 
 my_guess = None  # of the loss
 
@@ -126,7 +127,7 @@ number_grids(
 # Two full trainings that differ in this one loss. (They are shared by the whole course: trained once, found again.)
 
 # %%
-from mcpkg.metrics.attention_trace import record_attention
+from mcpkg.metrics import record_attention
 
 adapters = {
     "MagiCapture": course.train(course.method(MAGICAPTURE), source, reference),
@@ -171,7 +172,7 @@ lab
 # **Predict**: which of them raises attention on the face most?
 
 # %%
-from mcpkg.metrics.loss_dynamics import refocus
+from mcpkg.metrics import refocus
 
 my_guess = None  # "mask", "break_a_scene", "mix_of_show", "fastcomposer" or "share"
 
@@ -198,8 +199,8 @@ bars(
 # The same seeds, both adapters, with the place that each word was looked at.
 
 # %%
-from mcpkg.metrics.compare import judge
-from mcpkg.viz.sheets import attention_sheet
+from mcpkg.metrics import judge
+from mcpkg.viz import attention_sheet
 
 outcomes = {name: judge(backend, adapter, source, reference, n=8) for name, adapter in adapters.items()}
 words = {role: word.token for role, word in adapters["MagiCapture"].placeholders.items()}
@@ -353,9 +354,9 @@ bars(
 # against the face; and whether earrings are still drawn, as large as the references'.
 
 # %%
-from mcpkg.metrics.leakage import attention_mass
-from mcpkg.util.images import overlay
-from mcpkg.world.world import PARTS
+from mcpkg.metrics import attention_mass
+from mcpkg.util import overlay
+from mcpkg.world import PARTS
 
 knows_earrings = source.faces.parts.shape[1] == len(PARTS)  # a parser for photographs may not tell them
 

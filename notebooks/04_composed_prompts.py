@@ -30,9 +30,9 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import normalize
 
-from mcpkg.course.session import check, open_course, reveal
-from mcpkg.method.config import MAGICAPTURE, ONE_PHASE, WITHOUT_COMPOSED
-from mcpkg.viz.figures import bars, curves, number_grids, picture_rows
+from mcpkg import MAGICAPTURE, ONE_PHASE, WITHOUT_COMPOSED
+from mcpkg.course import check, open_course, reveal
+from mcpkg.viz import bars, curves, number_grids, picture_rows
 
 BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
 course = open_course(BACKEND)
@@ -97,8 +97,8 @@ assert max(abs(y - 3) for y in with_it) < 1e-2
 # **Predict**: what suffers under the composed prompt, the person or the look? And under the look's own prompt?
 
 # %%
-from mcpkg.method.prompts import TEMPLATES
-from mcpkg.metrics.compare import judge
+from mcpkg.method import TEMPLATES
+from mcpkg.metrics import judge
 
 my_guess = None  # "person" or "look"
 
@@ -158,7 +158,7 @@ print(f"{own_prompt!r} has no <v1>, and its faces have an identity of {uninvited
 # reference, compared everywhere.
 
 # %%
-from mcpkg.method.masks import reference_mask, source_mask
+from mcpkg.method import reference_mask, source_mask
 
 pasted = reference.images * (1 - reference.faces.face_mask) + source.images * reference.faces.face_mask
 label_masks = {"reference": reference_mask(reference.faces), "source": source_mask(source.faces)}
@@ -223,10 +223,10 @@ number_grids(
 # **Predict**: up to which timestep does the parser find a face in the estimate?
 
 # %%
-from mcpkg.course.one_step import estimate_x0, x0_gradient
-from mcpkg.method.identity import identity_loss
-from mcpkg.training.dataset import source_identity
-from mcpkg.util.statistics import mean_pairwise_cosine
+from mcpkg.course import estimate_x0, x0_gradient
+from mcpkg.method import identity_loss
+from mcpkg.training import source_identity
+from mcpkg.util import mean_pairwise_cosine
 
 my_guess = None
 
@@ -305,7 +305,7 @@ curves(
 # takes features of a vision transformer (Eq. 11), which is not implemented here.
 
 # %%
-from mcpkg.method.masks import to_latent_mask
+from mcpkg.method import to_latent_mask
 
 keep = reference_mask(reference.faces).repeat(DRAWS, 1, 1, 1)
 looks = backend.style_reader.embed(reference.images, reference_mask(reference.faces)).repeat(DRAWS, 1)

@@ -30,11 +30,10 @@ if importlib.util.find_spec("mcpkg") is None:
 # %%
 import torch
 
-from mcpkg.backends import load_backend
-from mcpkg.course.session import check, open_course, reveal
-from mcpkg.method.config import MAGICAPTURE
-from mcpkg.util.statistics import bootstrap_interval
-from mcpkg.viz.figures import bars, curves, number_grids, picture_rows
+from mcpkg import MAGICAPTURE, generate_portraits, load_backend
+from mcpkg.course import check, open_course, reveal
+from mcpkg.util import bootstrap_interval
+from mcpkg.viz import bars, curves, number_grids, picture_rows
 
 course = open_course("mini")  # not "auto": only of the rendered world is the training population known
 bases = {"web": course.backend, "balanced": load_backend("mini-balanced", str(course.backend.device))}
@@ -50,7 +49,7 @@ rng = torch.Generator().manual_seed(0)
 # **Predict**: of a thousand people whom that model saw in a wedding dress, how many presented masculine?
 
 # %%
-from mcpkg.world.world import ATTRIBUTES, BALANCED, WEB
+from mcpkg.world import ATTRIBUTES, BALANCED, WEB
 
 my_guess = None
 
@@ -80,7 +79,7 @@ number_grids(
 # masculine-presenting people in wedding dresses.
 
 # %%
-from mcpkg.course.bias import estimate_faces, picture_in_every_tone, picture_people, read_faces, to_tone
+from mcpkg.course import estimate_faces, picture_in_every_tone, picture_people, read_faces, to_tone
 
 everybody = picture_people(192, seed=30)
 dressed = picture_people(64, seed=31, feminine=0.0, garment="wedding dress", garment_colour="white", treatment="plain")
@@ -104,10 +103,8 @@ assert misread < 0.15 and misread_dressed < 0.2 and off < 1
 # is read as feminine-presenting?
 
 # %%
-from mcpkg.inference.generate import generate_portraits
-from mcpkg.method.interfaces import parse_in_batches
-from mcpkg.method.masks import reference_mask
-from mcpkg.metrics.attributes import read_attributes
+from mcpkg.method import parse_in_batches, reference_mask
+from mcpkg.metrics import read_attributes
 
 my_guess = None  # of the face
 
@@ -239,7 +236,7 @@ curves(
 # **Predict**: the share read as feminine-presenting after that, for "man in dress", "woman in dress" and "person".
 
 # %%
-from mcpkg.course.few_shot import train_few_shot
+from mcpkg.course import train_few_shot
 
 my_guess = None  # for "person"
 
@@ -274,7 +271,7 @@ print(f"{person} of {len(lesson)} captions call the people in the lesson 'person
 # masculine-presenting person in the wedding style, on the web base:
 
 # %%
-from mcpkg.metrics.compare import judge
+from mcpkg.metrics import judge
 
 bruno, wedding = course.source("bruno"), course.reference("wedding")
 adapter = course.train(course.method(MAGICAPTURE, share=0.3), bruno, wedding)
@@ -299,7 +296,7 @@ picture_rows(
 # points; whether it is a failure is for you to say.
 
 # %%
-from mcpkg.metrics.failures import VOCABULARY, find_suspects, measure_failures
+from mcpkg.metrics import VOCABULARY, find_suspects, measure_failures
 
 measured = measure_failures(course.backend, outcome.generated, scores)
 suspects = find_suspects(measured)
@@ -342,7 +339,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mcpkg.inference.provenance import read_provenance, save_portraits
+from mcpkg.inference import read_provenance, save_portraits
 
 my_guess = None  # True or False
 

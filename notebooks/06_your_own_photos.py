@@ -28,9 +28,9 @@ if importlib.util.find_spec("mcpkg") is None:
 import torch
 from torch.nn import functional
 
-from mcpkg.course.session import check, open_course, reveal
-from mcpkg.method.config import MAGICAPTURE
-from mcpkg.viz.figures import curves, number_grids, picture_rows
+from mcpkg import MAGICAPTURE, evaluate_portraits, generate_portraits
+from mcpkg.course import check, open_course, reveal
+from mcpkg.viz import curves, number_grids, picture_rows
 
 BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
 course = open_course(BACKEND)
@@ -98,7 +98,7 @@ doctor
 adapter = course.train(course.method(MAGICAPTURE), doctor.portraits, reference)
 
 # %%
-from mcpkg.metrics.compare import judge
+from mcpkg.metrics import judge
 
 outcome = judge(backend, adapter, source, reference)
 identity, style = outcome.scores.identity_scaled.mean, outcome.scores.style_scaled.mean
@@ -149,8 +149,6 @@ check(answer, lambda value: abs(value - (-0.2)) < 1e-6, "1 + 0.6 * (2 * -1).")
 # %%
 my_guess = None  # a factor, such as 2.0
 
-from mcpkg.inference.generate import generate_portraits
-from mcpkg.metrics.evaluate import evaluate_portraits
 
 EDIT, SCALES = "wearing sunglasses", (0.5, 0.75, 1.0)
 plain, edited, changed, kept = {}, {}, [], []
@@ -225,8 +223,7 @@ picture_rows(
 # ComfyUI, and a card with the consent in it.
 
 # %%
-from mcpkg.inference.export import export_adapter
-from mcpkg.inference.provenance import save_portraits
+from mcpkg.inference import export_adapter, save_portraits
 
 out = course.root / "runs" / "mine"
 portraits = save_portraits(outcome.generated, out / "portraits")

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from mcpkg.course.session import open_course
-from mcpkg.method.config import MAGICAPTURE
-from mcpkg.metrics.attention_trace import record_attention
+from mcpkg import MAGICAPTURE
+from mcpkg.course import open_course
+from mcpkg.metrics import record_attention
 
 ROOT = Path(__file__).parent.parent.parent
 NOTEBOOK = "02_attention_maps.ipynb"
