@@ -41,20 +41,20 @@ side = backend.image_size_px // backend.pipeline.vae_scale_factor  # of the late
 # ## What a picture holds beside the concept
 #
 # Five pictures of one person are also five pictures of a sweater, a wall and a haircut. A face parser says which pixel
-# is what. The face (last row) is all that `[V1]`, the paper's name for `<v1>`, should learn from a source picture; from a
-# reference picture, `[V2]` should learn all but the face.
+# is what. The face (last row) is all that `[V1]`, the paper's name for `<v1>`, should learn from a source picture; from
+# a reference picture, `[V2]` should learn all but the face.
 #
-# **Predict**: what share of a source picture is face?
+# **Predict**: what fraction of a source picture is face?
 
 # %%
-my_guess = None  # a share between 0 and 1
+my_guess = None  # between 0 and 1
 
-face_share = source.faces.face_mask.mean().item()
-reveal(my_guess, face_share, "share of the source pictures that is face")
-assert 0.02 < face_share < 0.5  # or these are no portraits
+face_fraction = source.faces.face_mask.mean().item()
+reveal(my_guess, face_fraction, "share of the source pictures that is face")
+assert 0.02 < face_fraction < 0.5  # or these are no portraits
 picture_rows(
     {"source": source.images, "parts": source.faces.parts.argmax(dim=1), "face": source.faces.face_mask},
-    f"{face_share:.0%} of these pictures is face; without a mask, the rest teaches [V1] as well",
+    f"{face_fraction:.0%} of these pictures is face; without a mask, the rest teaches [V1] as well",
 )
 
 # %% [markdown]
@@ -102,10 +102,10 @@ number_grids(
 # %% [markdown]
 # ## Masks on the latent grid
 #
-# The error lives on latents, and a latent cell stands for many pixels. So a mask has to shrink, and how it does decides
-# what gets lost. Here 16 × 16 pixels become 4 × 4 cells: a square that fills four cells, and one single pixel, such as
-# a stud in an ear. At the left the common way, which takes the nearest pixel; at the right ours, which takes the share
-# of each cell, and keeps the cell of a part that would be lost.
+# The error lives on latents, and a latent cell stands for many pixels. So a mask has to shrink, and the way in which it
+# does decides what is lost. Here 16 × 16 pixels become 4 × 4 cells: a square that fills four cells, and one single
+# pixel, such as a stud in an ear. At the left the common way, which takes the nearest pixel; at the right ours, which
+# takes the fraction of each cell that the mask covers, and keeps the cell of a part that would otherwise be lost.
 
 # %%
 from mcpkg.method import to_latent_mask
@@ -123,8 +123,8 @@ number_grids(
 )
 
 # %% [markdown]
-# The same for real masks. A word's attention has a grid of its own, and there a mask is more generous: a cell counts if
-# any pixel of it does, for attention inside one cell cannot be told apart.
+# The same for real masks. A word's attention map has its own grid, and there a mask is more generous: a cell counts if
+# any of its pixels does, because attention has only one value per cell.
 
 # %%
 from mcpkg.data import diagnose_masks
@@ -141,21 +141,21 @@ picture_rows(
 )
 
 # %% [markdown]
-# ## The mask doctor
+# ## The mask check
 #
-# Look at masks before you train. Grow one, move it, or leave its picture out: the sheet shows what training would make
-# of it. Then `doctor.portraits` are the pictures with the masks as you left them. The first mask is moved here, so that
-# there is something to find.
+# Look at masks before you train. Grow one, move it, or leave its picture out: the sheet shows the mask as training
+# would use it. `mask_check.portraits` are then the pictures with the masks as you left them. The first mask is moved
+# here, so that there is something to find.
 
 # %%
 from mcpkg.viz.widgets import mask_doctor
 
-doctor = mask_doctor(backend, source)
-doctor.right[0].value = 24
-moved = doctor.findings[0]
+mask_check = mask_doctor(backend, source)
+mask_check.right[0].value = 24
+moved = mask_check.findings[0]
 print(f"{moved.path.name}: its mask covers {moved.on_face:.0%} of the face, before {findings[0].on_face:.0%}")
 course.expect(moved.on_face < findings[0].on_face)
-doctor
+mask_check
 
 # %% [markdown]
 # ## What [V1] learns, with and without a mask
@@ -243,9 +243,9 @@ bars(
 # %% [markdown]
 # ## How wrong may a mask be?
 #
-# A parser errs, and a hand is lazy. Five kinds of error, in both sets of pictures: grown a little, grown far, shrunk,
-# moved to the side, and cut off below, as a scarf would. How wrong each is, is one number: 1 - intersection over union
-# with the true mask. Its body, and the pictures:
+# A parser makes errors, and masks drawn by hand are rough. Here are five kinds of error, in both sets of pictures:
+# grown a little, grown far, shrunk, moved to the side, and cut off below, as a scarf would. One number says how wrong a
+# mask is: 1 - intersection over union with the true mask. The function, and the pictures:
 
 
 # %%
@@ -343,10 +343,10 @@ print(
 )
 
 # %% [markdown]
-# Read the table by kind. A mask that is *too large* hands hair and clothes to `[V1]`, and withholds them from `[V2]`. A
-# mask that is *too small* hands the rim of the face to `[V2]`, whose pictures show other people; the look may even gain by
-# it. A *moved* mask does some of both. One pair, one seed and a short training: an interval that overlaps another one
-# proves no order.
+# Read the table by kind. A mask that is *too large* gives hair and clothes to `[V1]`, and keeps them from `[V2]`. A
+# mask that is *too small* gives the edge of the face to `[V2]`, whose pictures show other people; the look may even
+# gain by it. A *moved* mask does some of both. One pair, one seed and a short training: an interval that overlaps
+# another one proves no order.
 #
 # ## Exercises
 #
@@ -360,8 +360,8 @@ answer = None
 check(answer, lambda loss: abs(loss - (4 * 1**2 + 2 * 3**2) / 6) < 0.01, "Six cells count; two of them are wrong by 3.")
 
 # %% [markdown]
-# **2.** Write a function that makes a mask err in another way: `answer(mask)` takes `b 1 h w` and returns a mask of the
-# same shape that covers the *outline* of the face only, a band between the mask grown and the mask shrunk by `step`
+# **2.** Write a function that makes a mask wrong in another way: `answer(mask)` takes `b 1 h w` and returns a mask of
+# the same shape that covers the *outline* of the face only, a band between the mask grown and the mask shrunk by `step`
 # pixels. (Train with it, if you have half a minute: `train_and_judge(short, with_errors(source, answer), reference)`.)
 
 # %%
@@ -383,9 +383,9 @@ def is_a_band(make):
 check(answer, is_a_band, "grow_mask takes negative numbers, too.")
 
 # %% [markdown]
-# **3.** Your parser errs by 0.3 on average, and you can choose: masks a little too large, or a little too small. Which,
-# for the source and for the reference, and why? Two or three sentences, on what you measured above. There is no single
-# right answer.
+# **3.** Your parser's masks are wrong by 0.3 on average, and you can choose: masks a little too large, or a little too
+# small. Which, for the source and for the reference, and why? Two or three sentences, on what you measured above. There
+# is no single right answer.
 
 # %%
 answer = None

@@ -46,8 +46,8 @@ source, reference = course.source("amara"), course.reference("kimono")
 #
 # $$\| (S(A_k) - M) \odot \neg M \|^2$$
 #
-# Outside the mask M is 0, so this is the squared scaled attention there. Inside nothing is asked, for what is right
-# there differs by layer and timestep. We divide by the number of cells outside. With S = division by the maximum:
+# Outside the mask M is 0, so this is the squared scaled attention there. Inside, nothing is asked, because what is
+# right there differs by layer and timestep. We divide by the number of cells outside. With S = division by the maximum:
 
 
 # %%
@@ -98,7 +98,7 @@ number_grids(
 # range, and lets no gradient through either ("minmax"). Then the second way is closed, and a third one opens:
 # look less at the word *altogether*.
 #
-# **Predict**: if the whole map is multiplied by 0.9, under which S does the loss believe that it fell?
+# **Predict**: if the whole map is multiplied by 0.9, under which S does the gradient say that the loss falls?
 
 # %%
 gradients, shrinking = {}, {}
@@ -119,12 +119,15 @@ number_grids(
 
 # %% [markdown]
 # Red cells are pushed down and blue ones up. Under "max" the strongest cell is pulled up and the word is moved; under
-# the other two, nothing holds the word inside, and a model may obey by forgetting it. Whether one does is measured
-# below.
+# the other two, nothing holds the word inside, and a model may lower the loss by looking at the word nowhere. Whether
+# one does is measured below.
 #
 # ## With and without
 #
-# Two full trainings that differ in this one loss. (They are shared by the whole course: trained once, found again.)
+# Two full trainings that differ only in refocusing. (They are shared by the whole course: trained once, then loaded.)
+# Note that the built-in model is not trained with Eq. 8, which it partly meets by looking at `[V1]` less everywhere,
+# but with another loss: the fraction of attention outside the mask (the last row of the table below), with weight 0.25.
+# Stable Diffusion is trained with Eq. 8 and the paper's weight, 2.5.
 
 # %%
 from mcpkg.metrics import record_attention
@@ -141,7 +144,7 @@ for name, trace in traces.items():
     )
 
 # %% [markdown]
-# ## The lab
+# ## The attention loss lab
 #
 # The maps are those of `<v1>` in a portrait that was drawn without refocusing. Choose a loss and let the map follow its
 # gradient for some steps. The scores move freely here, as no network holds them: what you see is what the loss *asks*.
@@ -164,10 +167,10 @@ lab
 # | `break_a_scene` | Break-A-Scene | the scaled mean map to equal the mask, inside as well |
 # | `mix_of_show` | Mix-of-Show | the scaled mean map outside to be 0, not squared |
 # | `fastcomposer` | FastComposer | less outside than inside, unscaled |
-# | `share` | ours, for the small model | the share of attention outside to be small |
+# | `share` | ours, for the small model | the fraction of attention outside to be small |
 #
 # Their weights are not comparable, so compare *what they trade*: where leakage falls, does attention inside the mask
-# rise (the word is moved) or fall (it is put out)?
+# rise (the word is moved) or fall (it is extinguished)?
 #
 # **Predict**: which of them raises attention on the face most?
 
@@ -196,7 +199,7 @@ bars(
 # %% [markdown]
 # ## Before and after
 #
-# The same seeds, both adapters, with the place that each word was looked at.
+# The same seeds, both adapters, and where each word was looked at.
 
 # %%
 from mcpkg.metrics import judge
@@ -217,7 +220,7 @@ attention_sheet({name: (outcome.generated, outcome.scores) for name, outcome in 
 # **Predict**: how many of the eight portraits collapse without refocusing?
 
 # %%
-my_guess = None  # a share between 0 and 1
+my_guess = None  # between 0 and 1
 
 with_it, without_it = (outcome.scores for outcome in outcomes.values())
 reveal(my_guess, without_it.collapse.mean, "share of collapsed portraits without refocusing")
@@ -250,7 +253,8 @@ print(
     + (
         f"is seen in {without_it.collapse.mean:.0%} of the portraits without refocusing."
         if without_it.collapse.mean > with_it.collapse.mean
-        else "is not seen on this pair: what refocusing changes here is where the word is looked at, hardly what is drawn."
+        else "is not seen on this pair: what refocusing changes here is where the word is looked at, "
+        "hardly what is drawn."
     )
 )
 
@@ -326,10 +330,10 @@ bars(
 )
 
 # %% [markdown]
-# All variants are measured on the grid of the tuned loss, also the one that was trained on another: its bars ask whether
-# refocusing carries over.
+# All variants are measured on the grid of the tuned loss, also the one that was trained on another: its bars ask
+# whether refocusing carries over.
 #
-# **Predict** before you run the next cell: does one of these variants put the word out? Which one, and in which bar
+# **Predict** before you run the next cell: does one of these variants extinguish the word? Which one, and in which bar
 # will you see it?
 
 # %%
@@ -350,15 +354,15 @@ bars(
 # ## Earrings
 #
 # The paper says that without refocusing, identity spills into things such as earrings. The reference portraits here
-# wear earrings and the source never does, so this can be measured twice: how strongly `<v1>` is looked at on the earrings,
-# against the face; and whether earrings are still drawn, as large as the references'.
+# wear earrings and the source never does, so this can be measured twice: how strongly `<v1>` is looked at on the
+# earrings, against the face; and whether earrings are still drawn, as large as the references'.
 
 # %%
 from mcpkg.metrics import attention_mass
 from mcpkg.util import overlay
 from mcpkg.world import PARTS
 
-knows_earrings = source.faces.parts.shape[1] == len(PARTS)  # a parser for photographs may not tell them
+knows_earrings = source.faces.parts.shape[1] == len(PARTS)  # a parser for photographs may not label them
 
 
 def earrings(faces):
@@ -369,13 +373,13 @@ def earrings(faces):
 if knows_earrings:
     spill, area, rows = {}, {"references": earrings(reference.faces).mean().item()}, {}
     for name, outcome in outcomes.items():
-        images, heat = outcome.generated.images, outcome.generated.maps["source"][:, None]
+        images, heatmaps = outcome.generated.images, outcome.generated.maps["source"][:, None]
         faces = backend.face_parser.parse(images)
-        on_face = attention_mass(heat, faces.face_mask).mean()
-        spill[name] = (attention_mass(heat, earrings(faces)).nanmean() / on_face).item()
+        on_face = attention_mass(heatmaps, faces.face_mask).mean()
+        spill[name] = (attention_mass(heatmaps, earrings(faces)).nanmean() / on_face).item()
         area[name] = earrings(faces).mean().item()
         label = "without" if "without" in name else "with it"
-        rows |= {label: images[:5], f"{label}: <v1>": [overlay(*pair) for pair in zip(images[:5], heat[:5, 0])]}
+        rows |= {label: images[:5], f"{label}: <v1>": [overlay(*pair) for pair in zip(images[:5], heatmaps[:5, 0])]}
     course.expect(spill["MagiCapture"] < spill["without refocusing"])
     kept = area["without refocusing"] / area["MagiCapture"]
     print("Area of the earrings: " + ", ".join(f"{name} {value:.2%}" for name, value in area.items()))
@@ -386,7 +390,7 @@ if knows_earrings:
     title = (f"<v1> on the earrings, if 1 on the face: {spill['without refocusing']:.2f} without refocusing, "
              f"{spill['MagiCapture']:.2f} with it")  # fmt: skip
 else:
-    rows, title = {"references": reference.images}, "This backend's parser tells no earrings: not measured"
+    rows, title = {"references": reference.images}, "This backend's parser labels no earrings: not measured"
 picture_rows(rows, title)
 
 # %% [markdown]
@@ -420,7 +424,7 @@ def is_a_loss(loss):
     assert loss(some.clone().requires_grad_(), cells).requires_grad, "It has no gradient, so nothing can follow it."
 
 
-check(answer, is_a_loss, "Think of shares.")
+check(answer, is_a_loss, "Think of fractions.")
 
 # %% [markdown]
 # **3.** Which of the six variants in the last bar chart would you ship, and what would you measure before you believed
@@ -434,4 +438,5 @@ check(answer, lambda text: len(text.split()) >= 20, "Two sentences at least.")
 
 # %% [markdown]
 # **In one line**: Attention Refocusing decides where a word is looked at, in the layers that it reads; scale by the
-# maximum or by the share, or the word may obey by vanishing; and whether the picture gains is a thing to measure.
+# maximum or take the fraction outside, or the loss may be met by a word that is looked at nowhere; and whether the
+# picture gains has to be measured.

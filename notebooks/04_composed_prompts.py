@@ -90,9 +90,9 @@ assert max(abs(y - 3) for y in with_it) < 1e-2
 #
 # ## The same in a diffusion model
 #
-# `WITHOUT_COMPOSED` is MagiCapture without that task, and so without the identity loss, which reads it. A tuned method may
-# show source photos under the composed prompt as well (`composed_source`); that is off here too. The words and the LoRA
-# learn from the same pictures as before.
+# `WITHOUT_COMPOSED` is MagiCapture without that task, and so without the identity loss, which reads it. A tuned method
+# may show source photos under the composed prompt as well (`composed_source`); that is off here too. The words and the
+# LoRA learn from the same pictures as before.
 #
 # **Predict**: what suffers under the composed prompt, the person or the look? And under the look's own prompt?
 
@@ -135,7 +135,8 @@ picture_rows(
     {"references": reference.images, "with": outcomes["MagiCapture"]["composed"].generated.images[:6],
      "without": outcomes["without composed prompts"]["composed"].generated.images[:6],
      "without, <v2> only": outcomes["without composed prompts"]["<v2> only"].generated.images[:6]},
-    f"Without composed prompts, the look: {kept:.2f} under its own prompt, {bare.style_scaled.mean:.2f} beside the person",
+    f"Without composed prompts, the look: {kept:.2f} under its own prompt, {bare.style_scaled.mean:.2f} beside the "
+    "person",
     cell_in=1.1,
 )  # fmt: skip
 
@@ -196,8 +197,8 @@ course.expect(scores["as tuned"].faceless_share < 0.5)
 # %% [markdown]
 # ## The one-step estimate
 #
-# The identity loss (Eq. 7) needs a picture, and training has only a noised latent and the noise that the model sees in
-# it. Tweedie's formula takes that noise off in one step:
+# The identity loss (Eq. 7) needs a picture, and training has only a noisy latent and the noise that the model predicts
+# in it. Tweedie's formula removes that noise in one step:
 
 
 # %%
@@ -217,8 +218,8 @@ number_grids(
 
 # %% [markdown]
 # Gradients go the same way back: a pull on the picture reaches the predicted noise multiplied by
-# $\sqrt{(1 - a_t) / a_t}$. Now the real thing: the reference portraits, noised to eight timesteps with three draws of
-# noise each, under the composed prompt.
+# $\sqrt{(1 - a_t) / a_t}$. Now the real thing: the reference portraits with the noise of eight timesteps, three draws
+# of noise each, under the composed prompt.
 #
 # **Predict**: up to which timestep does the parser find a face in the estimate?
 
@@ -272,9 +273,9 @@ picture_rows(
 )
 
 # %% [markdown]
-# At low timesteps the noised latent still holds the wearer's own face, and the estimate repeats it. Further up the
-# model has to decide whose face it is. So far nothing speaks for a limit T'; what does is the gradient. Each portrait
-# was noised three times: if the three gradients point the same way, they say something about the face, and if not,
+# At low timesteps the noisy latent still holds the wearer's own face, and the estimate repeats it. Further up the model
+# has to decide whose face it is. So far there is no reason for a limit T'; the gradient gives one. Noise was added to
+# each portrait three times: if the three gradients point the same way, they say something about the face, and if not,
 # they say something about the noise.
 
 # %%
@@ -295,8 +296,8 @@ curves(
 )  # fmt: skip
 
 # %% [markdown]
-# That is a reason for T' < T: above it, the identity loss shouts loudest where it knows least. The paper speaks of
-# faces that are too blurred to be recognised; compare that with the line "face found" of this model.
+# That is a reason for T' < T: above it, the identity loss pulls hardest where its gradient is least reliable. The paper
+# speaks of faces that are too blurred to be recognised; compare that with the line "face found" of this model.
 #
 # ## Other losses on the estimate
 #
@@ -328,8 +329,8 @@ picture_rows(
 )
 
 # %% [markdown]
-# The distance to a photo asks for the photo's background, clothes and pose as well. An embedder asks for the face
-# only; but it can be pleased by patterns that are no face, so its weight stays small and another embedder judges.
+# The distance to a photo asks for the photo's background, clothes and pose as well. An embedder asks for the face only;
+# but it can be satisfied by patterns that are no face, so its weight stays small and another embedder judges.
 #
 # ## Why two phases?
 #
@@ -358,9 +359,9 @@ print("At this size and length, a second phase does not buy likeness." if differ
       else "At this size and length, two phases help.")  # fmt: skip
 
 # %% [markdown]
-# One pair, one seed, a short training and a small model: no verdict on the paper's 1200 + 1500 steps, and at full length
-# (`share=1.0` above; it takes minutes) it may come out otherwise. What a part of a recipe is worth depends on how long one
-# trains; measure it where you use it.
+# One pair, one seed, a short training and a small model: no verdict on the paper's 1200 + 1500 steps, and at full
+# length (`share=1.0` above; it takes minutes) it may come out otherwise. What a part of a recipe is worth depends on
+# how long one trains; measure it where you use it.
 #
 # ## Exercise 1: amplified errors
 #
@@ -376,7 +377,7 @@ check(answer, lambda value: abs(abs(value) - 0.2 * (0.8 / 0.2) ** 0.5) < 1e-3, "
 # ## Exercise 2: a weight that trusts where there is agreement
 #
 # Instead of a limit T', the identity loss could have a weight that undoes Tweedie's factor. Write `answer(a)`, for a
-# tensor of shares of signal: 1 / sqrt((1 - a) / a), but at most 1.
+# tensor of fractions of signal: 1 / sqrt((1 - a) / a), but at most 1.
 
 # %%
 answer = None
