@@ -1,6 +1,6 @@
-"""In a real browser: notebook 02 in JupyterLab, its explorer moved with the keyboard (make test-ui).
+"""Notebook 02 in JupyterLab in a real browser, its explorer used with the keyboard (make test-ui).
 
-Leaves runs/ui/explorer.png, for a look at it.
+Writes a screenshot to runs/ui/explorer.png.
 """
 
 import json
