@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from mcpkg.backends import load_backend as load_backend
     from mcpkg.data.portraits import load_portraits as load_portraits
     from mcpkg.inference.generate import generate_portraits as generate_portraits
+    from mcpkg.inference.sampling import Sampling as Sampling
     from mcpkg.method.attention_capture import capture_attention as capture_attention
     from mcpkg.method.config import CUSTOM_DIFFUSION as CUSTOM_DIFFUSION
     from mcpkg.method.config import DREAMBOOTH as DREAMBOOTH
@@ -28,6 +29,7 @@ _PACKAGES = {
     "load_portraits": "data",
     "personalise": "training",
     "generate_portraits": "inference",
+    "Sampling": "inference",
     "evaluate_portraits": "metrics",
     "capture_attention": "method",
     "MAGICAPTURE": "method",

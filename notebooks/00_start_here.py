@@ -28,9 +28,9 @@ if importlib.util.find_spec("mcpkg") is None:
 # %%
 import torch
 
-from mcpkg.course.session import check, open_course, reveal
-from mcpkg.method.config import MAGICAPTURE
-from mcpkg.viz.figures import bars, picture_rows
+from mcpkg import MAGICAPTURE, Sampling, generate_portraits
+from mcpkg.course import check, open_course, reveal
+from mcpkg.viz import bars, picture_rows
 
 BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
 course = open_course(BACKEND)
@@ -39,17 +39,17 @@ backend = course.backend
 # %% [markdown]
 # ## The world
 #
-# The built-in model, `mini`, lives in a world of rendered faces. It shows nobody, it runs without a GPU, and everything
-# in it is known: who is in a picture, in what look, and which pixel is face. A portrait is drawn from three short rows
-# of numbers: **who** (the shape of the face), **look** (hair, garment, background, ...) and **shot** (pose, light). Two
-# switches come with them: how the person presents, and whether it is a robot.
+# The built-in model, `mini`, lives in a world of rendered faces. It shows no real person, it runs without a GPU, and
+# everything in it is known: who is in a picture, in what look, and which pixel is face. A portrait is drawn from three
+# short rows of numbers: **who** (the shape of the face), **look** (hair, garment, background, ...) and **shot** (pose,
+# light). Two switches come with them: how the person presents, and whether it is a robot.
 #
 # **Predict**: how many numbers make a portrait?
 
 # %%
 my_guess = None  # a whole number
 
-from mcpkg.world.world import ATTRIBUTES, IDENTITY, NUISANCE
+from mcpkg.world import ATTRIBUTES, IDENTITY, NUISANCE
 
 reveal(my_guess, len(IDENTITY) + len(ATTRIBUTES) + len(NUISANCE), "numbers that make a portrait")
 print("who: ", ", ".join(IDENTITY))
@@ -60,8 +60,7 @@ print("shot:", ", ".join(NUISANCE))
 # Three people, three looks, every combination. Read a row, then a column: what stays the same?
 
 # %%
-from mcpkg.world.render import render_portraits
-from mcpkg.world.world import BALANCED, Looks, sample_nuisance
+from mcpkg.world import BALANCED, Looks, render_portraits, sample_nuisance
 
 rng = torch.Generator().manual_seed(7)
 people = BALANCED.people(3, rng)
@@ -91,7 +90,7 @@ picture_rows(
 )
 
 # %% [markdown]
-# ## How does one measure who it is?
+# ## How does one measure identity?
 #
 # A face recogniser turns a face into a vector of length 1. The cosine of two such vectors, the sum of the products of
 # their entries, is high for one person and low for two. With three entries by hand:
@@ -120,20 +119,21 @@ print(scaled(torch.tensor([0.2, 0.5, 0.8]), strangers=0.2, own=0.8))
 # %% [markdown]
 # ### Exercise 1
 #
-# A portrait has a cosine of 0.65 to somebody's pictures. Those have 0.8 among themselves, and strangers have 0.2. Where
-# is it between stranger and self?
+# A portrait has a cosine of 0.65 to one person's pictures. These have 0.8 among themselves, and strangers have 0.2.
+# Where is the portrait on the scale from 0 (strangers) to 1 (own pictures)?
 
 # %%
 answer = None
 
 # %%
-check(answer, lambda value: abs(value - 0.75) < 1e-6, "How far from 0.2, as a share of the way to 0.8?")
+check(answer, lambda value: abs(value - 0.75) < 1e-6, "How far from 0.2, as a fraction of the way to 0.8?")
 
 # %% [markdown]
-# ## Before: the model knows no Amara
+# ## Before: the model does not know Amara
 #
-# `<v1>` shall become the word for the person and `<v2>` the word for the look. Before training they mean as much as
-# "person" and "portrait". The prompt is: a photo of a `<v1>` person in the `<v2>` style.
+# `<v1>` will become the word for the person and `<v2>` the word for the look; the code calls such a new word a
+# *placeholder*. Before training they mean the same as "person" and "portrait". The prompt is: a photo of a `<v1>`
+# person in the `<v2>` style.
 #
 # **Predict**: what identity, on the scale from stranger 0 to own pictures 1, will portraits have before training, and
 # after?
@@ -141,7 +141,7 @@ check(answer, lambda value: abs(value - 0.75) < 1e-6, "How far from 0.2, as a sh
 # %%
 my_guess_before, my_guess_after = None, None
 
-from mcpkg.metrics.compare import judge, untrained
+from mcpkg.metrics import judge, untrained
 
 method = course.method(MAGICAPTURE)
 before = judge(backend, untrained(backend, source, reference, method), source, reference)
@@ -190,7 +190,7 @@ bars(
 # ### Exercise 2
 #
 # Look at the row "after". Which seed (0 to 7, from the left) drew the portrait that is least like the person? Judge by
-# eye, then see whether the recogniser agrees. It need not: it is a network, with errors of its own.
+# eye, then see whether the recogniser agrees. It need not: it is a network, and it makes errors too.
 
 # %%
 answer = None
@@ -205,10 +205,10 @@ check(
 # ## Where the words looked
 #
 # While a portrait is drawn, every place of it looks at the words of the prompt. `<v1>` should be looked at by the face,
-# `<v2>` by the rest. **Leakage** is the share of that attention which is elsewhere.
+# `<v2>` by the rest. **Leakage** is the fraction of a word's attention that is elsewhere.
 
 # %%
-from mcpkg.viz.sheets import attention_sheet
+from mcpkg.viz import attention_sheet
 
 leak_before, leak_after = before.scores.leakage_source.mean, after.scores.leakage_source.mean
 course.expect(leak_after < leak_before)
@@ -218,8 +218,8 @@ attention_sheet({"before": (before.generated, before.scores), "after": (after.ge
 # %% [markdown]
 # ## One word without the other
 #
-# Each word can be used alone. A prompt with `<v2>` only asks for the look and nobody in particular; whether it gets
-# nobody, notebook 04 measures.
+# Each word can be used alone. A prompt with only `<v2>` asks for the look and for no particular person; notebook 04
+# measures whether the person appears all the same.
 #
 # ### Exercise 3
 #
@@ -231,9 +231,7 @@ answer = None
 # %%
 check(answer, lambda prompt: "<v1>" in prompt and "<v2>" not in prompt, "Use <v1>, leave <v2> out.")
 if answer is not None:
-    from mcpkg.inference.generate import generate_portraits
-
-    alone = generate_portraits(backend, adapter, answer, n=4)
+    alone = generate_portraits(backend, adapter, answer, Sampling(n=4))
     display(picture_rows({"composed": after.generated.images[:4], "your prompt": alone.images}, answer))
 
 # %% [markdown]
@@ -277,5 +275,5 @@ check(answer, lambda text: len(text.split()) >= 20, "Two sentences, about the fa
 # | 05 bias and failure | Whose portraits come out worse, and why? |
 # | 06 your own photos | From your pictures to portraits, with consent. |
 #
-# **Recap**: pictures of a person and of a look go in, two words and a LoRA come out; identity and style are measured on a
-# scale whose ends mean something.
+# **Recap**: pictures of a person and of a look go in, two words and a LoRA come out; identity and style are measured on
+# a scale whose ends mean something.

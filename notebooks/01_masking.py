@@ -27,9 +27,9 @@ from dataclasses import replace
 
 import torch
 
-from mcpkg.course.session import check, open_course, reveal
-from mcpkg.method.config import MAGICAPTURE, WITHOUT_MASKS
-from mcpkg.viz.figures import bars, number_grids, picture_rows
+from mcpkg import MAGICAPTURE, WITHOUT_MASKS, Sampling, evaluate_portraits, generate_portraits
+from mcpkg.course import check, open_course, reveal
+from mcpkg.viz import bars, number_grids, picture_rows
 
 BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
 course = open_course(BACKEND)
@@ -41,20 +41,20 @@ side = backend.image_size_px // backend.pipeline.vae_scale_factor  # of the late
 # ## What a picture holds beside the concept
 #
 # Five pictures of one person are also five pictures of a sweater, a wall and a haircut. A face parser says which pixel
-# is what. The face (last row) is all that `[V1]`, the paper's name for `<v1>`, should learn from a source picture; from a
-# reference picture, `[V2]` should learn all but the face.
+# is what. The face (last row) is all that `[V1]`, the paper's name for `<v1>`, should learn from a source picture; from
+# a reference picture, `[V2]` should learn all but the face.
 #
-# **Predict**: what share of a source picture is face?
+# **Predict**: what fraction of a source picture is face?
 
 # %%
-my_guess = None  # a share between 0 and 1
+my_guess = None  # between 0 and 1
 
-face_share = source.faces.face_mask.mean().item()
-reveal(my_guess, face_share, "share of the source pictures that is face")
-assert 0.02 < face_share < 0.5  # or these are no portraits
+face_fraction = source.faces.face_mask.mean().item()
+reveal(my_guess, face_fraction, "share of the source pictures that is face")
+assert 0.02 < face_fraction < 0.5  # or these are no portraits
 picture_rows(
     {"source": source.images, "parts": source.faces.parts.argmax(dim=1), "face": source.faces.face_mask},
-    f"{face_share:.0%} of these pictures is face; without a mask, the rest teaches [V1] as well",
+    f"{face_fraction:.0%} of these pictures is face; without a mask, the rest teaches [V1] as well",
 )
 
 # %% [markdown]
@@ -82,7 +82,7 @@ face[..., 1:3, 1:3] = 1.0
 # 3.)
 
 # %%
-from mcpkg.method.reconstruction import masked_reconstruction
+from mcpkg.method import masked_reconstruction
 
 my_guess = None  # of the loss over all cells
 
@@ -102,13 +102,13 @@ number_grids(
 # %% [markdown]
 # ## Masks on the latent grid
 #
-# The error lives on latents, and a latent cell stands for many pixels. So a mask has to shrink, and how it does decides
-# what gets lost. Here 16 × 16 pixels become 4 × 4 cells: a square that fills four cells, and one single pixel, such as
-# a stud in an ear. At the left the common way, which takes the nearest pixel; at the right ours, which takes the share
-# of each cell, and keeps the cell of a part that would be lost.
+# The error lives on latents, and a latent cell stands for many pixels. So a mask has to shrink, and the way in which it
+# does decides what is lost. Here 16 × 16 pixels become 4 × 4 cells: a square that fills four cells, and one single
+# pixel, such as a stud in an ear. At the left the common way, which takes the nearest pixel; at the right ours, which
+# takes the fraction of each cell that the mask covers, and keeps the cell of a part that would otherwise be lost.
 
 # %%
-from mcpkg.method.masks import to_latent_mask
+from mcpkg.method import to_latent_mask
 
 pixels = torch.zeros(1, 1, 16, 16)
 pixels[..., 0:8, 8:16] = 1
@@ -123,11 +123,11 @@ number_grids(
 )
 
 # %% [markdown]
-# The same for real masks. A word's attention has a grid of its own, and there a mask is more generous: a cell counts if
-# any pixel of it does, for attention inside one cell cannot be told apart.
+# The same for real masks. A word's attention map has its own grid, and there a mask is more generous: a cell counts if
+# any of its pixels does, because attention has only one value per cell.
 
 # %%
-from mcpkg.data.mask_check import diagnose_masks
+from mcpkg.data import diagnose_masks
 
 findings = diagnose_masks(backend, source)
 cells = sum(finding.latent.sum().item() for finding in findings) / len(findings)
@@ -141,21 +141,21 @@ picture_rows(
 )
 
 # %% [markdown]
-# ## The mask doctor
+# ## The mask check
 #
-# Look at masks before you train. Grow one, move it, or leave its picture out: the sheet shows what training would make
-# of it. Then `doctor.portraits` are the pictures with the masks as you left them. The first mask is moved here, so that
-# there is something to find.
+# Look at masks before you train. Grow one, move it, or leave its picture out: the sheet shows the mask as training
+# would use it. `mask_check.portraits` are then the pictures with the masks as you left them. The first mask is moved
+# here, so that there is something to find.
 
 # %%
-from mcpkg.viz.widgets import mask_doctor
+from mcpkg.viz.widgets import check_masks
 
-doctor = mask_doctor(backend, source)
-doctor.right[0].value = 24
-moved = doctor.findings[0]
+mask_check = check_masks(backend, source)
+mask_check.right[0].value = 24
+moved = mask_check.findings[0]
 print(f"{moved.path.name}: its mask covers {moved.on_face:.0%} of the face, before {findings[0].on_face:.0%}")
 course.expect(moved.on_face < findings[0].on_face)
-doctor
+mask_check
 
 # %% [markdown]
 # ## What [V1] learns, with and without a mask
@@ -166,19 +166,18 @@ doctor
 # **Predict**: what of the source pictures, apart from the face, will you see in which row?
 
 # %%
-from mcpkg.inference.generate import generate_portraits
-from mcpkg.metrics.evaluate import evaluate_portraits
+from mcpkg.method import Refocusing
 
 SHARE, N = 0.25, 6
 short = course.method(MAGICAPTURE, share=SHARE)
 last = short.phases[-1]
-alone = replace(last, tasks=("source",), weights=replace(last.weights, refocusing=0.0, identity=0.0))
+alone = replace(last, tasks=("source",), weights=replace(last.weights, identity=0.0), refocusing=Refocusing(0.0))
 masked = replace(short, name="source alone", phases=(alone,), composed_source=0.0)
 
 drawn, found = {"source": source.images}, {}
 for name, method in {"masks": masked, "no masks": replace(masked, name="source alone, no masks", masked=False)}.items():
     adapter = course.train(method, source, reference)
-    person = generate_portraits(backend, adapter, "a photo of <v1> person", n=N, steps=15)
+    person = generate_portraits(backend, adapter, "a photo of <v1> person", Sampling(n=N, steps=15))
     found[name] = evaluate_portraits(backend, person, source, source)  # all but the face, beside the source's own
     drawn[name] = person.images[:5]
 course.expect(found["no masks"].style.mean > found["masks"].style.mean)
@@ -208,12 +207,12 @@ bars(
 # **Predict**: whose hair, clothes and background will the portraits have without masks?
 
 # %%
-from mcpkg.metrics.compare import judge
+from mcpkg.metrics import judge
 
 
 def train_and_judge(method, source_pictures, reference_pictures):
     adapter = course.train(method, source_pictures, reference_pictures)
-    return judge(backend, adapter, source, reference, n=N, steps=15)  # always against the true masks
+    return judge(backend, adapter, source, reference, Sampling(n=N, steps=15))  # always against the true masks
 
 
 outcomes = {
@@ -245,9 +244,9 @@ bars(
 # %% [markdown]
 # ## How wrong may a mask be?
 #
-# A parser errs, and a hand is lazy. Five kinds of error, in both sets of pictures: grown a little, grown far, shrunk,
-# moved to the side, and cut off below, as a scarf would. How wrong each is, is one number: 1 - intersection over union
-# with the true mask. Its body, and the pictures:
+# A parser makes errors, and masks drawn by hand are rough. Here are five kinds of error, in both sets of pictures:
+# grown a little, grown far, shrunk, moved to the side, and cut off below, as a scarf would. One number says how wrong a
+# mask is: 1 - intersection over union with the true mask. The function, and the pictures:
 
 
 # %%
@@ -257,8 +256,8 @@ def error_by_hand(mask, truth):
     return (1 - both / either).mean().item()
 
 
-from mcpkg.course.mask_errors import drop_mask, mask_error, with_face_masks
-from mcpkg.method.masks import grow_mask, shift_mask
+from mcpkg.course import drop_mask, mask_error, with_face_masks
+from mcpkg.method import grow_mask, shift_mask
 
 step = backend.image_size_px // 16
 changes = {
@@ -345,10 +344,10 @@ print(
 )
 
 # %% [markdown]
-# Read the table by kind. A mask that is *too large* hands hair and clothes to `[V1]`, and withholds them from `[V2]`. A
-# mask that is *too small* hands the rim of the face to `[V2]`, whose pictures show other people; the look may even gain by
-# it. A *moved* mask does some of both. One pair, one seed and a short training: an interval that overlaps another one
-# proves no order.
+# Read the table by kind. A mask that is *too large* gives hair and clothes to `[V1]`, and keeps them from `[V2]`. A
+# mask that is *too small* gives the edge of the face to `[V2]`, whose pictures show other people; the look may even
+# gain by it. A *moved* mask does some of both. One pair, one seed and a short training: an interval that overlaps
+# another one proves no order.
 #
 # ## Exercises
 #
@@ -362,8 +361,8 @@ answer = None
 check(answer, lambda loss: abs(loss - (4 * 1**2 + 2 * 3**2) / 6) < 0.01, "Six cells count; two of them are wrong by 3.")
 
 # %% [markdown]
-# **2.** Write a function that makes a mask err in another way: `answer(mask)` takes `b 1 h w` and returns a mask of the
-# same shape that covers the *outline* of the face only, a band between the mask grown and the mask shrunk by `step`
+# **2.** Write a function that makes a mask wrong in another way: `answer(mask)` takes `b 1 h w` and returns a mask of
+# the same shape that covers the *outline* of the face only, a band between the mask grown and the mask shrunk by `step`
 # pixels. (Train with it, if you have half a minute: `train_and_judge(short, with_errors(source, answer), reference)`.)
 
 # %%
@@ -385,9 +384,9 @@ def is_a_band(make):
 check(answer, is_a_band, "grow_mask takes negative numbers, too.")
 
 # %% [markdown]
-# **3.** Your parser errs by 0.3 on average, and you can choose: masks a little too large, or a little too small. Which,
-# for the source and for the reference, and why? Two or three sentences, on what you measured above. There is no single
-# right answer.
+# **3.** Your parser's masks are wrong by 0.3 on average, and you can choose: masks a little too large, or a little too
+# small. Which, for the source and for the reference, and why? Two or three sentences, on what you measured above. There
+# is no single right answer.
 
 # %%
 answer = None

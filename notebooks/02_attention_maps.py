@@ -3,7 +3,10 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mcpkg/mcpkg/blob/main/notebooks/02_attention_maps.ipynb)
 #
-# While a picture is drawn, every place of it looks at every word of the prompt. How much each place looks at one word is a map, and MagiCapture is built on the wish that `<v1>`, the learned word for a person, has its map on the face and nowhere else. Here you compute such a map by hand, take real ones out of the model, and answer the question that you will have about your own training: *is my token leaking?* About 25 minutes.
+# While a picture is drawn, every place of it looks at every word of the prompt. How much each place looks at one word
+# is a map, and MagiCapture is built on the wish that `<v1>`, the learned word for a person, has its map on the face and
+# nowhere else. Here you compute such a map by hand, take real ones out of the model, and answer the question that you
+# will have about your own training: *is my token leaking?* About 25 minutes.
 
 # %%
 # On a bare Colab runtime this fetches and installs mcpkg; where it is installed, it does nothing.
@@ -23,9 +26,9 @@ if importlib.util.find_spec("mcpkg") is None:
 # %%
 import torch
 
-from mcpkg.course.session import check, open_course, reveal
-from mcpkg.method.config import MAGICAPTURE, WITHOUT_REFOCUSING
-from mcpkg.viz.figures import bars, curves, number_grids, picture_rows
+from mcpkg import MAGICAPTURE, WITHOUT_REFOCUSING, Sampling
+from mcpkg.course import check, open_course, reveal
+from mcpkg.viz import bars, curves, number_grids, picture_rows
 
 BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
 course = open_course(BACKEND)
@@ -34,7 +37,9 @@ backend = course.backend
 # %% [markdown]
 # ## By hand: a picture of 4 × 4 cells and three words
 #
-# Cross-attention (Eq. 2) is `softmax(Q Kᵀ / √d)`. Each cell of the picture has a *query*: what it is about. Each word has a *key*: what it tells about. Their product is a score, and a softmax over the **words** turns a cell's scores into shares. Read by word instead of by cell, the shares are the word's *attention map*.
+# Cross-attention (Eq. 2) is `softmax(Q Kᵀ / √d)`. Each cell of the picture has a *query*, and each word has a *key*:
+# what the cell, or the word, is about. Their product is a score, and a softmax over the **words** turns a cell's scores
+# into fractions that sum to 1. Read by word instead of by cell, these fractions are the word's *attention map*.
 #
 # Below, queries and keys have two numbers: how much this is about a face, and how much about clothes.
 
@@ -54,24 +59,26 @@ on, off = maps["<v1>"][1, 1].item(), maps["<v1>"][0, 0].item()
 number_grids(maps, f"Cells on the face give <v1> {on:.2f} of their attention, all others {off:.2f}")
 
 # %% [markdown]
-# **Leakage** is one number for one map: the share of it that falls outside the region where the word should look. Its whole body:
+# **Leakage** is one number for one map: the fraction of it that falls outside the region where the word should look.
+# The whole function:
 #
 # ```python
-# def attention_leakage(heat, region):
-#     return (heat * (1 - region)).sum() / heat.sum()
+# def attention_leakage(heatmap, region):
+#     return (heatmap * (1 - region)).sum() / heatmap.sum()
 # ```
 #
-# **Predict:** each cell outside gives `<v1>` very little. But there are twelve of them, and four inside. How much of the map leaks? Write your guess, then run.
+# **Predict:** each cell outside gives `<v1>` very little. But there are twelve of them, and four inside. How much of
+# the map leaks? Write your guess, then run.
 
 # %%
 guess = None  # between 0 and 1
 
 
-def leakage_by_hand(heat, region):
-    return (heat * (1 - region)).sum() / heat.sum()
+def leakage_by_hand(heatmap, region):
+    return (heatmap * (1 - region)).sum() / heatmap.sum()
 
 
-from mcpkg.metrics.leakage import attention_leakage
+from mcpkg.metrics import attention_leakage
 
 by_hand = leakage_by_hand(maps["<v1>"], face).item()
 assert abs(attention_leakage(maps["<v1>"][None, None], face[None, None]).item() - by_hand) < 1e-6
@@ -79,9 +86,11 @@ assert abs(by_hand - 12 * off / (12 * off + 4 * on)) < 1e-6
 reveal(guess, by_hand, "leakage of <v1>")
 
 # %% [markdown]
-# A small leakage needs two things: much attention inside, and a region that is not tiny. So the number means nothing without the one it has to beat.
+# A small leakage needs two things: much attention inside, and a region that is not tiny. So the number means nothing
+# without one to compare it with.
 #
-# **Exercise 1.** A word that looks everywhere alike has the same value in all cells. What is its leakage for this face of 4 of 16 cells?
+# **Exercise 1.** A word that looks everywhere alike has the same value in all cells. What is its leakage for this face
+# of 4 of 16 cells?
 
 # %%
 answer = None
@@ -89,14 +98,16 @@ answer = None
 # %%
 check(
     answer,
-    lambda share: abs(share - leakage_by_hand(torch.ones(4, 4), face).item()) < 1e-6,
-    "Which share of the cells lies outside?",
+    lambda value: abs(value - leakage_by_hand(torch.ones(4, 4), face).item()) < 1e-6,
+    "What fraction of the cells lies outside?",
 )
 
 # %% [markdown]
 # ## In the model
 #
-# Two adapters of the same person and the same look, trained alike but for one loss: MagiCapture, and MagiCapture without Attention Refocusing. The first time this takes some minutes; later, and in other notebooks, they are found again.
+# Two adapters of the same person and the same look, trained alike but for one loss: MagiCapture, and MagiCapture
+# without Attention Refocusing. The first time this takes some minutes; later, and in other notebooks, they are only
+# loaded.
 
 # %%
 source, reference = course.source("amara"), course.reference("kimono")
@@ -106,96 +117,111 @@ adapters = {
 adapter = adapters["MagiCapture"]
 
 # %% [markdown]
-# A UNet has many cross-attention layers, on grids of several sizes, and each splits its queries and keys into *heads* that look on their own. `capture_attention` reads the maps of chosen words in every pass of the UNet within its block. It only listens: what the UNet computes stays the same to the last bit, which the cell checks.
+# A UNet has many cross-attention layers, on grids of several sizes, and each splits its queries and keys into *heads*
+# that look independently. `capture_attention` reads the maps of chosen words in every pass of the UNet within its
+# block. It only reads: what the UNet computes stays the same to the last bit, which the cell checks.
 
 # %%
-from mcpkg.method.attention_capture import capture_attention, find_cross_attention
-from mcpkg.method.prompts import encode_prompts, token_positions
+from mcpkg import capture_attention
+from mcpkg.method import encode_prompts, find_cross_attention, token_positions
 
 with torch.no_grad(), adapter.applied(backend):
     pipeline, prompt = backend.pipeline, adapter.prompt
-    positions = {token: token_positions(pipeline.tokenizer, [prompt], token) for token in ("<v1>", "<v2>")}
+    tokens = {"source": "<v1>", "reference": "<v2>"}  # role -> its word
+    positions = {role: token_positions(pipeline.tokenizer, [prompt], token) for role, token in tokens.items()}
     latents = backend.encode(reference.images[:1].to(backend.device))  # 1 c k k
     text = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, [prompt])
     plain = pipeline.unet(latents, 500, text).sample
-    with capture_attention(pipeline.unet, positions) as store:
-        heard = pipeline.unet(latents, 500, text).sample
+    with capture_attention(pipeline.unet, positions) as captured_maps:
+        captured = pipeline.unet(latents, 500, text).sample
 
-assert torch.equal(plain, heard)
-assert [name for name, _ in store.maps["<v1>"]] == list(find_cross_attention(pipeline.unet))
+assert torch.equal(plain, captured)
+assert list(captured_maps.maps["source"]) == list(find_cross_attention(pipeline.unet))
 print(prompt)
-for name, heads in store.maps["<v1>"]:
+for name, heads in captured_maps.maps["source"].items():
     print(
-        f"{name.partition('.transformer_blocks')[0]:<28} {heads.shape[1]} heads of {heads.shape[3]} x {heads.shape[2]} cells"
+        f"{name.partition('.transformer_blocks')[0]:<28} {heads.shape[2]} heads "
+        f"of {heads.shape[4]} x {heads.shape[3]} cells"
     )
 
 # %% [markdown]
-# `record_attention` does this while a portrait is drawn from noise, and keeps everything: **token × layer × head × timestep**. Where the word should have looked is read from the finished portrait, by the face parser.
+# `record_attention` does this while a portrait is drawn from noise, and keeps everything: **role × layer × head ×
+# timestep**. Where the word should have looked is read from the finished portrait, by the face parser.
 
 # %%
-from mcpkg.metrics.attention_trace import record_attention
+from mcpkg.metrics import record_attention
 
-traces = {name: record_attention(backend, learned, seed=0) for name, learned in adapters.items()}
+traces = {name: record_attention(backend, learned) for name, learned in adapters.items()}
 trace, unfocused = traces["MagiCapture"], traces["without refocusing"]
 
-maps_kept = sum(maps.shape[0] * maps.shape[1] for layers in trace.maps.values() for maps in layers.values())
-assert maps_kept == len(trace.tokens) * len(trace.timesteps) * sum(trace.head_count(layer) for layer in trace.layers)
+maps_kept = sum(maps.shape[1] * maps.shape[2] for layers in trace.maps.maps.values() for maps in layers.values())
+assert maps_kept == len(trace.tokens) * len(trace.timesteps) * sum(
+    trace.maps.head_count(layer) for layer in trace.maps.layers
+)
 print(
-    f"{len(trace.tokens)} tokens x {len(trace.layers)} layers x their heads x {len(trace.timesteps)} timesteps: "
+    f"{len(trace.tokens)} tokens x {len(trace.maps.layers)} layers x their heads x {len(trace.timesteps)} timesteps: "
     f"{maps_kept} maps of one portrait"
 )
 
 # %% [markdown]
 # ### Layer by layer
 #
-# **Predict:** refocusing held the maps of one grid to the face while it trained, and left those of other grids alone. Do the layers that it left alone leak as well?
+# **Predict:** in training, refocusing kept the maps of one grid on the face and did not read those of other grids. Do
+# the layers that it did not read leak as well?
 
 # %%
-from mcpkg.util.images import overlay
+from mcpkg.util import overlay
 
 guess = None  # mean leakage of <v1> in the layers of other grids
-shown = trace.layers[:: -(-len(trace.layers) // 6)]  # six at most
-rows = {token: [overlay(trace.image, trace.heat(token, layer=layer)) for layer in shown] for token in trace.tokens}
+shown = trace.maps.layers[:: -(-len(trace.maps.layers) // 6)]  # six at most
+rows = {
+    token: [overlay(trace.image, trace.heatmap(role, layer=layer)) for layer in shown]
+    for role, token in trace.tokens.items()
+}
 captions = {
-    token: [f"{trace.heat(token, layer=layer).shape[-1]} x {trace.heat(token, layer=layer).shape[-2]}: "
-            f"{trace.leakage(token, layer=layer):.2f}" for layer in shown]
-    for token in trace.tokens
+    token: [f"{trace.heatmap(role, layer=layer).shape[-1]} x {trace.heatmap(role, layer=layer).shape[-2]}: "
+            f"{trace.leakage(role, layer=layer):.2f}" for layer in shown]
+    for role, token in trace.tokens.items()
 }  # fmt: skip
 
-others = [layer for layer in trace.layers if max(trace.heat("<v1>", layer=layer).shape) != trace.size]
-elsewhere = sum(trace.leakage("<v1>", layer=layer) for layer in others) / len(others)
+others = [layer for layer in trace.maps.layers if max(trace.heatmap("source", layer=layer).shape) != trace.size]
+elsewhere = sum(trace.leakage("source", layer=layer) for layer in others) / len(others)
 reveal(guess, elsewhere, "mean leakage of <v1> in the other layers")
-course.expect(trace.leakage("<v1>") < elsewhere)  # only what was asked for was learned
-picture_rows(rows, f"<v1> leaks {trace.leakage('<v1>'):.2f} on the {trace.size} x {trace.size} grid that was "
+course.expect(trace.leakage("source") < elsewhere)  # only what was asked for was learned
+picture_rows(rows, f"<v1> leaks {trace.leakage('source'):.2f} on the {trace.size} x {trace.size} grid that was "
              f"refocused, {elsewhere:.2f} on others", captions)  # fmt: skip
 
 # %% [markdown]
 # ### Head by head
 #
-# Heads of one layer share the picture but not the work. These are the heads of the layer that leaks most without refocusing, among those of the refocused grid.
+# Heads of one layer share the picture but not the work. These are the heads of the layer that leaks most without
+# refocusing, among those of the refocused grid.
 
 # %%
-focused = [layer for layer in trace.layers if layer not in others]
-worst = max(focused, key=lambda layer: unfocused.leakage("<v1>", layer=layer))
-heads = range(unfocused.head_count(worst))
-leaks = {name: [t.leakage("<v1>", layer=worst, head=head) for head in heads] for name, t in traces.items()}
+focused = [layer for layer in trace.maps.layers if layer not in others]
+worst = max(focused, key=lambda layer: unfocused.leakage("source", layer=layer))
+heads = range(unfocused.maps.head_count(worst))
+leaks = {name: [t.leakage("source", layer=worst, head=head) for head in heads] for name, t in traces.items()}
 rows = {
-    name: [overlay(t.image, t.heat("<v1>", layer=worst, head=head)) for head in heads] for name, t in traces.items()
+    name: [overlay(t.image, t.heatmap("source", layer=worst, head=head)) for head in heads]
+    for name, t in traces.items()
 }
 
 course.expect(max(leaks["MagiCapture"]) < min(leaks["without refocusing"]))
 picture_rows(rows, f"Without refocusing, heads of one layer leak {min(leaks['without refocusing']):.2f} to "
              f"{max(leaks['without refocusing']):.2f} of <v1>",
-             {name: [f"head {i}: {leak:.2f}" for i, leak in enumerate(of_trace)] for name, of_trace in leaks.items()})  # fmt: skip
+             {name: [f"head {i}: {leak:.2f}" for i, leak in enumerate(of_trace)]
+              for name, of_trace in leaks.items()})  # fmt: skip
 
 # %% [markdown]
 # ### Timestep by timestep
 #
-# Drawing begins at a high timestep, where all is noise, and ends near 0. **Predict:** when does `<v1>` know where the face will be: from the first step on, or only once a face can be seen?
+# Drawing begins at a high timestep, where all is noise, and ends near 0. **Predict:** when does `<v1>` know where the
+# face will be: from the first step on, or only once a face can be seen?
 
 # %%
-by_time = {name: [t.leakage("<v1>", timestep=at) for at in t.timesteps] for name, t in traces.items()}
-alike = trace.area_outside("<v1>")
+by_time = {name: [t.leakage("source", timestep=at) for at in t.timesteps] for name, t in traces.items()}
+alike = trace.area_outside("source")
 first, last = by_time["MagiCapture"][0], by_time["MagiCapture"][-1]
 course.expect(first < alike / 2)  # it aims before there is anything to see
 
@@ -209,7 +235,9 @@ figure
 # %% [markdown]
 # ## Explore
 #
-# Choose word, layer, head and timestep; the line tells the leakage of just the map that you see, and "play" goes through the drawing. All of it works with the keyboard: Tab to go on, arrow keys to move a slider. (Where this notebook is only shown and not run, you see a picture.)
+# Choose word, layer, head and timestep; the line of text states the leakage of the map that you see, and "play" goes
+# through the drawing. All of it works with the keyboard: Tab to go on, arrow keys to move a slider. (Where this
+# notebook is only shown and not run, you see a picture.)
 
 # %%
 from mcpkg.viz.widgets import explore_attention
@@ -225,42 +253,45 @@ explorer.method.value = "without refocusing"
 print(explorer.reading)
 explorer.layer.value = worst
 print(explorer.reading)
-assert abs(explorer.leakage - unfocused.leakage("<v1>", layer=worst)) < 1e-6
+assert abs(explorer.leakage - unfocused.leakage("source", layer=worst)) < 1e-6
 explorer.method.value, explorer.layer.value = "MagiCapture", "all"
 
 # %% [markdown]
-# **Exercise 2.** Without refocusing, does any head aim well by itself? Find the layer and the head in which `<v1>` leaks least, over all timesteps, in `unfocused`: with the explorer, or with a loop over `unfocused.layers` and `unfocused.head_count(layer)`.
+# **Exercise 2.** Without refocusing, does any head aim well by itself? Find the layer and the head in which `<v1>`
+# leaks least, over all timesteps, in `unfocused`: with the explorer, or with a loop over `unfocused.maps.layers` and
+# `unfocused.maps.head_count(layer)`.
 
 # %%
 # (layer's whole name, head), such as (worst, 0)
 answer = None
 
 # %%
-least = min(unfocused.leakage("<v1>", layer=layer, head=head)
-            for layer in unfocused.layers for head in range(unfocused.head_count(layer)))  # fmt: skip
+least = min(unfocused.leakage("source", layer=layer, head=head)
+            for layer in unfocused.maps.layers for head in range(unfocused.maps.head_count(layer)))  # fmt: skip
 check(
     answer,
-    lambda found: unfocused.leakage("<v1>", layer=found[0], head=found[1]) == least,
+    lambda found: unfocused.leakage("source", layer=found[0], head=found[1]) == least,
     "There is one that leaks less.",
 )
 
 # %% [markdown]
 # ## Is my token leaking?
 #
-# One portrait is an anecdote. Eight portraits from other noise give a mean and an interval. Three numbers belong together:
+# One portrait is an anecdote. Eight portraits from other noise give a mean and an interval. Three numbers belong
+# together:
 #
-# - **leakage**: the share of attention outside the region;
+# - **leakage**: the fraction of attention outside the region;
 # - **area outside**: the leakage of a word that looks everywhere alike. Below it the word aims; above it, it avoids;
-# - **mass**: the mean attention inside the region. If it is about 0, the word is looked at nowhere: extinguished, not refocused.
+# - **mass**: the mean attention inside the region. If it is about 0, the word is looked at nowhere: extinguished, not
+#   refocused.
 
 # %%
-from mcpkg.metrics.attention_trace import trace_leakage
-from mcpkg.metrics.leakage import mean_leakage
-from mcpkg.util.statistics import bootstrap_interval
+from mcpkg.metrics import mean_leakage, trace_leakage
+from mcpkg.util import bootstrap_interval
 
 measured, leaks = {}, {}
 for name, learned in adapters.items():
-    table = trace_leakage(backend, learned, n=8, seed=100)
+    table = trace_leakage(backend, learned, Sampling(n=8, seed=100))
     measured[name] = {row["token"]: row for row in mean_leakage(table)}
     each = mean_leakage(table, by=("token", "sample"))
     leaks[name] = {
@@ -283,9 +314,11 @@ bars({**leaks, "looks everywhere alike": alike},
      f"{without.mean:.2f} [{without.low:.2f}, {without.high:.2f}] without", "leakage")  # fmt: skip
 
 # %% [markdown]
-# A word that leaks still acts, but elsewhere too: what lands there can carry the person's traits into hair, earrings and clothes, and the style's into the face; notebook 03 trains against it.
+# A word that leaks still acts, but elsewhere too: what lands there can carry the person's traits into hair, earrings
+# and clothes, and the style's into the face; notebook 03 trains against it.
 #
-# **Exercise 3.** Write a function that tells from the three numbers how a word does: `"extinguished"` if its mass is below 0.01, or else `"aims"` or `"avoids"`.
+# **Exercise 3.** Write a function that judges a word by the three numbers: `"extinguished"` if its mass is below 0.01,
+# or else `"aims"` or `"avoids"`.
 
 # %%
 # a function of leakage, area_outside and mass
@@ -296,7 +329,7 @@ cases = {(0.1, 0.8, 0.2): "aims", (0.9, 0.8, 0.2): "avoids", (0.1, 0.8, 0.001): 
          (0.6, 0.5, 0.3): "avoids", (0.6, 0.8, 0.3): "aims"}  # fmt: skip
 check(
     answer,
-    lambda verdict: all(verdict(*numbers) == said for numbers, said in cases.items()),
+    lambda verdict: all(verdict(*numbers) == expected for numbers, expected in cases.items()),
     "The same leakage can be good or bad: compare it with the area.",
 )
 if answer is not None:
@@ -304,7 +337,10 @@ if answer is not None:
            for name, of_name in measured.items() for token, row in of_name.items()})  # fmt: skip
 
 # %% [markdown]
-# **Exercise 4, open.** More words in the prompt take attention from `<v1>`. Does it also look elsewhere then? Try `trace_leakage(backend, adapter, n=4, seed=100, edit="wearing sunglasses")`, or another edit, with both adapters; compare leakage *and* mass with the numbers above. Write down in two or three sentences what you did and what you found, numbers included.
+# **Exercise 4, open.** More words in the prompt take attention from `<v1>`. Does it also look elsewhere then? Try
+# `trace_leakage(backend, adapter, Sampling(n=4, seed=100, edit="wearing sunglasses"))`, or another edit, with both
+# adapters; compare leakage *and* mass with the numbers above. Write down in two or three sentences what you did and what you
+# found, numbers included.
 
 # %%
 answer = None
@@ -317,4 +353,5 @@ check(
 )
 
 # %% [markdown]
-# **In one line:** a word's attention map says where it acts; leakage is the share of it outside its region, to be read beside the area outside and the mass.
+# **In one line:** a word's attention map says where it acts; leakage is the fraction of it outside its region, to be
+# read beside the area outside and the mass.

@@ -30,9 +30,9 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import normalize
 
-from mcpkg.course.session import check, open_course, reveal
-from mcpkg.method.config import MAGICAPTURE, ONE_PHASE, WITHOUT_COMPOSED
-from mcpkg.viz.figures import bars, curves, number_grids, picture_rows
+from mcpkg import MAGICAPTURE, ONE_PHASE, WITHOUT_COMPOSED, Sampling
+from mcpkg.course import check, open_course, reveal
+from mcpkg.viz import bars, curves, number_grids, picture_rows
 
 BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
 course = open_course(BACKEND)
@@ -90,15 +90,15 @@ assert max(abs(y - 3) for y in with_it) < 1e-2
 #
 # ## The same in a diffusion model
 #
-# `WITHOUT_COMPOSED` is MagiCapture without that task, and so without the identity loss, which reads it. A tuned method may
-# show source photos under the composed prompt as well (`composed_source`); that is off here too. The words and the LoRA
-# learn from the same pictures as before.
+# `WITHOUT_COMPOSED` is MagiCapture without that task, and so without the identity loss, which reads it. A tuned method
+# may show source photos under the composed prompt as well (`composed_source`); that is off here too. The words and the
+# LoRA learn from the same pictures as before.
 #
 # **Predict**: what suffers under the composed prompt, the person or the look? And under the look's own prompt?
 
 # %%
-from mcpkg.method.prompts import TEMPLATES
-from mcpkg.metrics.compare import judge
+from mcpkg.method import TEMPLATES
+from mcpkg.metrics import judge
 
 my_guess = None  # "person" or "look"
 
@@ -107,7 +107,7 @@ adapters = {method.name: course.train(method, source, reference) for method in m
 own_prompt = TEMPLATES["reference"][0].format(reference="<v2>")
 outcomes = {
     name: {
-        asked: judge(backend, adapter, source, reference, n=12, prompt=prompt)
+        asked: judge(backend, adapter, source, reference, Sampling(n=12), prompt=prompt)
         for asked, prompt in {"composed": None, "<v2> only": own_prompt}.items()
     }
     for name, adapter in adapters.items()
@@ -135,7 +135,8 @@ picture_rows(
     {"references": reference.images, "with": outcomes["MagiCapture"]["composed"].generated.images[:6],
      "without": outcomes["without composed prompts"]["composed"].generated.images[:6],
      "without, <v2> only": outcomes["without composed prompts"]["<v2> only"].generated.images[:6]},
-    f"Without composed prompts, the look: {kept:.2f} under its own prompt, {bare.style_scaled.mean:.2f} beside the person",
+    f"Without composed prompts, the look: {kept:.2f} under its own prompt, {bare.style_scaled.mean:.2f} beside the "
+    "person",
     cell_in=1.1,
 )  # fmt: skip
 
@@ -158,10 +159,13 @@ print(f"{own_prompt!r} has no <v1>, and its faces have an identity of {uninvited
 # reference, compared everywhere.
 
 # %%
-from mcpkg.method.masks import reference_mask, source_mask
+from mcpkg.method import role_region
 
 pasted = reference.images * (1 - reference.faces.face_mask) + source.images * reference.faces.face_mask
-label_masks = {"reference": reference_mask(reference.faces), "source": source_mask(source.faces)}
+label_masks = {
+    "reference": role_region("reference", reference.faces.face_mask),
+    "source": role_region("source", source.faces.face_mask),
+}
 landmarks_apart = (source.faces.landmarks - reference.faces.landmarks).norm(dim=2).mean().item() * backend.image_size_px
 picture_rows(
     {"reference portrait": reference.images, "counts": label_masks["reference"] * reference.images,
@@ -184,20 +188,20 @@ shorter = {
     "one phase": course.method(ONE_PHASE, share=0.3),
 }
 trained = {name: course.train(method, source, reference) for name, method in shorter.items()}
-scores = {name: judge(backend, adapter, source, reference, n=12).scores for name, adapter in trained.items()}
+scores = {name: judge(backend, adapter, source, reference, Sampling(n=12)).scores for name, adapter in trained.items()}
 tuned, papers = (scores[name].identity_scaled for name in list(shorter)[:2])
 reveal(my_guess, tuned.mean - papers.mean, "identity lost")
 print(f"as tuned {tuned.mean:.2f} [{tuned.low:.2f}, {tuned.high:.2f}], paper's pseudo-labels only {papers.mean:.2f} "
       f"[{papers.low:.2f}, {papers.high:.2f}]: "
       + ("a difference." if tuned.low > papers.high or papers.low > tuned.high else
          f"no difference that {scores['as tuned'].n_images} images of this pair can tell."))  # fmt: skip
-course.expect(scores["as tuned"].faceless_share < 0.5)
+course.expect(scores["as tuned"].no_face_fraction < 0.5)
 
 # %% [markdown]
 # ## The one-step estimate
 #
-# The identity loss (Eq. 7) needs a picture, and training has only a noised latent and the noise that the model sees in
-# it. Tweedie's formula takes that noise off in one step:
+# The identity loss (Eq. 7) needs a picture, and training has only a noisy latent and the noise that the model predicts
+# in it. Tweedie's formula removes that noise in one step:
 
 
 # %%
@@ -217,16 +221,16 @@ number_grids(
 
 # %% [markdown]
 # Gradients go the same way back: a pull on the picture reaches the predicted noise multiplied by
-# $\sqrt{(1 - a_t) / a_t}$. Now the real thing: the reference portraits, noised to eight timesteps with three draws of
-# noise each, under the composed prompt.
+# $\sqrt{(1 - a_t) / a_t}$. Now the real thing: the reference portraits with the noise of eight timesteps, three draws
+# of noise each, under the composed prompt.
 #
 # **Predict**: up to which timestep does the parser find a face in the estimate?
 
 # %%
-from mcpkg.course.one_step import estimate_x0, x0_gradient
-from mcpkg.method.identity import identity_loss
-from mcpkg.training.dataset import source_identity
-from mcpkg.util.statistics import mean_pairwise_cosine
+from mcpkg.course import estimate_x0, x0_gradient
+from mcpkg.method import identity_loss
+from mcpkg.training import source_identity
+from mcpkg.util import mean_pairwise_cosine
 
 my_guess = None
 
@@ -272,9 +276,9 @@ picture_rows(
 )
 
 # %% [markdown]
-# At low timesteps the noised latent still holds the wearer's own face, and the estimate repeats it. Further up the
-# model has to decide whose face it is. So far nothing speaks for a limit T'; what does is the gradient. Each portrait
-# was noised three times: if the three gradients point the same way, they say something about the face, and if not,
+# At low timesteps the noisy latent still holds the wearer's own face, and the estimate repeats it. Further up the model
+# has to decide whose face it is. So far there is no reason for a limit T'; the gradient gives one. Noise was added to
+# each portrait three times: if the three gradients point the same way, they say something about the face, and if not,
 # they say something about the noise.
 
 # %%
@@ -295,8 +299,8 @@ curves(
 )  # fmt: skip
 
 # %% [markdown]
-# That is a reason for T' < T: above it, the identity loss shouts loudest where it knows least. The paper speaks of
-# faces that are too blurred to be recognised; compare that with the line "face found" of this model.
+# That is a reason for T' < T: above it, the identity loss pulls hardest where its gradient is least reliable. The paper
+# speaks of faces that are too blurred to be recognised; compare that with the line "face found" of this model.
 #
 # ## Other losses on the estimate
 #
@@ -305,10 +309,11 @@ curves(
 # takes features of a vision transformer (Eq. 11), which is not implemented here.
 
 # %%
-from mcpkg.method.masks import to_latent_mask
+from mcpkg.method import to_latent_mask
 
-keep = reference_mask(reference.faces).repeat(DRAWS, 1, 1, 1)
-looks = backend.style_reader.embed(reference.images, reference_mask(reference.faces)).repeat(DRAWS, 1)
+keep = role_region("reference", reference.faces.face_mask)
+looks = backend.style_reader.embed(reference.images, keep).repeat(DRAWS, 1)
+keep = keep.repeat(DRAWS, 1, 1, 1)
 photos = source.images.repeat(DRAWS, 1, 1, 1)[: len(latents)]
 auxiliary = {
     "identity": identity,
@@ -328,8 +333,8 @@ picture_rows(
 )
 
 # %% [markdown]
-# The distance to a photo asks for the photo's background, clothes and pose as well. An embedder asks for the face
-# only; but it can be pleased by patterns that are no face, so its weight stays small and another embedder judges.
+# The distance to a photo asks for the photo's background, clothes and pose as well. An embedder asks for the face only;
+# but it can be satisfied by patterns that are no face, so its weight stays small and another embedder judges.
 #
 # ## Why two phases?
 #
@@ -358,9 +363,9 @@ print("At this size and length, a second phase does not buy likeness." if differ
       else "At this size and length, two phases help.")  # fmt: skip
 
 # %% [markdown]
-# One pair, one seed, a short training and a small model: no verdict on the paper's 1200 + 1500 steps, and at full length
-# (`share=1.0` above; it takes minutes) it may come out otherwise. What a part of a recipe is worth depends on how long one
-# trains; measure it where you use it.
+# One pair, one seed, a short training and a small model: no verdict on the paper's 1200 + 1500 steps, and at full
+# length (`share=1.0` above; it takes minutes) it may come out otherwise. What a part of a recipe is worth depends on
+# how long one trains; measure it where you use it.
 #
 # ## Exercise 1: amplified errors
 #
@@ -376,7 +381,7 @@ check(answer, lambda value: abs(abs(value) - 0.2 * (0.8 / 0.2) ** 0.5) < 1e-3, "
 # ## Exercise 2: a weight that trusts where there is agreement
 #
 # Instead of a limit T', the identity loss could have a weight that undoes Tweedie's factor. Write `answer(a)`, for a
-# tensor of shares of signal: 1 / sqrt((1 - a) / a), but at most 1.
+# tensor of fractions of signal: 1 / sqrt((1 - a) / a), but at most 1.
 
 # %%
 answer = None

@@ -6,11 +6,11 @@
 # The paper names limits: lower fidelity for people who are not white, men in wedding dresses that come out wrong,
 # abnormal limbs. With photographs one can only guess at the cause. Here the training population is known, and there is
 # a second base model that learned from a balanced one, so that the cause can be *shown*. This lesson therefore needs
-# the rendered world, and always uses the built-in model. It shows nobody. About 35 minutes.
+# the rendered world, and always uses the built-in model. It shows no real person. About 35 minutes.
 #
 # Two words that we use with care. *Tone* is the renderer's parameter along the ten Monk skin tones. *Presentation* is
-# how a caption writer would read the rendered face (here: lashes, lip colour, a beard or none). Neither is who anybody
-# is, and real people are not two kinds.
+# how a caption writer would read the rendered face (here: lashes, lip colour, a beard or none). Neither says who a
+# person is, and real people do not come in two kinds.
 
 # %%
 # On a bare Colab runtime this fetches and installs mcpkg; where it is installed, it does nothing.
@@ -30,11 +30,10 @@ if importlib.util.find_spec("mcpkg") is None:
 # %%
 import torch
 
-from mcpkg.backends import load_backend
-from mcpkg.course.session import check, open_course, reveal
-from mcpkg.method.config import MAGICAPTURE
-from mcpkg.util.statistics import bootstrap_interval
-from mcpkg.viz.figures import bars, curves, number_grids, picture_rows
+from mcpkg import MAGICAPTURE, Sampling, generate_portraits, load_backend
+from mcpkg.course import check, open_course, reveal
+from mcpkg.util import bootstrap_interval
+from mcpkg.viz import bars, curves, number_grids, picture_rows
 
 course = open_course("mini")  # not "auto": only of the rendered world is the training population known
 bases = {"web": course.backend, "balanced": load_backend("mini-balanced", str(course.backend.device))}
@@ -50,7 +49,7 @@ rng = torch.Generator().manual_seed(0)
 # **Predict**: of a thousand people whom that model saw in a wedding dress, how many presented masculine?
 
 # %%
-from mcpkg.world.world import ATTRIBUTES, BALANCED, WEB
+from mcpkg.world import ATTRIBUTES, BALANCED, WEB
 
 my_guess = None
 
@@ -76,11 +75,11 @@ number_grids(
 # ## First, judge the judge
 #
 # The identity scorer predicts tone and presentation as a part of telling faces apart; it learned from `BALANCED`
-# renders. Before it measures anybody's bias, we measure its own, on renders whose truth is known: everybody, and
-# masculine-presenting people in wedding dresses.
+# renders. Before it measures the bias of a model, we measure the scorer's own, on renders whose truth is known: of
+# everyone, and of masculine-presenting people in wedding dresses.
 
 # %%
-from mcpkg.course.bias import estimate_faces, picture_in_every_tone, picture_people, read_faces, to_tone
+from mcpkg.course import estimate_faces, picture_in_every_tone, picture_people, read_faces, to_tone
 
 everybody = picture_people(192, seed=30)
 dressed = picture_people(64, seed=31, feminine=0.0, garment="wedding dress", garment_colour="white", treatment="plain")
@@ -90,24 +89,22 @@ misread_dressed = read_dressed.feminine.float().mean().item()
 off = (read.tone - to_tone(everybody.people.skin)).abs().mean().item()
 dark = to_tone(everybody.people.skin) > 5.5
 halves = [(read.feminine != everybody.people.feminine)[rows].float().mean().item() for rows in (~dark, dark)]
-print(f"Presentation is misread in {misread:.1%} of renders ({halves[0]:.1%} of tones 1 to 5, {halves[1]:.1%} of 6 to 10), "
-      f"in {misread_dressed:.1%} of masculine-presenting people in wedding dresses. The tone is off by {off:.2f} of ten on "
-      "average.")  # fmt: skip
+print(f"Presentation is misread in {misread:.1%} of renders ({halves[0]:.1%} of tones 1 to 5, {halves[1]:.1%} of 6 to "
+      f"10), in {misread_dressed:.1%} of masculine-presenting people in wedding dresses. The tone is off by {off:.2f} "
+      "of ten on average.")  # fmt: skip
 assert misread < 0.15 and misread_dressed < 0.2 and off < 1
 
 # %% [markdown]
 # ## The wedding dress
 #
-# Nobody is personalised yet: plain prompts, the same seeds on both bases.
+# Nothing is personalised yet: plain prompts, the same seeds on both bases.
 #
 # **Predict**: asked for a man in a wedding dress, how often does the web base draw the dress? And how often a face that
 # is read as feminine-presenting?
 
 # %%
-from mcpkg.inference.generate import generate_portraits
-from mcpkg.method.interfaces import parse_in_batches
-from mcpkg.method.masks import reference_mask
-from mcpkg.metrics.attributes import read_attributes
+from mcpkg.method import parse_in_batches, role_region
+from mcpkg.metrics import read_attributes
 
 my_guess = None  # of the face
 
@@ -119,8 +116,8 @@ PROMPTS = {
 
 
 def draw(backend, n=32):
-    drawing = {"n": n, "seed": 100, "steps": 12}
-    return {name: generate_portraits(backend, prompt=prompt, **drawing) for name, prompt in PROMPTS.items()}
+    sampling = Sampling(n=n, seed=100, steps=12)
+    return {name: generate_portraits(backend, prompt=prompt, sampling=sampling) for name, prompt in PROMPTS.items()}
 
 
 def presenting(backend, drawn):
@@ -133,7 +130,9 @@ reveal(my_guess, feminine["web"]["man in dress"].mean, "share of faces read as f
 
 # %%
 images = drawn["web"]["man in dress"].images
-garments = read_attributes(course.backend, images, reference_mask(parse_in_batches(course.backend, images)))
+garments = read_attributes(
+    course.backend, images, role_region("reference", parse_in_batches(course.backend, images).face_mask)
+)
 worn = (garments[:, list(ATTRIBUTES).index("garment")] == column).float().mean().item()
 web, balanced = (feminine[name]["man in dress"] for name in bases)
 assert worn > 0.8 and web.mean > balanced.mean + 0.1
@@ -152,13 +151,14 @@ bars(
 )
 
 # %% [markdown]
-# So the dress is no failure of this model: it is drawn when asked. What bends is the face, towards whom the population
-# shows in that dress; checking the dress alone would have found no bias. "Balanced" does not mean obedient: compare its
-# bars for a man and for a woman with 0 and 1; some of the distance may be the judge's, for drawn faces are no renders.
+# So the dress is no failure of this model: it is drawn when asked. What changes is the face, towards the people whom
+# the population shows in that dress; checking the dress alone would have found no bias. "Balanced" does not mean that a
+# prompt is always followed: compare its bars for a man and for a woman with 0 and 1; some of the distance may be the
+# judge's, for drawn faces are no renders.
 #
 # ## Which tones does "a person" have?
 #
-# No caption in this world speaks of skin, so no prompt can ask for it: what is drawn is what the base believes to be
+# No caption in this world mentions skin, so no prompt can ask for it: what is drawn is what the base has learned as
 # usual.
 #
 # **Predict**: what mean tone, from 1 to 10, does the web base draw? (The populations' own means are in the figure.)
@@ -179,13 +179,13 @@ bars(
 )
 
 # %% [markdown]
-# Does the bar "drawn, balanced" reach what it was trained on? It began as the web base and was trained on, so what it
-# knew before is not ruled out: balance added late.
+# Does the bar "drawn, balanced" reach what it was trained on? It began as the web base and was trained on, so an effect
+# of what it learned before is not ruled out: the balance came late.
 #
 # ## Fidelity, tone by tone
 #
 # A fair comparison changes one thing. Each of twelve people is rendered in all ten tones, with everything else alike,
-# noise included; the base has one step to take the noise off (notebook 04).
+# noise included; the base has one step to remove the noise (notebook 04).
 #
 # **Predict**: for which tones is the noise error inside the face largest? And where do the two bases differ most?
 
@@ -215,8 +215,8 @@ drift = {name: tone.unflatten(0, (-1, 10)) - torch.arange(1, 11) for name, (_, t
 read_itself = read_faces(course.backend, ladder.renders.image).tone.unflatten(0, (-1, 10))
 drift["the judge alone, on the renders"] = read_itself - torch.arange(1, 11)
 print(f"Taken alone, the web base's error is {dark / light:.2f} times as large for the three darkest tones as for the "
-      "three lightest: " + ("by this number dark tones look easier; less contrast in a dark picture may be why." if dark < light
-                            else "the error is larger for dark tones."))  # fmt: skip
+      "three lightest: " + ("by this number dark tones look easier; less contrast in a dark picture may be why."
+                            if dark < light else "the error is larger for dark tones."))  # fmt: skip
 curves(
     range(1, 11),
     {name: [bootstrap_interval(d[:, k], rng) for k in range(10)] for name, d in drift.items()},
@@ -231,15 +231,15 @@ curves(
 # autoencoder or by their common beginning: this cannot tell them apart. And the balanced base was trained for longer;
 # what that alone would do is not measured here.
 #
-# ## What a few pictures mend, and what they do not
+# ## What a few pictures fix, and what they do not
 #
-# A usual remedy: show the model a few of what it lacks. Sixteen rendered, captioned portraits of masculine-presenting
-# people in white wedding dresses, sixty steps of Eq. 1 on a LoRA.
+# A usual remedy: show the model a few pictures of what it lacks. Sixteen rendered, captioned portraits of
+# masculine-presenting people in white wedding dresses, sixty steps of Eq. 1 on a LoRA.
 #
-# **Predict**: the share read as feminine-presenting after that, for "man in dress", "woman in dress" and "person".
+# **Predict**: the fraction read as feminine-presenting after that, for "man in dress", "woman in dress" and "person".
 
 # %%
-from mcpkg.course.few_shot import train_few_shot
+from mcpkg.course import train_few_shot
 
 my_guess = None  # for "person"
 
@@ -266,19 +266,19 @@ print(f"The tones of 'a person' moved by {tone_after.mean:+.2f} [{tone_after.low
 print(f"{person} of {len(lesson)} captions call the people in the lesson 'person'.")
 
 # %% [markdown]
-# The remedy teaches whatever its pictures have in common, under every word that their captions use. It mends what it
-# was made for, need not touch other skews, and may bend what was even, or what it should have left alone: look at "woman
-# in dress" too. So one measures more than the number that was to be mended.
+# The remedy teaches whatever its pictures have in common, under every word that their captions use. It fixes what it
+# was made for, need not change other biases, and may distort what was balanced, or what it should have left alone: look
+# at "woman in dress" too. So one measures more than the number that was to be fixed.
 #
 # Personalisation is few-shot learning too: five photos say how one person looks. A short MagiCapture of a
 # masculine-presenting person in the wedding style, on the web base:
 
 # %%
-from mcpkg.metrics.compare import judge
+from mcpkg.metrics import judge
 
 bruno, wedding = course.source("bruno"), course.reference("wedding")
 adapter = course.train(course.method(MAGICAPTURE, share=0.3), bruno, wedding)
-outcome = judge(course.backend, adapter, bruno, wedding, n=12)
+outcome = judge(course.backend, adapter, bruno, wedding, Sampling(n=12))
 bruno_read = read_faces(course.backend, outcome.generated.images).feminine.float().mean().item()
 scores = outcome.scores
 assert bruno_read < web.mean  # a reading; look at the eyes below
@@ -295,11 +295,11 @@ picture_rows(
 #
 # ## A failure gallery
 #
-# "It looks off" helps nobody. Six words, and for each the portrait that a measurement suspects most. A measurement
-# points; whether it is a failure is for you to say.
+# "It looks wrong" is not precise enough. Here are six terms, and for each the portrait that a measurement suspects
+# most. A measurement only suspects; whether it is a failure, you decide.
 
 # %%
-from mcpkg.metrics.failures import VOCABULARY, find_suspects, measure_failures
+from mcpkg.metrics import VOCABULARY, find_suspects, measure_failures
 
 measured = measure_failures(course.backend, outcome.generated, scores)
 suspects = find_suspects(measured)
@@ -331,10 +331,10 @@ vote
 # %% [markdown]
 # ## Consent and provenance
 #
-# A likeness is somebody's. Before a training: did the person agree, to what, and can they take it back? Styles come
-# from people too: the references' faces are masked out of the loss, yet "borrowed face" above is how they can return.
-# After it: say that a portrait is generated. `save_portraits` writes that into the file. **Predict**: does it survive
-# being saved again by another program?
+# A likeness belongs to a person. Before a training: did the person agree, to what, and can they take it back? Styles
+# come from people too: the references' faces are masked out of the loss, yet one of them can return: the gallery above
+# looks for it. After it: say that a portrait is generated. `save_portraits` writes that into the file. **Predict**:
+# does it survive being saved again by another program?
 
 # %%
 import tempfile
@@ -342,7 +342,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mcpkg.inference.provenance import read_provenance, save_portraits
+from mcpkg.inference import read_provenance, save_portraits
 
 my_guess = None  # True or False
 
@@ -361,18 +361,18 @@ print({key: facts[key] for key in ("statement", "model", "method", "prompt")})
 assert facts["statement"] == "AI-generated" and not survived
 
 # %% [markdown]
-# It informs those who look; it is no proof, and it stops nobody.
+# It informs those who read it; it is no proof, and it prevents nothing.
 #
 # ## Exercise 1: the suit
 #
-# By the weights of `WEB`, which share of the people in suits present feminine? (`WEB.garments_feminine`,
+# By the weights of `WEB`, what fraction of the people in suits presents feminine? (`WEB.garments_feminine`,
 # `WEB.garments_masculine`; the suit comes first, and both rows of weights add up to 100.)
 
 # %%
 answer = None
 
 # %%
-check(answer, lambda share: abs(share - 8 / (8 + 24)) < 1e-3, "Half of the people present feminine, so it is 8 to 24.")
+check(answer, lambda value: abs(value - 8 / (8 + 24)) < 1e-3, "Half of the people present feminine, so it is 8 to 24.")
 
 # %% [markdown]
 # ## Exercise 2: the mean hides the group
@@ -393,7 +393,8 @@ check(answer, lambda gap: abs(float(gap(errors, groups)) - 2) < 1e-6 and abs(flo
 # ## Exercise 3: a better lesson
 #
 # Design the few-shot lesson anew (or change `picture_people` above and run it): which pictures, which captions, how
-# many of each, so that a man in a wedding dress is mended and "a person" is not bent? What would you measure besides?
+# many of each, so that a man in a wedding dress is fixed and "a person" is not distorted? What would you measure
+# besides?
 
 # %%
 answer = None
@@ -402,5 +403,5 @@ answer = None
 check(answer, lambda text: len(text.split()) >= 30, "Pictures, captions, and at least two measurements.")
 
 # %% [markdown]
-# **Recap**: ask whose portrait comes out worse, against a control that differs in as little else as can be, with a judge
-# whose own errors you know; then look again at what the remedy bent.
+# **Recap**: ask whose portrait comes out worse, against a control that differs in as little else as can be, with a
+# judge whose own errors you know; then look again at what the remedy distorted.

@@ -28,9 +28,9 @@ if importlib.util.find_spec("mcpkg") is None:
 import torch
 from torch.nn import functional
 
-from mcpkg.course.session import check, open_course, reveal
-from mcpkg.method.config import MAGICAPTURE
-from mcpkg.viz.figures import curves, number_grids, picture_rows
+from mcpkg import MAGICAPTURE, Sampling, evaluate_portraits, generate_portraits
+from mcpkg.course import check, open_course, reveal
+from mcpkg.viz import curves, number_grids, picture_rows
 
 BACKEND = "auto"  # "mini" on a laptop; Stable Diffusion 1.5 where a GPU and its weights are at hand
 course = open_course(BACKEND)
@@ -64,7 +64,7 @@ answer = None
 check(answer, lambda text: len(text.split()) >= 20, "Who, for what, how long, and what happens afterwards.")
 
 # %% [markdown]
-# Now load them, and the look. (Ran the widget? Run on from here.)
+# Now load them, and the look. (If you have used the widget, continue from here.)
 
 # %%
 # The consent goes with the pictures that were loaded, whatever is uploaded or deleted later.
@@ -77,17 +77,17 @@ print(f"source: {len(source)} pictures. {consent}")
 # The face mask says which part of a photo may teach the word for the person (notebook 01). Look at it before training:
 # left in pixels, then as coarse as the model sees it.
 #
-# **Predict**: what share of the latent grid, of all places that the model has, does the face cover on average?
+# **Predict**: what fraction of the latent grid, of all places that the model has, does the face cover on average?
 
 # %%
 my_guess = None  # between 0 and 1
 
-from mcpkg.viz.widgets import mask_doctor
+from mcpkg.viz.widgets import check_masks
 
-doctor = mask_doctor(backend, source)
-covered = sum(finding.coverage["latent"] for finding in doctor.findings) / len(doctor.findings)
+mask_check = check_masks(backend, source)
+covered = sum(finding.coverage["latent"] for finding in mask_check.findings) / len(mask_check.findings)
 reveal(my_guess, covered, "share of the latent grid that is face")
-doctor
+mask_check
 
 # %% [markdown]
 # ## Train and draw
@@ -95,10 +95,10 @@ doctor
 # On the masks as you left them above. With the sample pair this is what notebook 00 trained, so it is only read.
 
 # %%
-adapter = course.train(course.method(MAGICAPTURE), doctor.portraits, reference)
+adapter = course.train(course.method(MAGICAPTURE), mask_check.portraits, reference)
 
 # %%
-from mcpkg.metrics.compare import judge
+from mcpkg.metrics import judge
 
 outcome = judge(backend, adapter, source, reference)
 identity, style = outcome.scores.identity_scaled.mean, outcome.scores.style_scaled.mean
@@ -124,7 +124,8 @@ weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 up, down = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.5, -1.0]])  # rank 1
 number_grids(
     {f"lora_scale {s}": with_lora(weight, up, down, s) for s in (0.0, 0.5, 1.0)},
-    f"A LoRA of rank {torch.linalg.matrix_rank(up @ down)} changes all {weight.numel()} weights, as far as its scale says",
+    f"A LoRA of rank {torch.linalg.matrix_rank(up @ down)} changes all {weight.numel()} weights, as far as its scale "
+    "says",
 )
 
 # %% [markdown]
@@ -149,14 +150,12 @@ check(answer, lambda value: abs(value - (-0.2)) < 1e-6, "1 + 0.6 * (2 * -1).")
 # %%
 my_guess = None  # a factor, such as 2.0
 
-from mcpkg.inference.generate import generate_portraits
-from mcpkg.metrics.evaluate import evaluate_portraits
 
 EDIT, SCALES = "wearing sunglasses", (0.5, 0.75, 1.0)
 plain, edited, changed, kept = {}, {}, [], []
 for scale in SCALES:
-    plain[scale] = generate_portraits(backend, adapter, n=4, lora_scale=scale)
-    edited[scale] = generate_portraits(backend, adapter, n=4, lora_scale=scale, edit=EDIT)
+    plain[scale] = generate_portraits(backend, adapter, sampling=Sampling(n=4, lora_scale=scale))
+    edited[scale] = generate_portraits(backend, adapter, sampling=Sampling(n=4, lora_scale=scale, edit=EDIT))
     changed.append((edited[scale].images - plain[scale].images).abs().mean().item())  # the same seeds
     kept.append(evaluate_portraits(backend, edited[scale], source, reference).identity_scaled)
 factor = changed[0] / changed[-1]
@@ -172,7 +171,8 @@ picture_rows(
 curves(
     SCALES,
     {"identity of the edited portraits": kept},
-    f"From scale {SCALES[-1]} to {SCALES[0]} the edited portraits' identity goes from {kept[-1].mean:.2f} to {kept[0].mean:.2f}",
+    f"From scale {SCALES[-1]} to {SCALES[0]} the edited portraits' identity goes from {kept[-1].mean:.2f} to "
+    f"{kept[0].mean:.2f}",
     "LoRA scale",
     "strangers 0, own 1",
 )
@@ -189,8 +189,8 @@ answer = None
 
 # %%
 def moves_more(scale):
-    first = generate_portraits(backend, adapter, n=4, lora_scale=scale)
-    with_edit = generate_portraits(backend, adapter, n=4, lora_scale=scale, edit=EDIT)
+    first = generate_portraits(backend, adapter, sampling=Sampling(n=4, lora_scale=scale))
+    with_edit = generate_portraits(backend, adapter, sampling=Sampling(n=4, lora_scale=scale, edit=EDIT))
     return 0.3 <= scale < 1 and (with_edit.images - first.images).abs().mean().item() > changed[-1]
 
 
@@ -199,8 +199,9 @@ check(answer, moves_more, "Lower it until the edit shows.")
 # %% [markdown]
 # ## Larger, and what that costs
 #
-# A restorer enlarges and sharpens. It has seen many faces and none of this person's, so it may draw another: the paper's
-# own table has a lower identity after post-processing. We score the restored portraits at the size of the others.
+# A restorer enlarges and sharpens. It has seen many faces and none of this person's, so it may draw another: the
+# paper's own table has a lower identity after post-processing. We score the restored portraits at the size of the
+# others.
 
 # %%
 from dataclasses import replace
@@ -225,8 +226,7 @@ picture_rows(
 # ComfyUI, and a card with the consent in it.
 
 # %%
-from mcpkg.inference.export import export_adapter
-from mcpkg.inference.provenance import save_portraits
+from mcpkg.inference import export_adapter, save_portraits
 
 out = course.root / "runs" / "mine"
 portraits = save_portraits(outcome.generated, out / "portraits")
@@ -238,7 +238,8 @@ assert consent in (exported / "README.md").read_text()
 # %% [markdown]
 # ### Exercise 4
 #
-# Somebody sends you `portraits[3]`. With which prompt was it drawn? Ask the file.
+# Someone sends you `portraits[3]`. With which prompt was it drawn? Read it from the file:
+# `mcpkg.inference.read_provenance`.
 
 # %%
 answer = None

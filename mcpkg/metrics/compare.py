@@ -71,15 +71,16 @@ def judge(
     sampling: Sampling = Sampling(),
     history: Sequence[dict] = (),
     started: float | None = None,
+    prompt: str | None = None,
 ) -> Outcome:
     """Draw with an adapter, attention maps included, and score what came out.
 
     Args:
-        sampling: see `generate_portraits`; its seed is also that of the bootstrap.
+        sampling, prompt: see `generate_portraits`; the seed is also that of the bootstrap.
         started: when the outcome's seconds begin, by time.perf_counter; by default now.
     """
     started = time.perf_counter() if started is None else started
-    generated = generate_portraits(backend, adapter, sampling=sampling, capture=True)
+    generated = generate_portraits(backend, adapter, prompt, sampling, capture=True)
     scores = evaluate_portraits(backend, generated, source, reference, sampling.seed)
     return Outcome(adapter, generated, scores, tuple(history), time.perf_counter() - started)
 

@@ -1,5 +1,6 @@
 """What every notebook promises, seen without running it; nbval runs them (make test)."""
 
+import ast
 import base64
 import io
 import re
@@ -10,18 +11,20 @@ import nbformat
 import pytest
 from PIL import Image
 
+import mcpkg
 from notebooks.build import (
     FOLDER,
     SOLUTIONS,
     UNANSWERED,
     WIDGET,
-    carry_over,
     code_cells,
     find_notebooks,
-    is_answered,
-    is_asked,
+    is_answer,
+    is_exercise,
+    main,
     read_notebook,
     run_notebook,
+    solve_notebook,
 )
 
 REPOSITORY = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
@@ -91,21 +94,31 @@ def test_the_first_cell_fetches_and_installs_where_mcpkg_is_missing(tmp_path, mo
 @each_notebook
 def test_exercises_are_checked_in_the_next_cell(path):
     cells = code_cells(read_notebook(path))
-    asked = [number for number, cell in enumerate(cells) if is_asked(cell)]
-    assert len(asked) >= EXERCISES
-    for number in asked:
+    exercises = [number for number, cell in enumerate(cells) if is_exercise(cell)]
+    assert len(exercises) >= EXERCISES
+    for number in exercises:
         lines = [line for line in cells[number].source.splitlines() if line.strip() and not line.startswith("#")]
         assert lines == [UNANSWERED]
-        assert "check(answer, " in cells[number + 1].source
+        assert re.search(r"^check\(\s*answer,", cells[number + 1].source, re.MULTILINE)
 
 
 @each_notebook
 def test_the_solution_is_the_notebook_with_answers(path):
-    notebook, solution = read_notebook(path), read_notebook(SOLUTIONS / path.name)
-    assert len(notebook.cells) == len(solution.cells)
-    for ask, give in zip(notebook.cells, solution.cells):
-        assert ask.source == give.source or (is_asked(ask) and is_answered(give))
-    assert not any(map(is_asked, code_cells(solution)))
+    notebook, solution = read_notebook(path), solve_notebook(path)
+    assert [cell.cell_type for cell in solution.cells] == [cell.cell_type for cell in notebook.cells]
+    for asked, solved in zip(notebook.cells, solution.cells, strict=True):
+        assert is_answer(solved) if is_exercise(asked) else solved == asked
+
+
+@each_notebook
+def test_the_answers_hold_nothing_else_and_are_headed_by_their_exercise(path):
+    answers = read_notebook(SOLUTIONS / path.name).cells
+    assert len(answers) == sum(map(is_exercise, code_cells(read_notebook(path))))
+    for number, cell in enumerate(answers, 1):
+        assert is_answer(cell)
+        title = cell.metadata["title"]
+        assert re.fullmatch(rf"Exercise {number}(: .+)?", title)
+        assert ": " not in title or f"# ## {title}\n" in path.read_text()
 
 
 @each_notebook
@@ -116,19 +129,37 @@ def test_numbers_in_titles_are_computed(path):
             assert not re.search(r"\d\.\d|\d+ ?%", title), title
 
 
-def test_a_change_is_carried_over_into_the_solution_but_its_answers(tmp_path, monkeypatch):
+@pytest.fixture
+def sum_course(tmp_path, monkeypatch):
+    """A course of one notebook with one exercise, and its answer."""
+    monkeypatch.setattr("notebooks.build.FOLDER", tmp_path)
     monkeypatch.setattr("notebooks.build.SOLUTIONS", tmp_path / "solutions")
-    path, solution = tmp_path / "00_sum.py", tmp_path / "solutions" / "00_sum.py"
-    solution.parent.mkdir()
+    path, answers = tmp_path / "00_sum.py", tmp_path / "solutions" / "00_sum.py"
+    answers.parent.mkdir()
     path.write_text(
         "# %% [markdown]\n# What is one and one?\n\n# %%\nanswer = None\n\n# %%\nassert answer in (None, 2)\n"
     )
-    solution.write_text("# %% [markdown]\n# Old\n\n# %%\n# counted\nanswer = 1 + 1\n\n# %%\n")
-    carry_over(path)
-    assert solution.read_text() == path.read_text().replace("answer = None", "# counted\nanswer = 1 + 1")
-    solution.write_text("# %%\n1 + 1\n")
-    with pytest.raises(ValueError, match="0 answers, not 1"):
-        carry_over(path)
+    answers.write_text("# %% Exercise 1\n# counted\nanswer = 1 + 1\n")
+    return path, answers
+
+
+def test_solutions_are_built_from_notebook_and_answers_and_nothing_is_run(sum_course, monkeypatch):
+    path, answers = sum_course
+    monkeypatch.setattr("sys.argv", ["build.py", "--solutions"])
+    main()
+    built = committed(answers)
+    assert [cell.source for cell in built.cells] == [
+        "What is one and one?", "# counted\nanswer = 1 + 1", "assert answer in (None, 2)"
+    ]  # fmt: skip
+    assert all(cell.execution_count is None and not cell.metadata for cell in code_cells(built))
+    assert not path.with_suffix(".ipynb").exists()
+
+
+def test_an_exercise_without_an_answer_is_named(sum_course):
+    path, answers = sum_course
+    answers.write_text("# %% Exercise 1\n1 + 1\n")
+    with pytest.raises(ValueError, match="00_sum.py: 0 answers to 1 exercises"):
+        solve_notebook(path)
 
 
 def test_a_widget_that_has_a_picture_is_stored_as_that(tmp_path):
@@ -161,8 +192,49 @@ def test_teachers_find_every_section_and_its_minutes(path):
     assert f"About {total} minutes" in text
 
 
-@each_notebook
-def test_the_solutions_ipynb_has_the_cells_of_its_py(path):
-    solution = SOLUTIONS / path.name
-    built, there = read_notebook(solution), committed(solution)
-    assert [(c.cell_type, c.source) for c in there.cells] == [(c.cell_type, c.source) for c in built.cells]
+def python_blocks(markdown):
+    return re.findall(r"^```python\n(.*?)^```", markdown, re.MULTILINE | re.DOTALL)
+
+
+def lessons():
+    """Name -> Python that readers see: the notebooks' cells and answers, and the blocks in prose."""
+    for path in NOTEBOOKS:
+        yield path.name, path.read_text()
+        yield f"solutions/{path.name}", (SOLUTIONS / path.name).read_text()
+        for cell in read_notebook(path).cells:
+            if cell.cell_type == "markdown":
+                yield from ((f"{path.name}, prose", block) for block in python_blocks(cell.source))
+    for path in (FOLDER.parent / "README.md", FOLDER / "TEACHING.md"):
+        yield from ((path.name, block) for block in python_blocks(path.read_text()))
+
+
+def imported_modules(code):
+    """Return every module of mcpkg that the code imports from, or imports."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "mcpkg"}
+
+
+def deep_imports(code):
+    return {name for name in imported_modules(code) if name.count(".") > 1} - {"mcpkg.viz.widgets"}
+
+
+def test_a_deep_import_is_found_wherever_it_is():
+    code = "def f():\n    from mcpkg.viz.figures import bars\nimport mcpkg.method.masks as masks\nfrom mcpkg import viz"
+    assert deep_imports(code) == {"mcpkg.viz.figures", "mcpkg.method.masks"}
+    assert deep_imports("from mcpkg.viz.widgets import blind_vote\nfrom mcpkg.viz import bars") == set()
+
+
+def test_lessons_import_from_packages_only():
+    assert {name: deep for name, code in lessons() if (deep := deep_imports(code))} == {}
+
+
+def test_lessons_import_public_names_from_the_root():
+    for name, code in lessons():
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("mcpkg."):
+                assert not {alias.name for alias in node.names} & set(mcpkg.__all__), f"{name}:{node.lineno}"

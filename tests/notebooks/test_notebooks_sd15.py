@@ -1,7 +1,7 @@
-"""The lessons' cells on Stable Diffusion's backend: as they are, on a model of few channels that learned nothing.
+"""The notebooks' cells, unchanged, on Stable Diffusion's backend: an untrained model of few channels.
 
-It has no scorers and no restorer, as on a machine where only the needed weights are. What a lesson finds does not hold
-there, and the lesson says so; but every cell runs.
+It has no scorers and no restorer, as on a machine that has the required weights only. The findings of a notebook do not
+hold there, which the notebook reports; but every cell runs.
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ from mcpkg.course import session as course
 from tests.helpers.tiny_sd15 import tiny_sd15
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-OF_THE_RENDERED_WORLD = "05"  # says itself that it is about the built-in model
+OF_THE_RENDERED_WORLD = "05"  # always uses the built-in model, whatever the backend
 
 
 def load_tiny(*args, **options):

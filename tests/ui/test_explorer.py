@@ -1,6 +1,6 @@
-"""In a real browser: notebook 02 in JupyterLab, its explorer moved with the keyboard (make test-ui).
+"""Notebook 02 in JupyterLab in a real browser, its explorer used with the keyboard (make test-ui).
 
-Leaves runs/ui/explorer.png, for a look at it.
+Writes a screenshot to runs/ui/explorer.png.
 """
 
 import json
@@ -19,10 +19,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from mcpkg.course.session import open_course
-from mcpkg.inference.sampling import Sampling
-from mcpkg.method.config import MAGICAPTURE
-from mcpkg.metrics.attention_trace import record_attention
+from mcpkg import MAGICAPTURE, Sampling
+from mcpkg.course import open_course
+from mcpkg.metrics import record_attention
 
 ROOT = Path(__file__).parent.parent.parent
 NOTEBOOK = "02_attention_maps.ipynb"

@@ -1,4 +1,4 @@
-"""Where no widget runs: a widget's output in a page that nbconvert makes, as readers of a stored notebook see it."""
+"""A widget's output in a page made by nbconvert, where no widget runs: what readers of a stored notebook see."""
 
 import nbformat.v4 as notebooks
 import torch
