@@ -24,7 +24,7 @@ from mcpkg.factory.setting import LATENT_CHANNELS, Setting, encode, encoder_dige
 from mcpkg.factory.tokenizer import MAX_TOKENS, build_tokenizer
 from mcpkg.method.diffusion import velocity_weight
 from mcpkg.world.captions import Caption, write_captions
-from mcpkg.world.world import PARTS
+from mcpkg.world.attributes import PARTS
 
 TEXT_WIDTH = 128
 CAPTION_DROPOUT = 0.1

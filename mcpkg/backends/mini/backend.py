@@ -16,7 +16,8 @@ from mcpkg.backends.mini.nets import FaceParserNet, IdentityEmbedder, RestorerNe
 from mcpkg.method.config import LossWeights, Method, Phase
 from mcpkg.method.interfaces import Backend, Faces
 from mcpkg.world.render import render_portraits
-from mcpkg.world.world import BALANCED, PARTS, sample_nuisance
+from mcpkg.world.attributes import PARTS, sample_nuisance
+from mcpkg.world.population import BALANCED
 
 WEIGHTS = Path(__file__).parent / "weights"
 IMAGE_SIZE_PX = 128
