@@ -1,5 +1,6 @@
-"""Shared code of the notebooks: models, samples and training runs done once, and code of single lessons. Imports viz,
-metrics, backends and what those may import.
+"""Shared code of the notebooks: models, samples and training runs done once, and code of single lessons.
+
+Imports viz, metrics, backends and what those may import.
 """
 
 from mcpkg.util.lazy import lazy_exports

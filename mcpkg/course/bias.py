@@ -17,8 +17,6 @@ from mcpkg.method.diffusion import training_target
 from mcpkg.method.interfaces import Backend, parse_in_batches
 from mcpkg.method.masks import to_latent_mask
 from mcpkg.method.reconstruction import masked_reconstruction
-from mcpkg.world.captions import write_captions
-from mcpkg.world.render import Renders, render_portraits
 from mcpkg.world.attributes import (
     ATTRIBUTES,
     COLUMN,
@@ -31,7 +29,9 @@ from mcpkg.world.attributes import (
     sample_nuisance,
     skin_to_tone,
 )
+from mcpkg.world.captions import write_captions
 from mcpkg.world.population import BALANCED, UNSEEN
+from mcpkg.world.render import Renders, render_portraits
 
 HUMANS = replace(BALANCED, robots=0.0)
 _SKIN = IDENTITY.index("skin")

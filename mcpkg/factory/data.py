@@ -22,9 +22,9 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from mcpkg.world.render import render_portraits
 from mcpkg.world.attributes import PARTS, Looks, Nuisance, People, sample_nuisance
 from mcpkg.world.population import POPULATIONS
+from mcpkg.world.render import render_portraits
 
 LOOKS_PER_PERSON = 4
 _CHUNK = 64

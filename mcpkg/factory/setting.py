@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from mcpkg.backends.mini.backend import WEIGHTS
-from mcpkg.factory.data import Batch, Pool, generator_for, make_pool, create_once
+from mcpkg.factory.data import Batch, Pool, create_once, generator_for, make_pool
 from mcpkg.util.files import replace_whole
 
 LATENT_CHANNELS = 16

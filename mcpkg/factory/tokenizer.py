@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 
@@ -9,7 +10,6 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
 from mcpkg.world.captions import VOCABULARY
-import itertools
 
 MAX_TOKENS = 32
 """Of a prompt, start and end included."""

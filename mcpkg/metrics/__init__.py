@@ -1,5 +1,6 @@
-"""Measurements of generated portraits: identity, style, leakage, failures, comparisons, votes. Imports training and what
-that may import; backends by their interface only.
+"""Measurements of generated portraits: identity, style, leakage, failures, comparisons, votes.
+
+Imports training and what that may import; backends by their interface only.
 """
 
 from mcpkg.util.lazy import lazy_exports

@@ -112,7 +112,7 @@ def read_votes(path: str | Path) -> list[Vote]:
     with path.open(newline="") as file:
         table = csv.DictReader(file)
         if tuple(table.fieldnames or ()) != Vote._fields:
-            raise ValueError(f"{path}: not a file of votes, its columns are not {','.join(Vote._fields)}. Give another file.")
+            raise ValueError(f"{path}: not a file of votes: its columns are not {','.join(Vote._fields)}.")
         rows = list(table)
     try:
         votes = [Vote(**{**row, "index": int(row["index"])}) for row in rows]

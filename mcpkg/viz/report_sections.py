@@ -113,9 +113,9 @@ def scores(result: Outcome, before: Outcome | None) -> Iterator[str]:
         rows.append([description.label.format(**facts), *cells, description.sentence.format(**facts)])
     yield heading("Scores")
     yield paragraph(
-        f"Mean over {scores.n_images} portraits, and in brackets the interval that contains the mean in 95 of 100 draws "
-        "of as many portraits from these. It shows how much other seeds would change the mean, not other people or "
-        "styles."
+        f"Mean over {scores.n_images} portraits, and in brackets the interval that contains the mean in 95 of 100 "
+        "draws of as many portraits from these. It shows how much other seeds would change the mean, not other people "
+        "or styles."
     )
     yield table(rows, ["", *columns, "Description"], numbers=range(1, len(columns) + 1))
     without, several = scores.n_without_face, scores.n_with_several_faces
@@ -153,7 +153,7 @@ def settings(backend: Backend, result: Outcome, before: Outcome | None) -> Itera
     yield table(rows, ["", "training", "steps", "per step", "this command, in all"], numbers=range(1, 5))
     lost, seen = adapter.record.get("faceless_images", 0), adapter.record.get("identity_images", 0)
     if seen:
-        yield paragraph(f"The identity loss was given {seen} predicted images, and no face was found in {lost} of them.")
+        yield paragraph(f"The identity loss was given {seen} predicted images; no face was found in {lost} of them.")
 
 
 def provenance(

@@ -104,7 +104,8 @@ def mask_check_sheet(portraits: Portraits, findings: list[MaskFinding]) -> Figur
         subfigure.suptitle("\n".join(finding.warnings) or finding.path.name, fontsize=7, wrap=True,
                            color="firebrick" if finding.warnings else "black")  # fmt: skip
     warned = sum(bool(finding.warnings) for finding in findings)
-    figure.suptitle(f"{warned} of {len(findings)} masks have a warning" if warned else f"{len(findings)} masks, no warnings")
+    counted = f"{warned} of {len(findings)} masks have a warning" if warned else f"{len(findings)} masks, no warnings"
+    figure.suptitle(counted)
     return figure
 
 

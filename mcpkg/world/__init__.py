@@ -1,4 +1,4 @@
-"""The rendered world and its ground truth: attributes, populations, renderer, captions and samples. Imports util only."""
+"""The rendered world and its ground truth: attributes, populations, renderer, captions, samples. Imports util only."""
 
 from mcpkg.util.lazy import lazy_exports
 

@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 from mcpkg.world.attributes import ATTRIBUTES, COLUMN, IDENTITY, Looks, People, code
 
 UNSEEN = 8_000_000
-"""Seeds from here on belong to evaluation. Training draws from hashes of its seeds (`mcpkg.factory.data.generator_for`),
-63 bits wide: one of them could meet these by chance only, and the chance is below 10^-11.
+"""Seeds from here on are for evaluation. Training draws from hashes of its seeds (`mcpkg.factory.data.generator_for`),
+63 bits wide: the chance that one of them equals one of these is below 10^-11.
 """
 
 

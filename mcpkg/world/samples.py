@@ -11,9 +11,9 @@ import tyro
 from torch import Generator
 
 from mcpkg.util.images import save_image
-from mcpkg.world.render import render_portraits
 from mcpkg.world.attributes import FACE, IDENTITY, Looks, People, sample_nuisance, tone_to_skin
 from mcpkg.world.population import BALANCED
+from mcpkg.world.render import render_portraits
 
 PHOTOS = 5  # per subject and per style
 SIZE_PX = 256

@@ -7,12 +7,12 @@ import torch
 from mcpkg.factory.data import (
     LOOKS_PER_PERSON,
     Pool,
+    create_once,
     degrade,
     generator_for,
     make_pool,
     part_shares,
     wear_out,
-    create_once,
 )
 from mcpkg.world.attributes import PARTS
 

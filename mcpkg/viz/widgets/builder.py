@@ -14,8 +14,6 @@ from mcpkg.data.portraits import Portraits, load_portraits
 from mcpkg.method.interfaces import Backend
 from mcpkg.util.images import to_pixels
 from mcpkg.viz.widgets.panel import Panel, labelled
-from mcpkg.world.render import render_portraits
-from mcpkg.world.samples import PHOTOS, NUISANCE_SEED, everyday_looks, reference_people, save_portraits
 from mcpkg.world.attributes import (
     ATTRIBUTES,
     IDENTITY,
@@ -27,6 +25,8 @@ from mcpkg.world.attributes import (
     tone_to_skin,
 )
 from mcpkg.world.population import BALANCED
+from mcpkg.world.render import render_portraits
+from mcpkg.world.samples import NUISANCE_SEED, PHOTOS, everyday_looks, reference_people, save_portraits
 
 PREVIEW_PX = 128
 PRESENTATIONS = ("feminine", "masculine")
@@ -50,8 +50,9 @@ class PortraitBuilder(Panel):
         }  # fmt: skip
         self.tone = labelled(ipywidgets.IntSlider, "Monk skin tone", LABEL_WIDTH, CONTROL_WIDTH,
                              value=round(skin_to_tone(start.skin).item()), min=1, max=MONK_TONES)  # fmt: skip
+        presentation = PRESENTATIONS[int(not start.feminine.item())]
         self.presentation = labelled(ipywidgets.Dropdown, "presenting as", LABEL_WIDTH, CONTROL_WIDTH,
-                                     options=PRESENTATIONS, value=PRESENTATIONS[int(not start.feminine.item())])  # fmt: skip
+                                     options=PRESENTATIONS, value=presentation)  # fmt: skip
         self.look_values = {
             name: labelled(ipywidgets.Dropdown, name.replace("_", " "), LABEL_WIDTH, CONTROL_WIDTH,
                            options=choices, value=choices[1 if name == "hair" else 0])

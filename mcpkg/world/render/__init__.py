@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mcpkg.world.attributes import PARTS, Looks, Nuisance, People
 from mcpkg.world.render.accessories import paint_accessory
 from mcpkg.world.render.backdrop import background
 from mcpkg.world.render.frame import Frame
@@ -29,7 +30,6 @@ from mcpkg.world.render.head import (
 )
 from mcpkg.world.render.treatment import develop
 from mcpkg.world.shapes import Canvas
-from mcpkg.world.attributes import PARTS, Looks, Nuisance, People
 
 __all__ = ["Renders", "render_portraits"]
 

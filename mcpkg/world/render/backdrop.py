@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mcpkg.world.attributes import code
 from mcpkg.world.render.frame import Frame
 from mcpkg.world.shapes import cover
-from mcpkg.world.attributes import code
 
 
 def background(frame: Frame) -> Float[Tensor, "b 3 h w"]:

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mcpkg.world.shapes import Canvas
 from mcpkg.world.attributes import IDENTITY, NUISANCE, Looks, Nuisance, People, code
+from mcpkg.world.shapes import Canvas
 
 _HEX = {
     "skin": "eedccf e9d2bf e6caab e2c39c d0a67c b08259 93664a 785140 614338 4f3a36",  # the ten Monk tones, as lit skin

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from mcpkg.world.attributes import GARMENT, NECK, code
 from mcpkg.world.render.frame import Frame, column
 from mcpkg.world.shapes import box, capsule, cover, ellipse
-from mcpkg.world.attributes import GARMENT, NECK, code
 
 
 def paint_body(frame: Frame) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mcpkg.metrics.user_study import read_votes
-from mcpkg.viz.widgets import blind_vote, build_portrait, explore_attention, check_masks, explore_attention_losses
+from mcpkg.viz.widgets import blind_vote, build_portrait, check_masks, explore_attention, explore_attention_losses
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 from tests.metrics.test_attention_trace import hand_made
 
@@ -146,7 +146,7 @@ def test_the_builder_makes_a_person_and_pictures(tmp_path):
     widget = build_portrait(seed=1)
     widget.tone.value, widget.presentation.value = 8, "feminine"
     widget.face["eye_size"].value = -0.5
-    widget.looks_like["garment"].value = "kimono"
+    widget.look_values["garment"].value = "kimono"
     people = widget.people
     assert people.skin.item() == pytest.approx(7 / 4.5 - 1)
     assert people.eye_size.item() == -0.5 and people.beard.item() == -1 and people.feminine.item()
