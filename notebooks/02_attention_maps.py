@@ -339,8 +339,8 @@ if answer is not None:
 # %% [markdown]
 # **Exercise 4, open.** More words in the prompt take attention from `<v1>`. Does it also look elsewhere then? Try
 # `trace_leakage(backend, adapter, Sampling(n=4, seed=100, edit="wearing sunglasses"))`, or another edit, with both
-# adapters; compare leakage *and* mass with the numbers above. Write down in two or three sentences what you did and what you
-# found, numbers included.
+# adapters; compare leakage *and* mass with the numbers above. Write down in two or three sentences what you did and
+# what you found, numbers included.
 
 # %%
 answer = None

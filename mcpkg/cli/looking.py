@@ -17,13 +17,13 @@ def masks(pictures: PicturesFlat, out: Path, as_json: AsJson = False, models: Mo
 
     from mcpkg.data.mask_check import diagnose_masks
     from mcpkg.util.images import save_figure
-    from mcpkg.viz.mask_sheet import mask_doctor_sheet
+    from mcpkg.viz.sheets import mask_check_sheet
 
     backend = models.load()
     portraits = dict(zip(("source", "reference"), pictures.load(backend, strict=False), strict=True))
     findings = {role: diagnose_masks(backend, of_role, role) for role, of_role in portraits.items()}
     for role in findings:
-        save_figure(mask_doctor_sheet(portraits[role], findings[role]), out / f"{role}_masks.png")
+        save_figure(mask_check_sheet(portraits[role], findings[role]), out / f"{role}_masks.png")
     refused = any(of_role.mask_problems for of_role in portraits.values())
     if as_json:
         answer = {role: [finding.as_dict() for finding in of_role] for role, of_role in findings.items()}

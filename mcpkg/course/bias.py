@@ -1,7 +1,7 @@
-"""Read how a drawn face presents, and change one thing about a rendered person at a time.
+"""Estimate skin tone and presentation of generated faces, and render people that differ in one attribute only.
 
-"Tone" and "presentation" are parameters that the renderer was given, and a reading is a network's estimate of them.
-Neither says anything about who a real person is.
+"Tone" and "presentation" are parameters of the renderer, and a reading is a network's estimate of them. Neither says
+anything about the identity of a real person.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 
 from mcpkg.course.one_step import estimate_x0
@@ -17,126 +17,146 @@ from mcpkg.method.diffusion import training_target
 from mcpkg.method.interfaces import Backend, parse_in_batches
 from mcpkg.method.masks import to_latent_mask
 from mcpkg.method.reconstruction import masked_reconstruction
+from mcpkg.world.attributes import (
+    ATTRIBUTES,
+    COLUMN,
+    FACE,
+    IDENTITY,
+    MONK_TONES,
+    Looks,
+    People,
+    code,
+    sample_nuisance,
+    skin_to_tone,
+)
 from mcpkg.world.captions import write_captions
+from mcpkg.world.population import BALANCED, UNSEEN
 from mcpkg.world.render import Renders, render_portraits
-from mcpkg.world.seeds import UNSEEN
-from mcpkg.world.world import ATTRIBUTES, BALANCED, IDENTITY, PARTS, Looks, People, code, sample_nuisance
 
-TONES = 10
-"""Of the Monk scale, 1 (lightest) to 10."""
 HUMANS = replace(BALANCED, robots=0.0)
-_SKIN, _FACE = IDENTITY.index("skin"), PARTS.index("face")
-_DEVIATION = 3**-0.5  # of a parameter in [-1, 1]; the scorer predicts them in standard deviations
+_SKIN = IDENTITY.index("skin")
+_DEVIATION = 3**-0.5  # standard deviation of a uniform parameter in [-1, 1]; the scorer predicts in this unit
 
 
 @dataclass(frozen=True)
 class Readings:
-    """What the identity scorer makes of each face."""
+    """The identity scorer's estimates for each face."""
 
     tone: Float[Tensor, " b"]
     """Monk tone, about 1 to 10."""
     feminine: Bool[Tensor, " b"]
-    """Read as feminine-presenting, which in this world is lashes, lip colour and no beard."""
+    """Read as feminine-presenting, which in the rendered world means lashes, lip colour and no beard."""
 
 
 @torch.no_grad()
 def read_faces(backend: Backend, images: Float[Tensor, "b 3 h w"]) -> Readings:
-    """Read tone and presentation of the face in each image, by the scorer of a mini backend.
+    """Estimate tone and presentation of the face in each image, with the identity scorer of a built-in backend.
 
     Note:
-        The scorer learned from renders of `BALANCED`: every tone equally often, every garment on everyone.
+        The scorer was trained on renders of `BALANCED`: all tones equally often, and garments independent of
+        presentation.
     """
     net, landmarks = backend.identity_scorer.net, parse_in_batches(backend, images).landmarks
     pairs = zip(images.split(64), landmarks.split(64), strict=True)
     traits = torch.cat([net.traits(some, at) for some, at in pairs]).cpu()
-    return Readings(to_tone(traits[:, _SKIN] * _DEVIATION), traits[:, -1] > 0)
+    return Readings(skin_to_tone(traits[:, _SKIN] * _DEVIATION), traits[:, -1] > 0)
 
 
-def to_tone(skin: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """The identity parameter `skin`, -1 to 1, as a Monk tone, 1 to 10."""
-    return 1 + (TONES - 1) * (skin + 1) / 2
+@torch.no_grad()
+def read_attributes(
+    backend: Backend, images: Float[Tensor, "b 3 h w"], keep_mask: Float[Tensor, "b 1 h w"]
+) -> Int64[Tensor, "b a"]:
+    """Predict the style attributes of each image with the style reader, in the columns of `Looks.codes`.
+
+    Args:
+        keep_mask: 1 where the style reader may see the image.
+    """
+    logits = backend.style_reader(images, keep_mask)
+    return torch.stack([logits[attribute].argmax(dim=1) for attribute in ATTRIBUTES], dim=1)
 
 
 @dataclass(frozen=True)
-class Pictured:
-    """Rendered portraits, what is true of them, and their full captions."""
+class CaptionedRenders:
+    """Rendered portraits with their true attributes and full captions."""
 
     people: People
     looks: Looks
     renders: Renders
     captions: list[str]
     rows_each: int = 1
-    """So many rows one after the other show one person."""
+    """Number of consecutive rows that show the same person."""
 
     def __len__(self) -> int:
         return len(self.captions)
 
 
-def picture_people(n: int, seed: int, feminine: float = 0.5, **look: str) -> Pictured:
-    """`n` people of every tone, in the shot and the look that they happen to have.
+def render_people(n: int, seed: int, feminine: float = 0.5, **look: str) -> CaptionedRenders:
+    """Render `n` people of all tones, in random looks and with random nuisance parameters.
 
     Args:
-        feminine: share of feminine-presenting people.
+        feminine: fraction of feminine-presenting people.
         look: attributes that all have, such as `garment="suit"`.
     """
     generator = Generator().manual_seed(UNSEEN + seed)
     people = replace(HUMANS, feminine=feminine).people(n, generator)
-    return _picture(people, _fixed(BALANCED.looks(people, generator), look), generator)
+    return _render(people, _with_values(BALANCED.looks(people, generator), look), generator)
 
 
-def picture_in_every_tone(n: int, seed: int) -> Pictured:
-    """`n` people, ten rows each, one for each tone; everything else about a person's ten pictures is the same.
+def render_in_every_tone(n: int, seed: int) -> CaptionedRenders:
+    """Render `n` people, ten rows each, one for each tone; a person's ten pictures differ in nothing else.
 
-    Colours are plain: sepia and noir would hide the tone.
+    The treatment is plain: sepia and noir would hide the tone.
     """
     generator = Generator().manual_seed(UNSEEN + seed)
     people = HUMANS.people(n, generator)
-    looks = _fixed(BALANCED.looks(people, generator), {"treatment": "plain"})
-    return _picture(people, looks, generator, TONES)
+    looks = _with_values(BALANCED.looks(people, generator), {"treatment": "plain"})
+    return _render(people, looks, generator, MONK_TONES)
 
 
-def _fixed(looks: Looks, look: dict[str, str]) -> Looks:
+def _with_values(looks: Looks, values: dict[str, str]) -> Looks:
+    """Return the looks with some attributes set to the same value in every row."""
     codes = looks.codes.clone()
-    for attribute, value in look.items():
-        codes[:, list(ATTRIBUTES).index(attribute)] = code(attribute, value)
+    for attribute, value in values.items():
+        codes[:, COLUMN[attribute]] = code(attribute, value)
     return Looks(codes)
 
 
-def _picture(people: People, looks: Looks, generator: Generator, tones: int = 1) -> Pictured:
-    shots = sample_nuisance(len(people), generator).repeat(tones)
+def _render(people: People, looks: Looks, generator: Generator, tones: int = 1) -> CaptionedRenders:
+    """Draw nuisance parameters and captions, and render each person in `tones` tones."""
+    nuisance = sample_nuisance(len(people), generator).repeat(tones)
     captions = [caption.text for caption in write_captions(people, looks, generator, dropout=0.0) for _ in range(tones)]
     people, looks = people.repeat(tones), looks.repeat(tones)
     if tones > 1:
         shape = people.shape.clone()
         shape[:, _SKIN] = torch.linspace(-1, 1, tones).repeat(len(people) // tones)
         people = replace(people, shape=shape)
-    return Pictured(people, looks, render_portraits(people, looks, shots), captions, tones)
+    return CaptionedRenders(people, looks, render_portraits(people, looks, nuisance), captions, tones)
 
 
 @torch.no_grad()
 def estimate_faces(
-    backend: Backend, pictured: Pictured, timestep: int, seed: int = 0, batch_size: int = 40
+    backend: Backend, rendered: CaptionedRenders, timestep: int, seed: int = 0, batch_size: int = 40
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """How well the model knows these faces: each is noised to one timestep, and taken back in one step.
+    """Measure how well the model predicts these faces: add noise up to one timestep, and estimate x0 in one step.
 
     Returns:
-        Noise error inside the face under the picture's own caption (the loss of Eq. 4), and the tone that is read
-        from the estimate x0.
+        The noise error inside the face under the picture's caption (the loss of Eq. 4), and the tone that is read from
+        the estimate of x0.
 
     Note:
-        Pictures of one person in every tone share their noise, so that nothing but the tone tells them apart.
+        Pictures of one person in all tones get the same noise, so that they differ in nothing but the tone.
     """
-    scheduler, net, renders = backend.pipeline.scheduler, backend.identity_scorer.net, pictured.renders
+    scheduler, net, renders = backend.pipeline.scheduler, backend.identity_scorer.net, rendered.renders
     generator = Generator().manual_seed(UNSEEN + seed)
     errors, tones = [], []
-    for rows in torch.arange(len(pictured)).split(batch_size // pictured.rows_each * pictured.rows_each):
+    for rows in torch.arange(len(rendered)).split(batch_size // rendered.rows_each * rendered.rows_each):
         latents = backend.encode(renders.image[rows])
-        people = (len(rows) // pictured.rows_each, *latents.shape[1:])
-        noise = torch.randn(people, generator=generator).repeat_interleave(pictured.rows_each, dim=0).to(latents)
-        step = estimate_x0(backend, latents, noise, [pictured.captions[i] for i in rows], timestep)
+        people = (len(rows) // rendered.rows_each, *latents.shape[1:])
+        noise = torch.randn(people, generator=generator).repeat_interleave(rendered.rows_each, dim=0).to(latents)
+        step = estimate_x0(backend, latents, noise, [rendered.captions[i] for i in rows], timestep)
         truth = training_target(latents, noise, torch.full((len(rows),), timestep), scheduler)
-        mask = to_latent_mask(renders.parts[rows, _FACE, None], tuple(latents.shape[-2:])).to(latents)
+        mask = to_latent_mask(renders.parts[rows, FACE, None], tuple(latents.shape[-2:])).to(latents)
         errors.append(masked_reconstruction(step.noise_pred, truth, mask))
         landmarks = renders.landmarks[rows].to(latents)
-        tones.append(to_tone(net.traits(step.images.clamp(0, 1), landmarks)[:, _SKIN] * _DEVIATION))
+        tones.append(skin_to_tone(net.traits(step.images.clamp(0, 1), landmarks)[:, _SKIN] * _DEVIATION))
     return torch.cat(errors).cpu(), torch.cat(tones).cpu()

@@ -1,4 +1,4 @@
-"""Teach a base model from a handful of captioned pictures what its training population lacked."""
+"""Fine-tune a base model on a few captioned pictures of what its training population lacked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Generator
 from torch.optim import AdamW
 
-from mcpkg.course.bias import Pictured
+from mcpkg.course.bias import CaptionedRenders
 from mcpkg.inference.model_patching import temporarily_patched
 from mcpkg.method.diffusion import add_noise, training_target, velocity_weight
 from mcpkg.method.interfaces import Backend
@@ -22,13 +22,13 @@ RANK, BATCH = 16, 6
 
 @contextmanager
 def train_few_shot(
-    backend: Backend, pictured: Pictured, steps: int = 120, learning_rate: float = 2e-3, seed: int = 0
+    backend: Backend, rendered: CaptionedRenders, steps: int = 120, learning_rate: float = 2e-3, seed: int = 0
 ) -> Iterator[list[float]]:
-    """The backend with a LoRA that a few pictures taught its UNet (Eq. 1, under their captions); gone after the block.
+    """Train a LoRA for the UNet on a few captioned pictures (Eq. 1); the backend has it until the end of the block.
 
     Args:
-        pictured: what to learn from; a few dozen at most, for they are encoded at once.
-        steps: of `BATCH` pictures each; the rate falls linearly to 0.
+        rendered: the training pictures; a few dozen at most, since they are encoded in one batch.
+        steps: training steps of `BATCH` pictures each; the learning rate falls linearly to 0.
 
     Yields:
         The loss of each step.
@@ -36,8 +36,8 @@ def train_few_shot(
     pipeline, rng, losses = backend.pipeline, Generator().manual_seed(seed), []
     with temporarily_patched(backend):
         with torch.no_grad():
-            latents = backend.encode(pictured.renders.image)
-            context = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, pictured.captions)
+            latents = backend.encode(rendered.renders.image)
+            context = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, rendered.captions)
         optimizer = AdamW(add_lora(pipeline.unet, RANK, "all", rng).values(), lr=learning_rate)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
         for _ in range(steps):

@@ -1,4 +1,4 @@
-"""One-step estimates of an image at a chosen timestep, and how hard a loss on them pulls there (Eq. 7)."""
+"""One-step estimates of an image at a chosen timestep, and the gradient of a loss on them (Eq. 7)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from mcpkg.method.prompts import encode_prompts
 
 @dataclass(frozen=True)
 class OneStep:
-    """What the model makes of noised images in a single pass; one row per image, all at one timestep."""
+    """Estimates of images from their noisy latents in one pass of the model, all at one timestep."""
 
     timestep: int
     noisy: Float[Tensor, "b c k k"]
     """z_t."""
     noise_pred: Float[Tensor, "b c k k"]
-    """The noise that the model sees in it, or the velocity where the scheduler says so."""
+    """The predicted noise, or the velocity for a scheduler with v-prediction."""
     images: Float[Tensor, "b 3 h w"]
-    """B's input in Eq. 7: the decoded estimate x0, in about [0, 1]; not clamped."""
+    """The input of B in Eq. 7: the decoded estimate of x0, in about [0, 1]; not clamped."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -38,16 +38,16 @@ def estimate_x0(
     prompts: Sequence[str],
     timestep: int,
 ) -> OneStep:
-    """Noise clean latents to a timestep and take them back in one step, with what is applied to the backend now.
+    """Add noise to clean latents up to a timestep and estimate x0 in one step, with the backend's current weights.
 
     Args:
-        latents: as `backend.encode` gives them.
-        noise: standard normal; the same at every timestep, if timesteps are to be compared.
+        latents: from `backend.encode`.
+        noise: standard normal; use the same at every timestep to compare timesteps.
         prompts: one per image; no guidance.
         timestep: 0 to the schedule's length - 1, the same for all.
 
     Raises:
-        ValueError: the timestep is not one of the schedule's, or there are not as many prompts as images.
+        ValueError: the timestep is outside the schedule, or the number of prompts differs from that of images.
     """
     scheduler, t = backend.pipeline.scheduler, _timesteps(backend, latents, timestep)
     if len(prompts) != len(latents):
@@ -62,14 +62,16 @@ def estimate_x0(
 def x0_gradient(
     backend: Backend, step: OneStep, loss: Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, " b"]]
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, "b c k k"]]:
-    """A loss on the estimated images, and its gradient in the predicted noise: how it reaches the weights.
+    """Compute a loss on the estimated images and its gradient with respect to the predicted noise.
+
+    Through this gradient the loss reaches the weights.
 
     Args:
-        loss: of images, one value each; Eq. 7's, or another that needs to see an image.
+        loss: function of images, one value each; that of Eq. 7, or another that needs an image.
 
     Note:
-        By Tweedie's formula the gradient has a factor of sqrt((1 - a_t) / a_t): it grows with the timestep, whether
-        or not there is still anything in the estimate that the loss can judge.
+        By Tweedie's formula the gradient has a factor of sqrt((1 - a_t) / a_t): it grows with the timestep, even
+        where the estimate contains nothing that the loss can measure.
     """
     t = _timesteps(backend, step.noisy, step.timestep)
     noise_pred = step.noise_pred.detach().requires_grad_()
@@ -80,7 +82,8 @@ def x0_gradient(
 
 
 def _timesteps(backend: Backend, latents: Tensor, timestep: int) -> Int[Tensor, " b"]:
+    """Repeat the timestep for each row; raise ValueError if it is outside the schedule."""
     length = backend.pipeline.scheduler.config.num_train_timesteps
     if not 0 <= timestep < length:
-        raise ValueError(f"timestep: {timestep} is not in 0 to {length - 1}, the schedule's.")
+        raise ValueError(f"timestep: {timestep} is not in 0 to {length - 1}, the timesteps of the schedule.")
     return torch.full((len(latents),), timestep, device=latents.device)

@@ -1,4 +1,4 @@
-"""What each notebook of the course begins with: the models, the samples, and trainings that are done only once."""
+"""The start of each notebook of the course: models, samples, and training runs that are done only once."""
 
 import hashlib
 import json
@@ -21,11 +21,11 @@ SAMPLES, RUNS = Path("data_samples"), Path("runs", "course")
 
 
 def open_course(backend: str = "auto", device: str = "") -> "Course":
-    """Load the models, find the samples and, in a notebook, have figures shown.
+    """Load the models, find the samples and, in a notebook, turn on the display of figures.
 
     Args:
-        backend: one of `mcpkg.backends.BACKENDS`; "auto" takes the best that this machine can run.
-        device: as torch names it; by default the one that suits the backend.
+        backend: one of `mcpkg.backends.BACKENDS`; "auto" selects the best that this machine can run.
+        device: a torch device name; by default the one that suits the backend.
 
     Raises:
         ValueError: no backend of that name.
@@ -41,44 +41,44 @@ def open_course(backend: str = "auto", device: str = "") -> "Course":
 
 @dataclass
 class Course:
-    """Models, samples and trainings; the same in every notebook, whatever the folder that it runs in."""
+    """Models, samples and training runs; the same in every notebook, independent of the working folder."""
 
     backend: Backend
     root: Path
-    """Holds data_samples/ and runs/."""
+    """Contains data_samples/ and runs/."""
     _loaded: dict[Path, "Portraits"] = field(default_factory=dict, repr=False)
 
     def source(self, name: str | Path) -> "Portraits":
-        """Who: a person of data_samples/subjects by name, such as "amara", or a folder of pictures."""
+        """Load the source: a person of data_samples/subjects by name, such as "amara", or a folder of pictures."""
         return self._portraits("subjects", name)
 
     def reference(self, name: str | Path) -> "Portraits":
-        """In what look: a style of data_samples/styles by name, such as "kimono", or a folder of pictures."""
+        """Load the reference: a style of data_samples/styles by name, such as "kimono", or a folder of pictures."""
         return self._portraits("styles", name)
 
-    def method(self, method: Method, share: float = 1.0) -> Method:
-        """The method as it suits this course's models.
+    def method(self, method: Method, fraction: float = 1.0) -> Method:
+        """Adapt the method's settings to this course's models.
 
         Args:
-            share: of its steps, where a lesson can do with less: every phase is shortened alike, to at least one step.
+            fraction: of the steps to train, for lessons that need less; every phase keeps at least one step.
 
         Raises:
-            ValueError: the share is not in (0, 1].
+            ValueError: `fraction` is not in (0, 1].
         """
-        if not 0 < share <= 1:
-            raise ValueError(f"share: {share} is not in (0, 1]. Give a part of the steps, such as 0.5.")
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction: {fraction} is not in (0, 1]. Give a fraction of the steps, such as 0.5.")
         tuned = self.backend.tune(method)
-        phases = (replace(p, steps=max(1, round(share * p.steps)) if p.steps else 0) for p in tuned.phases)
+        phases = (replace(p, steps=max(1, round(fraction * p.steps)) if p.steps else 0) for p in tuned.phases)
         return replace(tuned, phases=tuple(phases))
 
     def train(self, method: Method, source: "Portraits", reference: "Portraits", seed: int = 0) -> "Adapter":
-        """What `mcpkg.training.trainer.personalise` gives; trained once, then found again by every notebook.
+        """Train an adapter with `mcpkg.personalise`, or load it if any notebook has trained it before.
 
         Args:
-            method: as it shall run, see `method`.
+            method: adapted by `Course.method`.
 
         Note:
-            A second notebook that asks for the same training at the same time waits for the first one's.
+            A second notebook that starts the same training at the same time waits for the first.
         """
         from filelock import FileLock
 
@@ -96,36 +96,36 @@ class Course:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             adapter = train_in_folder(folder, self.backend, source, reference, method, seed, count, progress=False)
-        kept = folder.relative_to(self.root) if folder.is_relative_to(self.root) else folder
-        line.end(f"{method.name}: {total} steps in {adapter.record['seconds']:.0f} s, kept in {kept}")
+        shown = folder.relative_to(self.root) if folder.is_relative_to(self.root) else folder
+        line.end(f"{method.name}: {total} steps in {adapter.record['seconds']:.0f} s, saved in {shown}")
         return adapter
 
     def history(self, method: Method, source: "Portraits", reference: "Portraits", seed: int = 0) -> list[dict]:
-        """Every step of a training that was done, as StepReport's fields; empty if it was not."""
+        """Return every step of a finished training as the fields of StepReport; empty if there was none."""
         from mcpkg.training.checkpoints import read_steps
 
         return read_steps(self.folder(method, source, reference, seed))
 
     def expect(self, finding: bool) -> None:
-        """What this lesson found on the built-in models: an assertion on these, a remark on any other.
+        """Check a result of the lesson: raise on the built-in models, print a remark on any other.
 
         Raises:
-            AssertionError: it is otherwise, on a built-in model.
+            AssertionError: the finding is false on a built-in model.
         """
         from mcpkg.backends import BUILT_IN
 
         if self.backend.name in BUILT_IN:
-            assert finding, "the numbers are not what this lesson is about; was something changed above?"
+            assert finding, "the numbers differ from those of this lesson; was something changed above?"
         elif not finding:
-            print(f"This lesson was written on the built-in model; on {self.backend.name} it came out otherwise.")
+            print(f"This lesson was written for the built-in model; on {self.backend.name} the result differs.")
 
     def folder(self, method: Method, source: "Portraits", reference: "Portraits", seed: int = 0) -> Path:
-        """Where a training is kept: readable in front, and at the end a digest of all that it depends on."""
+        """Return the folder of a training: readable names, then a digest of everything that the result depends on."""
         from accelerate import PartialState
 
         from mcpkg.training.run_folder import run_settings
 
-        PartialState(cpu=self.backend.device.type == "cpu")  # as the training will make it
+        PartialState(cpu=self.backend.device.type == "cpu")  # with the settings of the training
         settings = run_settings(self.backend, source, reference, method, seed, self.backend.precision)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         names = (p.paths[0].parent.name for p in (source, reference))
@@ -139,30 +139,30 @@ class Course:
         if not folder.is_dir() and not sample.is_dir():
             known = sorted(path.name for path in (self.root / SAMPLES / kind).iterdir() if path.is_dir())
             raise FileNotFoundError(f"{name}: neither a folder nor one of {', '.join(known)}.")
-        if not (sample.is_dir() and sample.is_relative_to(self.root / SAMPLES)):  # an absolute folder stands for itself
-            return load_portraits(folder, self.backend)  # each time, for its pictures may have changed
+        if not (sample.is_dir() and sample.is_relative_to(self.root / SAMPLES)):  # an absolute path is not a sample
+            return load_portraits(folder, self.backend)  # not cached: its pictures may have changed
         if sample not in self._loaded:
-            self._loaded[sample] = load_portraits(os.path.relpath(sample), self.backend)  # as messages shall name it
+            self._loaded[sample] = load_portraits(os.path.relpath(sample), self.backend)  # a short path for messages
         return self._loaded[sample]
 
 
 def find_root() -> Path:
-    """The folder that holds data_samples: this one, one above it, or the one that mcpkg was imported from.
+    """Find the folder that contains data_samples: this one, one above it, or the one that mcpkg was imported from.
 
     Raises:
-        FileNotFoundError: none of them does.
+        FileNotFoundError: none of them contains it.
     """
     for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).parents[2]):
         if (folder / SAMPLES / "subjects").is_dir():
             return folder
-    raise FileNotFoundError(f"{SAMPLES}: not here, nor above. Open the notebook in a clone of the repository.")
+    raise FileNotFoundError(f"{SAMPLES}: not here or above. Open the notebook in a clone of the repository.")
 
 
 def check(answer: Any, test: Callable[[Any], Any], hint: str = "") -> None:
-    """Say whether an exercise's answer is right; one that is still None is not looked at.
+    """Raise if an exercise's answer is wrong, else print "right"; an answer that is still None is not checked.
 
     Args:
-        test: given the answer, returns whether it is right, or asserts so.
+        test: function of the answer that returns whether it is right, or asserts it.
         hint: shown with a wrong answer.
 
     Raises:
@@ -181,17 +181,20 @@ def check(answer: Any, test: Callable[[Any], Any], hint: str = "") -> None:
 
 
 def reveal(guess: float | str | None, measured: float | str, what: str) -> None:
-    """Lay a prediction beside what was measured; a guess that was not made is not held against anybody."""
+    """Print a measured value beside the reader's prediction, if they made one (`guess` is not None)."""
 
-    def said(value: float | str) -> str:
+    def text(value: float | str) -> str:
         return f"{value:.2f}" if isinstance(value, float) else str(value)
 
-    guessed = "no guess" if guess is None else f"you guessed {said(guess)}"
-    print(f"{what}: {said(measured)} ({guessed})")
+    guessed = "no guess" if guess is None else f"you guessed {text(guess)}"
+    print(f"{what}: {text(measured)} ({guessed})")
 
 
 class _StatusLine:
-    """One line that each update replaces, so that a stored notebook keeps the last; silent outside of notebooks."""
+    """A line of text that each update replaces, so that a stored notebook keeps only the last one.
+
+    Outside of notebooks only the last one is printed.
+    """
 
     def __init__(self):
         self.handle, self.in_notebook = None, _shell() is not None
@@ -210,17 +213,17 @@ class _StatusLine:
 
 
 def _shell() -> Any | None:
-    """The notebook's shell; None where Python runs without one."""
+    """Return the notebook's shell; None if Python runs without one."""
     ipython = sys.modules.get("IPython")
     return ipython and ipython.get_ipython()
 
 
 def _show_figures() -> None:
-    """Figures made without pyplot, as all of mcpkg's are, are shown where they end a cell."""
+    """Make a notebook display figures made without pyplot, as all of mcpkg's are, when they end a cell."""
     if (shell := _shell()) is not None:
         from IPython.core.pylabtools import select_figure_formats
         from matplotlib.figure import Figure
 
         select_figure_formats(shell, {"png"}, bbox_inches=None)
-        as_text = shell.display_formatter.formatters["text/plain"]  # what is read aloud where no picture is
+        as_text = shell.display_formatter.formatters["text/plain"]  # for screen readers
         as_text.for_type(Figure, lambda figure, printer, cycle: printer.text(figure.get_suptitle() or "figure"))

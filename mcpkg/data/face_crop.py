@@ -1,4 +1,4 @@
-"""Find the face in a picture of any shape, and the square around it that training will see."""
+"""Find the face in a picture of any shape, and crop the square around it that training reads."""
 
 import math
 from dataclasses import dataclass, replace
@@ -13,17 +13,17 @@ from mcpkg.data.image_files import Box
 from mcpkg.method.interfaces import Backend, Faces
 from mcpkg.util.images import to_tensor
 
-FRAME_PER_FACE = 3.0
-"""Side of the square in heights (or widths, if larger) of the face: head, shoulders and some background."""
+CROP_PER_FACE = 3.0
+"""Side of the square in units of the face's height (or width, if larger): head, shoulders and some background."""
 FACE_FROM_TOP = 0.45
-"""Where the middle of the face lies in the square."""
-CELLS = 32  # a side, of the grid on which separate faces are told apart
-SURE = 0.35  # share of a cell that is face, from which on it belongs to one
+"""Height of the square above the middle of the face, as a fraction."""
+CELLS = 32  # per side, of the coarse grid on which separate faces are distinguished
+FACE_THRESHOLD = 0.35  # a cell counts as face if at least this fraction of it is face
 
 
 @dataclass(frozen=True)
-class Framed:
-    """The part of a picture that is used, and the face in it."""
+class FaceCrop:
+    """The part of a picture that training uses, and the face in it."""
 
     box: Box
     """A square within the picture."""
@@ -34,32 +34,32 @@ class Framed:
     """Whether there are more faces in the picture."""
 
 
-def frame_face(picture: Image.Image, backend: Backend) -> Framed | None:
-    """Crop to the largest face with a margin; None if there is no face.
+def crop_to_face(picture: Image.Image, backend: Backend) -> FaceCrop | None:
+    """Crop to the largest face with a margin; return None if there is no face.
 
-    The picture is looked at in squares as high as its short side, for parsers read squares. The square that is cut
-    out stays within the picture, so nothing is ever padded: a tight portrait comes back whole.
+    Parsers read squares, so the face is searched in square windows as large as the picture's short side. The crop
+    stays within the picture, so nothing is ever padded: a tight portrait is returned whole.
     """
-    looks = square_windows(*picture.size)
-    faces = backend.face_parser.parse(torch.stack([_cut(picture, look, backend) for look in looks]))
-    seen = {look: _face_box(faces.face_mask[i], look) for i, look in enumerate(looks) if faces.found[i]}
-    if not seen:
+    windows = square_windows(*picture.size)
+    faces = backend.face_parser.parse(torch.stack([_cut(picture, window, backend) for window in windows]))
+    found = {window: _face_box(faces.face_mask[i], window) for i, window in enumerate(windows) if faces.found[i]}
+    if not found:
         return None
-    look, face = max(seen.items(), key=lambda item: _area(item[1]))
-    elsewhere = any(not _overlap(face, other) for other in seen.values())
-    several = elsewhere or bool(faces.count[looks.index(look)] > 1)
-    for box in (_frame(face, picture.size), look):  # a parser may lose the face in a crop that it found in the whole
+    window, face = max(found.items(), key=lambda item: _area(item[1]))
+    elsewhere = any(not _overlap(face, other) for other in found.values())
+    several = elsewhere or bool(faces.count[windows.index(window)] > 1)
+    for box in (_square_around(face, picture.size), window):  # a parser may miss in a crop a face that it found before
         image = _cut(picture, box, backend)
         faces = backend.face_parser.parse(image[None])
         if faces.found:
             if faces.count > 1:
                 faces = replace(faces, face_mask=largest_part(faces.face_mask[0])[None])
-            return Framed(box, image, faces, several)
+            return FaceCrop(box, image, faces, several)
     return None
 
 
 def square_windows(width: int, height: int) -> list[Box]:
-    """Squares as large as the short side, evenly along the long one; each shares half or more with the next."""
+    """Return squares as large as the short side, evenly spaced along the long one; each overlaps half of the next."""
     side, length = min(width, height), max(width, height)
     gaps = math.ceil(2 * (length - side) / side)
     starts = [round(i * (length - side) / max(1, gaps)) for i in range(gaps + 1)]
@@ -68,14 +68,17 @@ def square_windows(width: int, height: int) -> list[Box]:
 
 
 def largest_part(mask: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
-    """The mask without all but its largest part; what glasses or hair part by a cell or two stays together."""
-    share = functional.adaptive_avg_pool2d(mask.float(), CELLS)  # 1 c c
-    near = functional.max_pool2d((share > SURE).float(), 3, stride=1, padding=1)
-    labels, before = torch.arange(1, CELLS**2 + 1).to(share).view(1, CELLS, CELLS) * near, None
-    while before is None or not torch.equal(labels, before):  # the highest number floods its part
+    """Keep only the largest connected part of a mask; parts that are one or two cells apart count as connected.
+
+    So glasses or hair across a face do not split it.
+    """
+    fraction = functional.adaptive_avg_pool2d(mask.float(), CELLS)  # 1 c c
+    near = functional.max_pool2d((fraction > FACE_THRESHOLD).float(), 3, stride=1, padding=1)
+    labels, before = torch.arange(1, CELLS**2 + 1).to(fraction).view(1, CELLS, CELLS) * near, None
+    while before is None or not torch.equal(labels, before):  # the highest number spreads over its part
         labels, before = functional.max_pool2d(labels, 3, stride=1, padding=1) * near, labels
-    areas = torch.bincount(labels.long().flatten(), weights=share.flatten())
-    areas[0] = 0  # of what belongs to no part
+    areas = torch.bincount(labels.long().flatten(), weights=fraction.flatten())
+    areas[0] = 0  # cells of no part
     keep = (labels == areas.argmax()).to(mask)
     return mask * functional.interpolate(keep[None], mask.shape[-2:])[0]
 
@@ -86,7 +89,7 @@ def _cut(picture: Image.Image, box: Box, backend: Backend) -> Float[Tensor, "3 h
 
 
 def _face_box(mask: Float[Tensor, "1 h w"], window: Box) -> Box:
-    """Around the largest part of a window's mask, in pixels of the picture."""
+    """Return the box around the largest part of a window's mask, in pixels of the picture."""
     inside = largest_part(mask)[0] > mask.amax() / 2
     rows, columns = inside.any(dim=1).nonzero().flatten(), inside.any(dim=0).nonzero().flatten()
     scale, (left, top) = (window[2] - window[0]) / mask.shape[-1], window[:2]
@@ -94,9 +97,10 @@ def _face_box(mask: Float[Tensor, "1 h w"], window: Box) -> Box:
     return tuple(round(edge.item() * scale) + offset for edge, offset in zip(edges, (left, top, left, top)))
 
 
-def _frame(face: Box, size: tuple[int, int]) -> Box:
+def _square_around(face: Box, size: tuple[int, int]) -> Box:
+    """Return the square to crop for a face, moved so that it lies within a picture of this size."""
     left, top, right, bottom = face
-    side = min(round(FRAME_PER_FACE * max(right - left, bottom - top)), *size)
+    side = min(round(CROP_PER_FACE * max(right - left, bottom - top)), *size)
     x = (left + right) / 2 - side / 2
     y = (top + bottom) / 2 - side * FACE_FROM_TOP
     x, y = (round(min(max(at, 0), length - side)) for at, length in zip((x, y), size))

@@ -1,4 +1,4 @@
-"""Look at masks before training does: what each covers at every size that training reads, and what seems wrong."""
+"""Check masks before training: what each covers at every size that training reads, and what seems wrong."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,54 +13,54 @@ from mcpkg.method.interfaces import Backend
 from mcpkg.method.masks import grow_mask, role_region, shift_mask, to_attention_mask, to_latent_mask
 
 FULL = 0.9
-"""Share of the image above which a face mask is nearly full."""
+"""Fraction of the image above which a face mask is nearly full."""
 FEW_CELLS = 4.0
-"""Latent cells below which a face is too small to learn from."""
+"""Number of latent cells below which a face is too small to learn from."""
 ON_FACE = 0.5
-"""Share of the face that a mask should cover at least."""
+"""Minimum fraction of the face that a mask should cover."""
 
 
 @dataclass(frozen=True)
 class MaskFinding:
-    """One image's mask at the sizes that training reads; shares are of the whole image."""
+    """One image's mask at the sizes that training reads."""
 
     path: Path
     pixels: Float[Tensor, "1 h w"]
-    """Where reconstruction counts."""
+    """Where the reconstruction loss is computed (Eqs. 4-6)."""
     latent: Float[Tensor, "1 k k"]
     """The same at the latents' size, as the loss weighs it."""
     attention: Float[Tensor, "1 a a"]
-    """Where the word may look."""
+    """The placeholder's region in attention maps (Eq. 8)."""
     on_face: float
-    """Share of the face found by the parser that the face mask covers; low if the mask is inverted or misplaced."""
+    """Fraction of the face found by the parser that the face mask covers; low if the mask is inverted or misplaced."""
     warnings: tuple[str, ...]
-    """One line each; empty if all seems well."""
+    """One line each; empty if nothing seems wrong."""
 
     @property
     def coverage(self) -> dict[str, float]:
-        """Size -> share of the image that the mask covers."""
+        """Size -> fraction of the image that the mask covers."""
         return {name: getattr(self, name).mean().item() for name in ("pixels", "latent", "attention")}
 
     def as_dict(self) -> dict:
-        """Ready for JSON."""
+        """Return plain values, ready for JSON."""
         rest = {"on_face": self.on_face, "warnings": list(self.warnings)}
         return {"image": str(self.path), "coverage": self.coverage} | rest
 
 
 @torch.no_grad()
 def diagnose_masks(backend: Backend, portraits: Portraits, role: str = "source") -> list[MaskFinding]:
-    """What training will make of the masks, one finding per image.
+    """Measure the masks as training will read them, one finding per image.
 
     Args:
-        portraits: loaded with strict=False, or the worst masks are refused before they can be looked at.
-        role: "source" trains inside the face and "reference" outside it. Warnings speak of the face mask for both.
+        portraits: loaded with strict=False, or loading raises on the worst masks before they can be checked.
+        role: "source" trains inside the face and "reference" outside it. Warnings are about the face mask for both.
 
     Raises:
-        ValueError: unknown role, or masks that are not of the images' size.
+        ValueError: unknown role, or masks of another size than the images.
     """
     if portraits.faces.face_mask.shape[-2:] != portraits.images.shape[-2:]:
         sizes = "{} x {}, images of {} x {}".format(*portraits.faces.face_mask.shape[-2:], *portraits.images.shape[-2:])
-        raise ValueError(f"face masks of {sizes} pixels. Bring both to one size.")
+        raise ValueError(f"face masks of {sizes} pixels. Resize both to one size.")
     face, parsed = portraits.faces.face_mask, backend.face_parser.parse(portraits.images).face_mask
     side = backend.image_size_px // backend.pipeline.vae_scale_factor
     findings = []
@@ -81,10 +81,10 @@ def change_masks(
     right_px: Sequence[int],
     down_px: Sequence[int],
 ) -> Portraits:
-    """Portraits with mended face masks, without those that are not kept; one value per image in each argument.
+    """Return portraits with corrected face masks, without images that are not kept; arguments have one value per image.
 
     Args:
-        keep: False leaves the image out.
+        keep: False removes the image.
         grow_px, right_px, down_px: see `grow_mask` and `shift_mask`; growing comes first.
 
     Raises:
@@ -110,15 +110,15 @@ def change_masks(
 def _warnings(
     path: Path, face: Float[Tensor, "1 h w"], side: int, on_face: float, problem: str | None
 ) -> Iterator[str]:
-    """Lines about the face mask: what its file has against it, else the worst that the mask itself shows."""
-    share, cells = face.mean().item(), face.mean().item() * side**2
+    """Yield at most one line about the face mask: the problem with its file, else the worst problem of the mask."""
+    fraction, cells = face.mean().item(), face.mean().item() * side**2
     if problem:
         yield problem
     elif face.amax() < 0.5:
         yield f"{path}: the mask is empty. Paint the face white, or take the parser's mask."
-    elif share > FULL:
-        yield f"{path}: the mask covers {share:.0%} of the image. Paint only the face white."
+    elif fraction > FULL:
+        yield f"{path}: the mask covers {fraction:.0%} of the image. Paint only the face white."
     elif cells < FEW_CELLS:
-        yield f"{path}: the mask covers {cells:.1f} latent cells; little can be learned from so few. Crop closer."
+        yield f"{path}: the mask covers {cells:.1f} latent cells, too few to learn much. Crop closer."
     elif on_face < ON_FACE:
-        yield f"{path}: the mask covers {on_face:.0%} of the face. Is it inverted, or another image's?"
+        yield f"{path}: the mask covers {on_face:.0%} of the face. Is it inverted, or the mask of another image?"

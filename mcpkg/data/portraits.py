@@ -9,13 +9,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from mcpkg.data.face_crop import Framed, frame_face
-from mcpkg.data.image_files import Picture, find_images, find_other_pictures, open_picture, read_image
+from mcpkg.data.face_crop import FaceCrop, crop_to_face
+from mcpkg.data.image_files import Picture, find_images, find_other_pictures, open_picture
 from mcpkg.method.interfaces import Backend, Faces
 from mcpkg.util.errors import describe_error, notify
-from mcpkg.util.images import save_image, to_tensor
-
-__all__ = ["MASK_ORIGINS", "Portraits", "find_images", "load_portraits", "read_image", "save_image"]
+from mcpkg.util.images import to_tensor
 
 MASK_ORIGINS = ("files", "alpha", "parser")
 
@@ -28,7 +26,7 @@ class Portraits:
     images: Float[Tensor, "b 3 h w"]
     """RGB in [0, 1]."""
     faces: Faces
-    """As the parser saw them, but with the user's face masks where there are any."""
+    """As the parser found them, but with the user's face masks where given."""
     mask_problems: Mapping[Path, str] = field(default_factory=dict)
     """Image -> what is wrong with its mask file; empty unless loaded with strict=False."""
 
@@ -46,25 +44,26 @@ def load_portraits(
     mask_from: str = "files",
     strict: bool = True,
 ) -> Portraits:
-    """Read every image directly in a folder, in the order of the names, and crop each to its largest face.
+    """Read every image directly in a folder, sorted by name, and crop each to its largest face.
 
     Args:
-        folder: holds two or more PNG, JPEG or WebP files; hidden files and subfolders are not read.
-        backend: its `image_size_px` is the size that comes back, its parser finds the faces.
+        folder: contains two or more PNG, JPEG or WebP files; hidden files and subfolders are skipped.
+        backend: its `image_size_px` is the size of the result, its parser finds the faces.
         masks: folder of mask files, white on the face, each named like its image and of its size; by default
             the folder `masks` beside the images.
-        mask_from: where face masks come from: "files"; "parser"; or "alpha", the images' own transparency, opaque on
-            the face. It is a mask then and hides nothing: save the colours beneath it as well. Where there is neither
-            file nor transparency, the parser's mask is taken.
-        strict: refuse a mask that is empty, covers everything or is not of its image's size. If False, it is used as
-            far as it goes, and `mask_problems` says so: for a look at what is wrong (`mask_doctor`).
+        mask_from: where face masks come from: "files"; "parser"; or "alpha", the images' transparency, opaque on the
+            face. Transparency is then only a mask and hides nothing: the file must keep the colours beneath it. An
+            image with neither mask file nor transparency gets the parser's mask.
+        strict: raise on a mask that is empty, covers everything or has another size than its image. If False, it is
+            used nevertheless and listed in `mask_problems`, to be checked with `diagnose_masks`.
 
     Raises:
         FileNotFoundError: no such folder, or no image in it.
-        ValueError: fewer than two images, or files that cannot be used; the message has a line for each of them.
+        ValueError: unknown `mask_from`, fewer than two images, or files that cannot be used; the message has one line
+            for each file.
 
     Warns:
-        Notice: on what was chosen for the user, such as the largest of several faces.
+        Notice: about a choice made for the user, such as the largest of several faces.
     """
     if mask_from not in MASK_ORIGINS:
         raise ValueError(f"mask_from: {mask_from!r} unknown. Choose from {list(MASK_ORIGINS)}.")
@@ -76,14 +75,14 @@ def load_portraits(
     for path in paths:
         try:
             picture = open_picture(path, background=None if mask_from == "alpha" else "white")
-            framed = _find_face(path, picture, backend, notices)
+            crop = _find_face(path, picture, backend, notices)
             mask, origin = _user_mask(path, picture, files, mask_from, notices)
-            faces = framed.faces
+            faces = crop.faces
             if mask is not None:
-                if problem := _mask_problem(mask, picture, framed, f"{origin or path}", path):
+                if problem := _mask_problem(mask, picture, crop, f"{origin or path}", path):
                     problems[path] = problem
-                faces = replace(faces, face_mask=_cut_mask(mask.resize(picture.rgb.size), framed, faces.face_mask))
-            rows.append((framed.image, faces))
+                faces = replace(faces, face_mask=_cut_mask(mask.resize(picture.rgb.size), crop, faces.face_mask))
+            rows.append((crop.image, faces))
         except (OSError, ValueError) as error:
             bad.append(describe_error(error))
     bad += problems.values() if strict else ()
@@ -96,21 +95,22 @@ def load_portraits(
     return Portraits(paths, torch.stack(images), faces, problems)
 
 
-def _find_face(path: Path, picture: Picture, backend: Backend, notices: list[str]) -> Framed:
-    framed = frame_face(picture.rgb, backend)
-    if framed is None:
+def _find_face(path: Path, picture: Picture, backend: Backend, notices: list[str]) -> FaceCrop:
+    """Crop to the largest face, adding notices; raise ValueError if there is no face."""
+    crop = crop_to_face(picture.rgb, backend)
+    if crop is None:
         raise ValueError(f"{path}: no face found. Crop closer to the face or remove the file.")
-    if framed.several:
-        notices.append(f"{path}: several faces; the largest is taken. Crop to another if it is the wrong one.")
-    side = framed.box[2] - framed.box[0]
+    if crop.several:
+        notices.append(f"{path}: several faces; the largest is used. Crop the picture if it is the wrong one.")
+    side = crop.box[2] - crop.box[0]
     if 2 * side < backend.image_size_px:
         notices.append(f"{path}: {side} pixels around the face are enlarged to {backend.image_size_px}, and look soft.")
-    return framed
+    return crop
 
 
 def _find_masks(paths: tuple[Path, ...], folder: Path | None, notices: list[str]) -> dict[str, Path]:
-    """Stem of an image -> its mask file."""
-    at_least = 0 if folder is None else 1  # a folder that was asked for should hold something
+    """Return the mask files by the stem of their image; add notices about masks without an image."""
+    at_least = 0 if folder is None else 1  # a folder given by the user must not be empty
     folder = folder or paths[0].parent / "masks"
     if at_least == 0 and not folder.is_dir():
         return {}
@@ -123,7 +123,7 @@ def _find_masks(paths: tuple[Path, ...], folder: Path | None, notices: list[str]
 def _user_mask(
     path: Path, picture: Picture, files: Mapping[str, Path], mask_from: str, notices: list[str]
 ) -> tuple[Image.Image | None, Path | None]:
-    """The user's mask, uncropped, and its file if it has one; None if the parser's is to be taken."""
+    """Return the user's mask, uncropped, and its file if it has one; no mask if the parser's is to be used."""
     if mask_from == "alpha":
         if picture.alpha is None:
             notices.append(f"{path}: not transparent anywhere; its mask is the face parser's.")
@@ -136,11 +136,12 @@ def _user_mask(
     return None, None
 
 
-def _mask_problem(mask: Image.Image, picture: Picture, framed: Framed, name: str, path: Path) -> str | None:
+def _mask_problem(mask: Image.Image, picture: Picture, crop: FaceCrop, name: str, path: Path) -> str | None:
+    """Return one line about what makes the user's mask unusable, None if it is usable."""
     if mask.size != picture.rgb.size:
         sizes = "{} x {} pixels, its image {} {} x {}".format(*mask.size, path.name, *picture.rgb.size)
-        return f"{name}: the mask is {sizes}. Save it at the image's size."
-    used = _cut_mask(mask, framed, framed.faces.face_mask)
+        return f"{name}: the mask is {sizes}. Save it in the size of the image."
+    used = _cut_mask(mask, crop, crop.faces.face_mask)
     if used.amax() < 0.5:
         return f"{name}: the mask is empty around the face. Paint the face white or remove the file."
     if used.amin() >= 0.5:
@@ -148,7 +149,7 @@ def _mask_problem(mask: Image.Image, picture: Picture, framed: Framed, name: str
     return None
 
 
-def _cut_mask(mask: Image.Image, framed: Framed, like: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 1 h w"]:
-    """The same crop as the image's."""
-    # bilinear averages as it shrinks, and unlike Lanczos does not ring at the mask's edge
-    return to_tensor(mask.resize(like.shape[-2:], Image.Resampling.BILINEAR, box=framed.box))[None].to(like)
+def _cut_mask(mask: Image.Image, crop: FaceCrop, like: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 1 h w"]:
+    """Crop and resize the mask as the image was."""
+    # bilinear averages when shrinking, and unlike Lanczos does not ring at the mask's edge
+    return to_tensor(mask.resize(like.shape[-2:], Image.Resampling.BILINEAR, box=crop.box))[None].to(like)

@@ -1,3 +1,4 @@
-"""How the built-in models are made and examined: data, recipes, training, exam, report. No user of them runs it and
-nothing imports it; it imports all but cli.
+"""How the built-in models are trained and evaluated: data, recipes, training, exam, report.
+
+Users of the models do not need it, and no other package imports it; it may import all but cli.
 """

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from mcpkg.factory.data import Batch
 from mcpkg.factory.metrics import psnr
 from mcpkg.factory.setting import LATENT_CHANNELS, Setting, read_metadata, save_folder
-from mcpkg.world.world import PARTS
+from mcpkg.world.attributes import PARTS
 
 FACE = PARTS.index("face")
 CHANNELS = (16, 32, 64, 96)

@@ -22,8 +22,9 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 from tqdm import tqdm
 
+from mcpkg.world.attributes import PARTS, Looks, Nuisance, People, sample_nuisance
+from mcpkg.world.population import POPULATIONS
 from mcpkg.world.render import render_portraits
-from mcpkg.world.world import PARTS, POPULATIONS, Looks, Nuisance, People, sample_nuisance
 
 LOOKS_PER_PERSON = 4
 _CHUNK = 64
@@ -92,7 +93,7 @@ def make_pool(folder: Path, population: str, size: int, seed: int, images: int, 
     if home.exists():
         return Pool(home)
     chunks = -(-images // _CHUNK)
-    with whoever_is_first(home) as partial:
+    with create_once(home) as partial:
         partial.mkdir()
         for key, rows in _render_chunk(population, size, seed, first // _CHUNK).items():
             shape = (chunks * _CHUNK, *rows.shape[1:])
@@ -105,7 +106,7 @@ def make_pool(folder: Path, population: str, size: int, seed: int, images: int, 
 
 
 @contextmanager
-def whoever_is_first(home: Path) -> Iterator[Path]:
+def create_once(home: Path) -> Iterator[Path]:
     """A path of this process alone to write to; it becomes `home`, unless another process made the same by then."""
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix=f"{home.stem}.", suffix=".partial") as scratch:

@@ -14,10 +14,10 @@ from mcpkg.backends import load_backend
 from mcpkg.factory.data import wear_out
 from mcpkg.method.attention_capture import capture_attention
 from mcpkg.method.interfaces import Backend, Faces, parse_in_batches
+from mcpkg.world.attributes import Looks, People, sample_nuisance
 from mcpkg.world.captions import Caption, write_captions
+from mcpkg.world.population import BALANCED, UNSEEN, WEB, Population
 from mcpkg.world.render import Renders, render_portraits
-from mcpkg.world.seeds import UNSEEN
-from mcpkg.world.world import BALANCED, WEB, Looks, People, Population, sample_nuisance
 
 STEPS = 25
 BATCH = 16

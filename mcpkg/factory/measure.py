@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mcpkg.course.bias import read_attributes
 from mcpkg.factory.exam import BATCH, STEPS, Exam, degrade_portraits, draw_portraits, generate
 from mcpkg.factory.metrics import frechet_distance, iou, psnr, verification_tar
 from mcpkg.method.interfaces import Backend, parse_in_batches
 from mcpkg.method.masks import role_region
-from mcpkg.metrics.attributes import read_attributes
-from mcpkg.world.world import ATTRIBUTES, BALANCED, PARTS, WEB, Looks, People, code, readable
+from mcpkg.world.attributes import ATTRIBUTES, PARTS, Looks, People, code, readable
+from mcpkg.world.population import BALANCED, WEB
 
 WORD_CLASSES: dict[str, tuple[str, ...]] = {
     "hair": ("hair",),

@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from mcpkg.backends.mini.backend import WEIGHTS
-from mcpkg.factory.data import Batch, Pool, generator_for, make_pool, whoever_is_first
+from mcpkg.factory.data import Batch, Pool, create_once, generator_for, make_pool
 from mcpkg.util.files import replace_whole
 
 LATENT_CHANNELS = 16
@@ -136,7 +136,7 @@ class Setting:
             for index in tqdm(torch.arange(len(self.pool)).split(64), desc=name, mininterval=5):
                 batch, rng = self.pool.batch(index, self.device), generator_for(1, int(index[0]))
                 rows.append(encode(vae, batch.images, rng).half().cpu().numpy())
-            with whoever_is_first(home) as partial:
+            with create_once(home) as partial:
                 np.save(partial, np.concatenate(rows), allow_pickle=False)
         return np.load(home, mmap_mode="r", allow_pickle=False)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mcpkg.factory.exam import Exam, degrade_portraits, draw_portraits
 from mcpkg.util.images import save_figure
-from mcpkg.world.world import BALANCED, WEB
+from mcpkg.world.population import BALANCED, WEB
 
 
 def write_sheets(exam: Exam, folder: Path) -> list[Path]:

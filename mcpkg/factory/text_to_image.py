@@ -23,8 +23,8 @@ from mcpkg.factory.data import Batch, part_shares
 from mcpkg.factory.setting import LATENT_CHANNELS, Setting, encode, encoder_digest, save_folder
 from mcpkg.factory.tokenizer import MAX_TOKENS, build_tokenizer
 from mcpkg.method.diffusion import velocity_weight
+from mcpkg.world.attributes import PARTS
 from mcpkg.world.captions import Caption, write_captions
-from mcpkg.world.world import PARTS
 
 TEXT_WIDTH = 128
 CAPTION_DROPOUT = 0.1

@@ -13,7 +13,7 @@ from mcpkg.backends.mini.nets import FaceParserNet, IdentityEmbedder, RestorerNe
 from mcpkg.factory.data import LIGHT_DAMAGE, Batch, degrade, make_pool, wear_out
 from mcpkg.factory.metrics import iou, psnr, verification_tar
 from mcpkg.factory.setting import HELD_OUT, Setting, encode, save_net
-from mcpkg.world.world import ATTRIBUTES, PARTS, readable
+from mcpkg.world.attributes import ATTRIBUTES, PARTS, readable
 
 FACE = PARTS.index("face")
 CUT_PX = 64  # of a worn-out portrait that the restorer learns from: several portraits cost as much as a whole one

@@ -104,7 +104,7 @@ def evaluate_portraits(
         style_among_references=among_references,
         style_of_source=style_of_source,
         distance_to_real_of_references=distance_to_real(reference.images, real).mean().item(),
-        faceless_share=1 - images.has_one_face.mean().item(),
+        no_face_fraction=1 - images.has_one_face.mean().item(),
         n_without_face=int((faces.count == 0).sum()),
         n_with_several_faces=int((faces.count > 1).sum()),
         n_images=len(generated.images),

@@ -1,6 +1,6 @@
-"""A vocabulary for what goes wrong in a portrait, each word with the measurement that suggests it.
+"""Failures of portraits, and for each the measurement that suggests it.
 
-A measurement finds candidates; whether one is a failure is for a person to say.
+A measurement finds candidates; a person has to decide whether one is a failure.
 """
 
 from __future__ import annotations
@@ -14,71 +14,74 @@ from torch import Tensor
 
 from mcpkg.inference.generate import Generated
 from mcpkg.method.interfaces import Backend, Faces
-from mcpkg.metrics.realism import distance_to_real
+from mcpkg.metrics.realism import distance_to_real, mahalanobis
 from mcpkg.metrics.scores import Scores
 
-VOCABULARY = {
-    "another person": "a face, but not the source's",
-    "borrowed face": "the face of somebody in the reference portraits",
-    "lost look": "hair, clothes, background or colours are not the references'",
-    "spilled word": "the person's word is looked at outside the face",
-    "abnormal parts": "features where no face has them, or a face of odd size",
-    "unreal surface": "blur, noise, ringing or blocks",
+FAILURES = {
+    "wrong identity": "a face, but not the source's",
+    "copied reference face": "the face of a person in the reference portraits",
+    "lost style": "hair, clothes, background or colours are not the references'",
+    "attention leakage": "attention to the person's placeholder outside the face",
+    "abnormal features": "features where no face has them, or a face of odd size",
+    "image artifacts": "blur, noise, ringing or blocks",
 }
-"""Name of a failure -> what one sees."""
+"""Name of a failure -> what it looks like."""
 
 N_STRANGERS = 128
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """The image that a measurement points at first."""
+    """The image with the largest value of one measurement."""
 
     failure: str
-    """From `VOCABULARY`."""
+    """Key of `FAILURES`."""
     index: int
-    """Of the image."""
+    """Index of the image."""
     value: float
-    typical: float
+    median: float
     """The median over all images."""
 
 
 def measure_failures(backend: Backend, generated: Generated, scores: Scores) -> dict[str, Float[Tensor, " n"]]:
-    """Failure -> how strongly each image is suspected of it; larger is worse, NaN where it cannot be told.
+    """Measure for each failure how much each image shows it; larger is worse, NaN where it is not defined.
 
     Args:
         scores: of these images, from `evaluate_portraits`.
+
+    Returns:
+        Failure -> one value per image; the last two failures only if the backend has strangers to compare with.
     """
     images, one = scores.images, scores.identity_among_source
     measured = {
-        "another person": one - images.identity,
-        "borrowed face": images.nearest_reference - images.identity,
-        "lost look": scores.style_among_references - images.style,
-        "spilled word": images.leakage["source"],
+        "wrong identity": one - images.identity,
+        "copied reference face": images.nearest_reference - images.identity,
+        "lost style": scores.style_among_references - images.style,
+        "attention leakage": images.leakage["source"],
     }
     if backend.strangers is not None:
         real, drawn = backend.strangers(N_STRANGERS)[0].to(backend.device), generated.images.to(backend.device)
-        known, faces = backend.face_parser.parse(real), backend.face_parser.parse(drawn)  # with the same errors
-        measured["abnormal parts"] = torch.where(faces.found, abnormality(faces, known[known.found]), float("nan"))
-        measured["unreal surface"] = distance_to_real(drawn, real)
+        known, faces = backend.face_parser.parse(real), backend.face_parser.parse(drawn)  # with the same parser errors
+        measured["abnormal features"] = torch.where(faces.found, abnormality(faces, known[known.found]), float("nan"))
+        measured["image artifacts"] = distance_to_real(drawn, real)
     return measured
 
 
 def abnormality(faces: Faces, known: Faces) -> Float[Tensor, " n"]:
-    """How far a face's geometry is from known ones, in their own standard deviations; about 1 for a usual face.
+    """Compute how far a face's geometry is from known faces, in their standard deviations; about 1 for a usual face.
 
-    The landmarks are brought to a frame with the eyes at (-1/2, 0) and (1/2, 0), so that place, size and roll do not
-    count: six numbers say where nose and mouth corners are. The seventh is the face's area over the eyes' distance
-    squared. The distance is Mahalanobis', divided by the root of seven.
+    The landmarks are transformed so that the eyes are at (-1/2, 0) and (1/2, 0), which removes position, size and
+    roll: six numbers are the coordinates of nose and mouth corners. The seventh is the log of 1 plus the face's area
+    over the squared distance of the eyes. The result is the Mahalanobis distance per dimension.
 
     Note:
-        Both should come from one parser, so that its errors are a part of what is usual. A hundredth of the eyes'
-        distance is added to every deviation, for what hardly varies among known faces would count without bound.
+        Both should come from one parser, so that its usual errors are in the covariance. The covariance gets 1e-4 (a
+        hundredth of the eyes' distance, squared) on its diagonal: otherwise what hardly varies among known faces
+        would count without bound.
     """
     real, found = _geometry(known), _geometry(faces)  # m 7, n 7
     covariance = real.T.cov() + 1e-4 * torch.eye(real.shape[1]).to(real)
-    away = found - real.mean(dim=0)
-    return (torch.linalg.solve(covariance, away.T) * away.T).mean(dim=0).sqrt()
+    return mahalanobis(found, real.mean(dim=0), covariance)
 
 
 def _geometry(faces: Faces) -> Float[Tensor, "n 7"]:
@@ -92,7 +95,7 @@ def _geometry(faces: Faces) -> Float[Tensor, "n 7"]:
 
 
 def find_suspects(measured: Mapping[str, Float[Tensor, " n"]]) -> list[Suspect]:
-    """For each failure the most suspected image; of those that no image can be told about, none."""
+    """Return for each failure the image with the largest value; failures that are NaN for every image are left out."""
     suspects = []
     for failure, values in measured.items():
         if values.isfinite().any():

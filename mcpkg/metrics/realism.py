@@ -1,4 +1,4 @@
-"""How far pictures are from real ones in what needs no knowledge of their content: detail at each scale."""
+"""Distance of pictures to real ones in statistics that do not depend on their content: the detail at each scale."""
 
 import torch
 from jaxtyping import Float
@@ -9,10 +9,13 @@ OCTAVES = 3
 
 
 def image_statistics(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b s"]:
-    """Per octave of detail, from the finest: log of its strength, and of how unevenly it is spread.
+    """Compute per octave of detail, from the finest: log of its strength, and log of how unevenly it is spread.
 
-    Detail of an octave is the grey image less itself at half the resolution. Blur takes strength from the fine ones;
-    noise adds to it and spreads it evenly, where a real picture keeps it to edges; blocks and ringing do both.
+    Detail of an octave is the grey image minus its copy at half the resolution. Blur weakens the fine octaves; noise
+    strengthens them and spreads detail evenly, while in a real picture it is at edges; blocks and ringing do both.
+
+    Returns:
+        s = 2 * OCTAVES statistics per image.
     """
     grey = images.double().mean(dim=1, keepdim=True)  # b 1 h w
     statistics = []
@@ -27,21 +30,21 @@ def image_statistics(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b s"]:
 
 
 def distance_to_real(images: Float[Tensor, "n 3 h w"], real: Float[Tensor, "m 3 h w"]) -> Float[Tensor, " n"]:
-    """Distance of each image's statistics to the mean of real ones, in their own standard deviations.
+    """Compute the distance of each image's statistics to the mean of real images, in their standard deviations.
 
-    sqrt((x - mu)^T C^-1 (x - mu) / s) with the mean mu and covariance C of s statistics of real images, as in NIQE
-    (Mittal et al. 2013): about 1 for a real image, whatever it shows.
+    The Mahalanobis distance per dimension, as in NIQE (Mittal et al. 2013): about 1 for a real image, whatever it
+    shows.
 
     Args:
-        real: of the same size in pixels; a few are enough to begin with, dozens are better.
+        real: of the same size in pixels; a few are enough, dozens are better.
 
     Returns:
         One distance per image; NaN with fewer than two real ones.
 
     Note:
         Fréchet and kernel distances compare whole sets in a network's features. For portraits of one person in one
-        style those tell above all that the set shows one person in one style, and the networks that judge here were
-        trained to overlook blur and noise. The covariance is drawn to its diagonal by s / (m + s), since that of few
+        style they mostly measure that the set shows one person in one style, and the networks available here were
+        trained to ignore blur and noise. The covariance is shrunk to its diagonal by s / (m + s), since that of few
         images is not known well enough to be inverted.
     """
     known, found = image_statistics(real), image_statistics(images)  # m s, n s
@@ -51,5 +54,12 @@ def distance_to_real(images: Float[Tensor, "n 3 h w"], real: Float[Tensor, "m 3 
     covariance = known.T.cov()
     diagonal = covariance.diag().clamp(min=1e-4).diag()
     covariance = covariance + size / (count + size) * (diagonal - covariance)
-    away = found - known.mean(dim=0)  # n s
-    return (torch.linalg.solve(covariance, away.T) * away.T).mean(dim=0).sqrt()
+    return mahalanobis(found, known.mean(dim=0), covariance)
+
+
+def mahalanobis(
+    values: Float[Tensor, "n s"], mean: Float[Tensor, " s"], covariance: Float[Tensor, "s s"]
+) -> Float[Tensor, " n"]:
+    """Compute sqrt((x - mu)^T C^-1 (x - mu) / s): the Mahalanobis distance per dimension, about 1 for a usual x."""
+    offset = values - mean  # n s
+    return (torch.linalg.solve(covariance, offset.T) * offset.T).mean(dim=0).sqrt()

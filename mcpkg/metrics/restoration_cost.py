@@ -1,4 +1,4 @@
-"""What restoration costs in likeness; the paper reports a fall of CSIM from 0.566 to 0.508."""
+"""How much identity similarity restoration costs; the paper reports a fall of CSIM from 0.566 to 0.508."""
 
 from dataclasses import dataclass
 
@@ -13,18 +13,18 @@ from mcpkg.util.errors import notify
 from mcpkg.util.statistics import NAN, Interval, bootstrap_interval
 
 THRESHOLD = 0.06
-"""A loss of mean cosine as large as the paper's. It suits embedders for which strangers have a cosine of about 0; not
-dlib's without a centre, for which they have 0.8 to 0.9, so that even a great loss stays below."""
+"""A loss of mean cosine as large as the paper's. It suits embedders for which strangers have a cosine of about 0. With
+dlib's uncentred embeddings strangers have 0.8 to 0.9, so that even a great loss stays below this threshold."""
 
 
 @dataclass(frozen=True)
 class IdentityCost:
-    """Mean cosine to the source photos (CSIM), before and after."""
+    """Mean cosine to the source photos (CSIM), before and after restoration."""
 
     before: Interval
     after: Interval
     lost: Interval
-    """Before less after, picture by picture."""
+    """`before` minus `after`, per image."""
 
 
 @torch.no_grad()
@@ -36,32 +36,34 @@ def identity_cost(
     source: Portraits,
     seed: int = 0,
 ) -> IdentityCost:
-    """How much less the restored portraits resemble the source.
+    """Measure how much less the restored portraits resemble the source.
 
     Args:
-        before, after: the same portraits; both are looked at in the smaller one's size, so that it is the face that
-            counts and not its number of pixels.
-        parser: finds the faces in `before`, for restoring moves none. Portraits without a single face are left out.
+        before, after: the same portraits; both are compared in the size of `before`, so that the number of pixels
+            has no influence.
+        parser: finds the faces in `before`; restoration does not move them. Portraits with no face or with several
+            are left out.
         seed: of the bootstrap.
     """
     faces = parser.parse(before)
     own = embedder.embed(source.images, source.faces.landmarks)
     small = functional.interpolate(after, before.shape[-2:], mode="area")
 
-    def likeness(images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
+    def similarity(images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
         cosines = (embedder.embed(images, faces.landmarks) @ own.T).mean(dim=1)
         return torch.where(faces.count == 1, cosines, NAN)
 
-    was, became = likeness(before), likeness(small)
+    cosine_before, cosine_after = similarity(before), similarity(small)
     generator = torch.Generator().manual_seed(seed)
-    return IdentityCost(*(bootstrap_interval(values, generator) for values in (was, became, was - became)))
+    measured = (cosine_before, cosine_after, cosine_before - cosine_after)
+    return IdentityCost(*(bootstrap_interval(values, generator) for values in measured))
 
 
 def warn_of_cost(cost: IdentityCost, threshold: float = THRESHOLD) -> None:
-    """Tell the user in one line, if more than `threshold` is lost in the mean."""
+    """Notify the user in one line if the mean cosine falls by more than `threshold`."""
     lost = cost.lost
     if lost.mean > threshold:
         notify(
-            f"restoration lowers the likeness to the source from {cost.before.mean:.3f} to {cost.after.mean:.3f} "
+            f"restoration lowers the similarity to the source from {cost.before.mean:.3f} to {cost.after.mean:.3f} "
             f"(lost {lost.mean:.3f} [{lost.low:.3f}, {lost.high:.3f}], n = {lost.n}). Try a lower --restore-strength."
         )

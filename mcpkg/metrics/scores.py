@@ -1,4 +1,4 @@
-"""What an evaluation says: of each image, and in the mean of them."""
+"""The results of an evaluation: scores of each image, and their means."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +11,7 @@ from mcpkg.util.statistics import Interval
 
 @dataclass(frozen=True)
 class ImageScores:
-    """One value per image; NaN where it cannot be told (no single face, no maps)."""
+    """One value per image; NaN where it is not defined (no face or several, no attention maps)."""
 
     identity: Float[Tensor, " n"]
     """Mean cosine to the source photos."""
@@ -20,26 +20,26 @@ class ImageScores:
     nearest_reference: Float[Tensor, " n"]
     """Cosine to the most similar of the reference portraits' faces."""
     style: Float[Tensor, " n"]
-    """Mean cosine of the style outside the face to that of the reference photos."""
+    """Mean cosine of the style outside the face to that of the reference portraits."""
     leakage: dict[str, Float[Tensor, " n"]]
-    """Role -> share of its word's attention outside its region (source: face, reference: rest)."""
+    """Role -> fraction of its placeholder's attention outside its region (source: face, reference: rest)."""
     mass: dict[str, Float[Tensor, " n"]]
-    """Role -> mean attention inside its region; near 0 means that the word is not looked at."""
+    """Role -> mean attention inside its region; near 0, the placeholder has hardly any effect."""
     area: dict[str, Float[Tensor, " n"]]
-    """Role -> share of the image outside its region: the leakage of attention that is uniform."""
+    """Role -> fraction of the image outside its region: the leakage of uniform attention."""
     has_one_face: Float[Tensor, " n"]
     distance_to_real: Float[Tensor, " n"] | None = None
     """See `mcpkg.metrics.realism.distance_to_real`."""
     copies_reference: Float[Tensor, " n"] | None = None
     """1 where it shows a reference person, see `mcpkg.metrics.evaluate.collapse`."""
     drops_style: Float[Tensor, " n"] | None = None
-    """1 where it looks rather like the source photos, see `mcpkg.metrics.evaluate.collapse`."""
+    """1 where it looks more like the source photos, see `mcpkg.metrics.evaluate.collapse`."""
     aesthetic: Float[Tensor, " n"] | None = None
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What one method made of one pair of source and reference."""
+    """Mean scores of one method on one pair of source and reference."""
 
     identity: Interval
     identity_scaled: Interval
@@ -53,11 +53,11 @@ class Scores:
     attention_mass_source: Interval
     attention_mass_reference: Interval
     collapse: Interval
-    """Share of images that copy a reference person or drop the style, see `mcpkg.metrics.evaluate.collapse`."""
+    """Fraction of images that copy a reference person or drop the style, see `mcpkg.metrics.evaluate.collapse`."""
     copies_reference: Interval
     drops_style: Interval
     aesthetic: Interval
-    """The backend's mark of the images, NaN where it gives none."""
+    """The backend's rating of the images, NaN if it has none."""
     distance_to_real: Interval
     """How far the images' detail is from that of real portraits; about 1 for a real one, more for blur and noise."""
     diversity_identity: Interval
@@ -65,33 +65,33 @@ class Scores:
     diversity_style: Interval
     """1 - mean cosine between the images' styles; compare with 1 - style_among_references."""
     area_source: float
-    """Leakage that uniform attention of the source word would have."""
+    """Leakage that uniform attention to the source placeholder would have."""
     area_reference: float
     identity_among_source: float
     identity_of_strangers: float
-    """NaN where the backend has none."""
+    """NaN if the backend has no strangers."""
     style_among_references: float
     style_of_source: float
-    """Of the source's own photos to the references: what one gets who ignores the style."""
+    """Of the source's own photos to the references: the score of a method that ignores the style."""
     distance_to_real_of_references: float
     """The reference portraits' own, for comparison."""
-    faceless_share: float
-    """Share of images with no face or several; they are left out of identity, leakage, collapse and all of faces."""
+    no_face_fraction: float
+    """Fraction of images with no face or several; they are left out of identity, leakage and all scores of faces."""
     n_without_face: int
     n_with_several_faces: int
     n_images: int
     images: ImageScores | None = None
-    """The same, image by image."""
+    """The scores of each image."""
 
     def as_dict(self) -> dict:
-        """Means and intervals as plain numbers, ready for JSON (NaN becomes None)."""
+        """Return means and intervals as plain numbers, ready for JSON (NaN becomes None)."""
         values = asdict(replace(self, images=None))
         values.pop("images")
         return _without_nan(values)
 
 
 def score_table(rows: dict[str, Scores], columns: Sequence[str] = ()) -> str:
-    """A small text table, one line a method, mean and interval in each cell."""
+    """Return a text table with one line per method, mean and interval in each cell."""
     columns = columns or ("identity", "identity_scaled", "style", "leakage_source", "leakage_reference", "collapse")
     width = max(len(name) for name in rows)
     lines = [" " * width + "".join(f"  {column:>20}" for column in columns)]

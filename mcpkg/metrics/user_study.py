@@ -1,7 +1,7 @@
-"""A blind side-by-side vote: what is shown where, the votes in a CSV file, and what they say.
+"""A blind side-by-side vote: a plan of trials, the votes in a CSV file, and a summary of them.
 
-The paper's user study (Table 2) asks for marks from 1 to 5 for identity, style and fidelity. Here raters choose between
-two pictures, which needs fewer raters and no agreement on what a 3 is.
+The paper's user study (Table 2) asks for ratings from 1 to 5 for identity, style and fidelity. Here raters choose
+between two pictures, which needs fewer raters and no agreement on the meaning of a 3.
 """
 
 import csv
@@ -29,14 +29,14 @@ class Trial(NamedTuple):
 
     question: str
     index: int
-    """Of the picture, among those of each method."""
+    """Index of the picture among those of each method."""
     left: str
     """Method of the picture on the left."""
     right: str
 
 
 class Vote(NamedTuple):
-    """What a rater chose in a trial."""
+    """The choice of a rater in a trial."""
 
     rater: str
     question: str
@@ -53,7 +53,7 @@ class Preference:
     question: str
     first: str
     second: str
-    share: float
+    fraction: float
     low: float
     high: float
     n: int
@@ -62,9 +62,13 @@ class Preference:
 
 
 def plan_trials(methods: Sequence[str], n: int, seed: int, questions: Sequence[str] = tuple(QUESTIONS)) -> list[Trial]:
-    """Every question about every pair once, in an order and with sides that depend on the seed only.
+    """Plan every question about every pair once; order and sides depend only on the seed.
 
     Each method is on the left in half of a question's trials, or in one more or fewer if their number is odd.
+
+    Args:
+        methods: two names.
+        n: pictures of each method.
     """
     first, second = methods
     rng = torch.Generator().manual_seed(seed)
@@ -76,10 +80,11 @@ def plan_trials(methods: Sequence[str], n: int, seed: int, questions: Sequence[s
 
 
 def summarise_votes(votes: Iterable[Vote], methods: Sequence[str]) -> list[Preference]:
-    """One preference per question that has votes on these two methods, over all raters.
+    """Compute one preference per question that has votes on these two methods, over all raters.
 
     Note:
-        The interval takes votes as independent. Several by one rater are not quite: with few raters it is too narrow.
+        The interval assumes independent votes. Votes of one rater are not independent, so it is too narrow with few
+        raters.
     """
     first, second = methods
     chosen: dict[str, list[str | None]] = {}
@@ -90,16 +95,16 @@ def summarise_votes(votes: Iterable[Vote], methods: Sequence[str]) -> list[Prefe
     results = []
     for question in sorted(chosen, key=list(QUESTIONS).index):
         wins, losses, ties = (chosen[question].count(method) for method in (first, second, None))
-        share = wilson_interval(wins, wins + losses)
-        results.append(Preference(question, first, second, share.mean, share.low, share.high, share.n, ties))
+        wilson = wilson_interval(wins, wins + losses)
+        results.append(Preference(question, first, second, wilson.mean, wilson.low, wilson.high, wilson.n, ties))
     return results
 
 
 def read_votes(path: str | Path) -> list[Vote]:
-    """The votes in a file that `write_votes` wrote; none if there is no file yet.
+    """Read the votes in a file that `write_votes` wrote; an empty list if there is no file yet.
 
     Raises:
-        ValueError: the file holds something else; the message names it.
+        ValueError: the file is not such a file, or damaged; the message names it.
     """
     path = Path(path)
     if not path.exists():
@@ -107,21 +112,21 @@ def read_votes(path: str | Path) -> list[Vote]:
     with path.open(newline="") as file:
         table = csv.DictReader(file)
         if tuple(table.fieldnames or ()) != Vote._fields:
-            raise ValueError(f"{path}: no votes, its columns are not {','.join(Vote._fields)}. Give another file.")
+            raise ValueError(f"{path}: not a file of votes: its columns are not {','.join(Vote._fields)}.")
         rows = list(table)
     try:
         votes = [Vote(**{**row, "index": int(row["index"])}) for row in rows]
     except (TypeError, ValueError):
-        raise ValueError(f"{path}: a line of it is damaged. Mend or remove it.") from None
+        raise ValueError(f"{path}: a line of it is damaged. Correct or remove it.") from None
     for known, given in ((CHOICES, "choice"), (QUESTIONS, "question")):
         if wrong := [vote for vote in votes if getattr(vote, given) not in known]:
             found = getattr(wrong[0], given)
-            raise ValueError(f"{path}: the {given} {found!r} is none of {list(known)}. Mend or remove its line.")
+            raise ValueError(f"{path}: the {given} {found!r} is not one of {list(known)}. Correct or remove its line.")
     return votes
 
 
 def write_votes(votes: Iterable[Vote], path: str | Path) -> None:
-    """One line a vote; the file appears whole or not at all."""
+    """Write one line per vote; the file appears whole or not at all."""
     with replace_whole(path) as partial, partial.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(Vote._fields)
@@ -129,6 +134,6 @@ def write_votes(votes: Iterable[Vote], path: str | Path) -> None:
 
 
 def trials_left(trials: Iterable[Trial], votes: Iterable[Vote], rater: str) -> list[Trial]:
-    """Those that the rater has not voted on yet, in their order; which side was which does not matter."""
+    """Return the trials that the rater has not voted on yet, in their order; the sides of earlier votes are ignored."""
     done = {(vote.question, vote.index, frozenset((vote.left, vote.right))) for vote in votes if vote.rater == rater}
     return [trial for trial in trials if (trial.question, trial.index, frozenset(trial[2:])) not in done]

@@ -1,4 +1,4 @@
-"""Plain figures for a lesson: pictures, small tensors with their numbers, curves and bars; the title is the takeaway."""
+"""Plain figures for a lesson: pictures, small tensors with their numbers, curves and bars; the title is the result."""
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
@@ -23,13 +23,13 @@ def picture_rows(
     captions: Mapping[str, Sequence[str]] | None = None,
     cell_in: float = CELL_IN,
 ) -> Figure:
-    """One labelled row of pictures for each entry.
+    """Draw one labelled row of pictures for each entry.
 
     Args:
-        rows: label -> pictures: images (3 h w), masks or maps (h w or 1 h w), or pixels (h w 3) as `visualize.overlay`
-            gives them.
-        title: what the figure shows, best with the measured number.
-        captions: label -> what to write over each picture of that row.
+        rows: label -> pictures: images (3 h w), masks or maps (h w or 1 h w), or pixels (h w 3) as returned by
+            `mcpkg.util.images.overlay`.
+        title: the result that the figure shows, with the measured number.
+        captions: label -> the text above each picture of that row.
         cell_in: side of one picture, in inches.
     """
     captions = captions or {}
@@ -42,16 +42,16 @@ def picture_rows(
     for axes_row, (label, pictures) in zip(axes, rows.items(), strict=True):
         axes_row[0].text(-0.06, 0.5, label, rotation=90, va="center", ha="right", transform=axes_row[0].transAxes)
         for axis, picture, caption in zip(axes_row, pictures, [*captions.get(label, ()), *[""] * columns]):
-            axis.imshow(_shown(picture), vmin=0, cmap="magma", interpolation="nearest")
+            axis.imshow(_as_pixels(picture), vmin=0, cmap="magma", interpolation="nearest")
             axis.set_title(caption, fontsize=8)
-    _head(figure, title)
+    _set_title(figure, title)
     return figure
 
 
 def number_grids(grids: Mapping[str, Float[Tensor, "h w"]], title: str = "", digits: int = 2) -> Figure:
-    """Small matrices side by side, every value written into its cell; for tensors that one can check by hand.
+    """Draw small matrices side by side, every value written into its cell, so that one can check them by hand.
 
-    Colours are of one scale for all of them; below zero is blue, above is red.
+    All have one colour scale: blue below zero, red above.
     """
     largest = max(grid.abs().max().item() for grid in grids.values()) or 1.0
     figure = Figure(figsize=(len(grids) * 2.6, 3.0), layout="constrained")
@@ -64,7 +64,7 @@ def number_grids(grids: Mapping[str, Float[Tensor, "h w"]], title: str = "", dig
         axis.set_title(label, fontsize=9)
         axis.set_xticks([])
         axis.set_yticks([])
-    _head(figure, title)
+    _set_title(figure, title)
     return figure
 
 
@@ -72,7 +72,7 @@ def curves(
     x: Sequence[float], lines: Mapping[str, Sequence[float | Interval]], title: str = "", x_label: str = "",
     y_label: str = "",
 ) -> Figure:  # fmt: skip
-    """One line for each entry over x; intervals are drawn as bars around their mean."""
+    """Draw one line for each entry over x; intervals are drawn as bars around their mean."""
     figure = Figure(figsize=(WIDTH_IN, 3.2), layout="constrained")
     axis = figure.subplots()
     for label, values in lines.items():
@@ -81,15 +81,15 @@ def curves(
     axis.set_ylabel(y_label)
     if len(lines) > 1:
         axis.legend(fontsize=8)
-    _head(figure, title)
+    _set_title(figure, title)
     return figure
 
 
 def bars(groups: Mapping[str, Mapping[str, float | Interval]], title: str = "", y_label: str = "") -> Figure:
-    """Bars side by side: for every name on the x axis, one of each group; with their intervals if they have any.
+    """Draw bars side by side: for every name on the x axis, one bar of each group, with intervals where given.
 
     Args:
-        groups: group -> name -> value, such as method -> score -> Interval. All groups have the same names.
+        groups: group -> name -> value, e.g. method -> score -> Interval. All groups have the same names.
     """
     figure = Figure(figsize=(WIDTH_IN, 3.2), layout="constrained")
     axis, width = figure.subplots(), 0.8 / len(groups)
@@ -103,16 +103,16 @@ def bars(groups: Mapping[str, Mapping[str, float | Interval]], title: str = "", 
     axis.set_ylabel(y_label)
     if len(groups) > 1:
         figure.legend(loc="outside lower center", ncols=len(groups), fontsize=8)  # beside the bars, not over them
-    _head(figure, title)
+    _set_title(figure, title)
     return figure
 
 
-def _head(figure: Figure, title: str) -> None:
-    """The title, in as many lines as the figure's width asks for."""
+def _set_title(figure: Figure, title: str) -> None:
+    """Set the title, broken into lines that fit the figure's width."""
     figure.suptitle(fill(title, int(LETTERS_PER_IN * figure.get_figwidth())), fontsize=11)
 
 
-def _shown(picture: Shaped[Tensor, "..."] | np.ndarray) -> np.ndarray:
+def _as_pixels(picture: Shaped[Tensor, "..."] | np.ndarray) -> np.ndarray:
     if isinstance(picture, np.ndarray):
         return picture
     if picture.ndim == 3 and len(picture) == 3:
@@ -121,7 +121,7 @@ def _shown(picture: Shaped[Tensor, "..."] | np.ndarray) -> np.ndarray:
 
 
 def _means_and_errors(values: Sequence[float | Interval]) -> tuple[list[float], list[list[float]] | None]:
-    """Means, and how far the intervals reach below and above; without intervals, None."""
+    """Return the means, and the distances to the lower and upper ends of their intervals; None without intervals."""
     means = [value.mean if isinstance(value, Interval) else value for value in values]
     if not any(isinstance(value, Interval) for value in values):
         return means, None

@@ -1,4 +1,4 @@
-"""Pieces of a page that is one file: readable on a phone, on paper, in light and dark, without a network."""
+"""HTML pieces for a page that is one file: readable on a phone, on paper, in light and dark mode, without a network."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ from PIL import Image
 from mcpkg import __version__
 
 LARGEST_PX = 512
-"""Longer side of an embedded picture; the full size lies beside the page."""
+"""Longer side of an embedded picture; the picture in full size is in the page's folder."""
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -63,24 +63,26 @@ code {{ overflow-wrap: anywhere; }}
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """The whole file; the parts are HTML already."""
+    """Return the whole file; `parts` are pieces of HTML."""
     return _PAGE.format(title=escape(title), version=escape(__version__), body="\n".join(parts))
 
 
 def heading(text: str, level: int = 2) -> str:
+    """Return a heading; the text is escaped, as everywhere below."""
     return f"<h{level}>{escape(text)}</h{level}>"
 
 
 def paragraph(text: str, notice: bool = False) -> str:
+    """Return a paragraph, set apart from the text if it is a notice."""
     return f"<p{' class=notice' if notice else ''}>{escape(text)}</p>"
 
 
 def picture(pixels: Float[np.ndarray, "h w 3"], caption: str, alt: str = "") -> str:
-    """An embedded PNG with a caption below it.
+    """Return a picture as an embedded PNG with a caption below it.
 
     Args:
         pixels: in [0, 1].
-        alt: what somebody is told who cannot see it; by default the caption.
+        alt: text for screen readers; by default the caption.
     """
     image = Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
     image.thumbnail((LARGEST_PX, LARGEST_PX), Image.Resampling.LANCZOS)
@@ -90,7 +92,7 @@ def picture(pixels: Float[np.ndarray, "h w 3"], caption: str, alt: str = "") -> 
 
 
 def embedded(png: bytes, caption: str, alt: str = "") -> str:
-    """A PNG as it is, with a caption below it."""
+    """Return an embedded PNG, unchanged, with a caption below it."""
     data = base64.b64encode(png).decode()
     return (
         f'<figure><img src="data:image/png;base64,{data}" alt="{escape(alt or caption)}">'
@@ -99,15 +101,15 @@ def embedded(png: bytes, caption: str, alt: str = "") -> str:
 
 
 def pictures(figures: Iterable[str]) -> str:
-    """Pictures side by side, as many as the screen is wide."""
+    """Return figures side by side, as many as fit the width of the screen."""
     return f'<div class="pictures">{"".join(figures)}</div>'
 
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str] = (), numbers: Sequence[int] = ()) -> str:
-    """Rows with their first cell as heading; too wide a table scrolls by itself.
+    """Return a table whose first column holds headings; a table wider than the screen can be scrolled.
 
     Args:
-        numbers: columns whose cells stay on one line, digits below digits.
+        numbers: columns whose cells stay on one line, in digits of equal width.
     """
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
     lines = []

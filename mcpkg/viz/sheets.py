@@ -1,14 +1,17 @@
-"""Sheets for slides: the portraits, and where the learned words looked while they were made."""
+"""Sheets of pictures for slides: portraits, attention maps, masks and training losses."""
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn import functional
 
+from mcpkg.data.mask_check import MaskFinding
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.generate import Generated
 from mcpkg.util.images import overlay, to_pixels
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
 CELL_IN = 1.35
 """Side of one picture on a sheet, in inches."""
+MASK_CELL_IN = 1.8
+"""Side of one picture on a sheet of mask checks, in inches."""
+MASK_TINT = torch.tensor([1.0, 0.2, 0.1])
 LOSS_COLUMNS = 3
 """Panels side by side on a sheet of losses."""
 
@@ -29,7 +35,7 @@ def portraits_sheet(
     restored: Float[Tensor, "n 3 H W"] | None = None,
     scores: "Scores | None" = None,
 ) -> Figure:
-    """Rows of pictures: who, which style, what came out, and the same restored."""
+    """Draw rows of pictures: source, reference, results, and the results restored."""
     rows = {"source": source.images, "reference": reference.images, "result": generated.images}
     if restored is not None:
         rows["restored"] = restored
@@ -50,18 +56,18 @@ def portraits_sheet(
 
 def attention_sheet(
     rows: Mapping[str, tuple[Generated, "Scores"]],
-    words: Mapping[str, str] | None = None,
+    tokens: Mapping[str, str] | None = None,
     columns: int = 2,
 ) -> Figure:
-    """For the same seeds, one row a method: the image, then each word's attention laid over it.
+    """Draw one row per method for the same seeds: the image, then each placeholder's attention over it.
 
     Args:
         rows: label -> images with their maps, and their scores.
-        words: role in the maps, "source" first -> how to name it in the titles.
-        columns: how many of the images to show.
+        tokens: role in the maps, "source" first -> its placeholder's name in the titles.
+        columns: number of images to show.
     """
-    words = words or {"source": "[V1]", "reference": "[V2]"}
-    width = 1 + len(words)
+    tokens = tokens or {"source": "[V1]", "reference": "[V2]"}
+    width = 1 + len(tokens)
     figure, axes = _grid(len(rows), columns * width)
     for axes_row, (label, (generated, scores)) in zip(axes, rows.items(), strict=True):
         _label(axes_row[0], label)
@@ -69,24 +75,42 @@ def attention_sheet(
             cells = axes_row[index * width : (index + 1) * width]
             cells[0].imshow(to_pixels(generated.images[index]))
             cells[0].set_title(f"seed {generated.seeds[index]}", fontsize=8)
-            for cell, (role, word) in zip(cells[1:], words.items(), strict=True):
+            for cell, (role, token) in zip(cells[1:], tokens.items(), strict=True):
                 cell.imshow(overlay(generated.images[index], generated.maps.heatmap(role)[index]))
-                cell.set_title(f"{word} leaks {scores.images.leakage[role][index]:.2f}", fontsize=8)
+                cell.set_title(f"{token}: leakage {scores.images.leakage[role][index]:.2f}", fontsize=8)
     means = ", ".join(f"{scores.leakage_source.mean:.2f} {label}" for label, (_, scores) in rows.items())
-    figure.suptitle(fill(f"share of {words['source']}'s attention outside the face: {means}", 70))
+    figure.suptitle(fill(f"fraction of {tokens['source']}'s attention outside the face: {means}", 70))
     return figure
 
 
 def masks_sheet(portraits: Portraits, masks: Float[Tensor, "n 1 h w"]) -> Figure:
-    """What a mask keeps: the rest of each image is dimmed. Look at it before you train."""
+    """Draw each image with everything outside its mask dimmed. Look at it before you train."""
     figure, axes = _grid(1, len(portraits))
     for axis, image, mask in zip(axes[0], portraits.images, masks, strict=True):
         axis.imshow(to_pixels(image * (0.2 + 0.8 * mask)))
     return figure
 
 
+def mask_check_sheet(portraits: Portraits, findings: list[MaskFinding]) -> Figure:
+    """Draw one row per image: the mask over it in red, at the size of pixels, of latents and of attention maps."""
+    figure = Figure(figsize=(3 * MASK_CELL_IN + 2.4, len(findings) * (MASK_CELL_IN + 0.35) + 0.6), layout="constrained")
+    rows = figure.subfigures(len(findings), 1, squeeze=False)[:, 0]
+    for subfigure, image, finding in zip(rows, portraits.images, findings, strict=True):
+        for axis, (name, fraction) in zip(subfigure.subplots(1, 3), finding.coverage.items(), strict=True):
+            mask = getattr(finding, name)
+            axis.imshow(_tinted(image, mask))
+            axis.set_title(f"{name} {mask.shape[-1]} x {mask.shape[-2]}: {fraction:.0%}", fontsize=8)
+            axis.set_axis_off()
+        subfigure.suptitle("\n".join(finding.warnings) or finding.path.name, fontsize=7, wrap=True,
+                           color="firebrick" if finding.warnings else "black")  # fmt: skip
+    warned = sum(bool(finding.warnings) for finding in findings)
+    counted = f"{warned} of {len(findings)} masks have a warning" if warned else f"{len(findings)} masks, no warnings"
+    figure.suptitle(counted)
+    return figure
+
+
 def loss_sheet(histories: Mapping[str, Sequence[Mapping]]) -> Figure:
-    """One panel a loss term: every step pale, the moving mean over it; a dashed line where a phase begins.
+    """Draw one panel per loss term: every step pale, the moving mean over it, a dashed line where a phase begins.
 
     Args:
         histories: method -> its training steps in order, as StepReport's fields.
@@ -115,14 +139,14 @@ def loss_sheet(histories: Mapping[str, Sequence[Mapping]]) -> Figure:
 
 
 def moving_mean(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Mean over the tenth of all values that lies around each, fewer at the ends."""
+    """Return the mean over a window of a tenth of all values around each one, smaller at both ends."""
     half = len(values) // 20
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     return np.array([window.mean() for window in windows])
 
 
 def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
-    # Figure and not pyplot: works without a display, and nothing stays open
+    # Figure instead of pyplot: works without a display, and no figure stays open
     figure = Figure(figsize=(columns * CELL_IN + 0.4, rows * (CELL_IN + 0.1) + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -133,3 +157,11 @@ def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
 def _label(axis, text: str) -> None:
     style = {"rotation": 90, "va": "center", "ha": "right", "multialignment": "center", "fontsize": 10}
     axis.text(-0.06, 0.5, fill(text, 16), transform=axis.transAxes, **style)
+
+
+def _tinted(image: Float[Tensor, "3 h w"], mask: Float[Tensor, "1 k l"]) -> np.ndarray:
+    """Return the image in grey with the mask over it in red: h w 3."""
+    opacity = functional.interpolate(mask[None].float(), image.shape[-2:])[0]  # 1 h w, with visible cells
+    grey = image.mean(dim=0, keepdim=True).clamp(0, 1)
+    tint = MASK_TINT.to(image)[:, None, None]
+    return (grey * (1 - 0.6 * opacity) + tint * 0.6 * opacity).permute(1, 2, 0).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Make `data_samples/`: python -m mcpkg.world.samples --out data_samples.
+"""Render `data_samples/`: python -m mcpkg.world.samples --out data_samples.
 
 Each folder of portraits has a folder `masks` beside the pictures, with the true face mask of each.
 """
@@ -11,17 +11,18 @@ import tyro
 from torch import Generator
 
 from mcpkg.util.images import save_image
+from mcpkg.world.attributes import FACE, IDENTITY, Looks, People, sample_nuisance, tone_to_skin
+from mcpkg.world.population import BALANCED
 from mcpkg.world.render import render_portraits
-from mcpkg.world.world import BALANCED, IDENTITY, PARTS, Looks, People, sample_nuisance
 
 PHOTOS = 5  # per subject and per style
 SIZE_PX = 256
-SHOTS_SEED = 500_000  # added to a person's seed; the same seed would repeat the person's random numbers
+NUISANCE_SEED = 500_000  # added to a person's seed; the same seed would repeat the person's random numbers
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Who: one identity that no model was trained on."""
+    """One identity that no model was trained on."""
 
     seed: int
     monk_tone: int
@@ -32,9 +33,10 @@ class Subject:
     robot: bool = False
 
     def people(self) -> People:
+        """Return the subject as a batch of one."""
         person = BALANCED.people(1, Generator().manual_seed(self.seed))
         shape = person.shape.clone()
-        shape[:, IDENTITY.index("skin")] = (self.monk_tone - 1) / 4.5 - 1
+        shape[:, IDENTITY.index("skin")] = tone_to_skin(self.monk_tone)
         shape[:, IDENTITY.index("beard")] = -1.0 if self.feminine else shape[:, IDENTITY.index("beard")]
         return People(shape, torch.tensor([self.feminine]), torch.tensor([self.robot]))
 
@@ -47,7 +49,7 @@ SUBJECTS = {
 }
 ROBOT = Subject(seed=9_000_005, monk_tone=5, feminine=False, hair="bald", hair_colour="black", robot=True)
 
-# What people wear from day to day. Plain treatment and no sunglasses: these would hide who it is.
+# Everyday clothes. Plain treatment and no sunglasses: these would hide the identity.
 EVERYDAY = (
     dict(garment="sweater", garment_colour="blue", background="plain", background_colour="grey"),
     dict(garment="shirt", garment_colour="white", background="gradient", background_colour="blue"),
@@ -82,7 +84,7 @@ ROBOT_STYLE = Looks.of(
 CREDITS = """# Credits
 
 Every picture here was rendered by `python -m mcpkg.world.samples`, part of this package, and can be
-made again from its seeds. They show nobody: no photograph and no real person went into them.
+made again from its seeds. They show no real person, and no photograph was used to make them.
 To the extent possible under law, the authors waive all rights to the pictures and the masks
 ([CC0 1.0](https://creativecommons.org/publicdomain/zero/1.0/)). `demo.png` was made by `make demo`.
 
@@ -94,18 +96,18 @@ To the extent possible under law, the authors waive all rights to the pictures a
 
 
 def source_looks(subject: Subject) -> Looks:
-    """The subject's own hair in every photo, another garment and background in each."""
+    """Return `PHOTOS` everyday looks with the subject's hair."""
     return everyday_looks(subject.hair, subject.hair_colour)
 
 
 def everyday_looks(hair: str, hair_colour: str) -> Looks:
-    """The same hair in `PHOTOS` looks, another garment and background in each."""
+    """Return `PHOTOS` looks with the same hair and a different garment and background in each."""
     hair = dict(hair=hair, hair_colour=hair_colour)
     return Looks(torch.cat([Looks.of(**hair, **day).codes for day in EVERYDAY]))
 
 
 def reference_people(style_seed: int, robot: bool = False) -> People:
-    """Different people with skin tones spread over the scale, alternating in presentation."""
+    """Draw `PHOTOS` people with skin tones spread over the scale, alternating in presentation."""
     people = BALANCED.people(PHOTOS, Generator().manual_seed(style_seed))
     shape = people.shape.clone()
     shape[:, IDENTITY.index("skin")] = torch.linspace(-0.8, 0.8, PHOTOS)
@@ -115,10 +117,10 @@ def reference_people(style_seed: int, robot: bool = False) -> People:
 
 
 def save_portraits(people: People, looks: Looks, seed: int, folder: Path) -> None:
-    """Render and write portraits and their face masks."""
-    nuisance = sample_nuisance(len(people), Generator().manual_seed(SHOTS_SEED + seed))
+    """Render portraits and write them with their face masks."""
+    nuisance = sample_nuisance(len(people), Generator().manual_seed(NUISANCE_SEED + seed))
     renders = render_portraits(people, looks, nuisance, size=SIZE_PX)
-    faces = renders.parts[:, PARTS.index("face"), None]  # b 1 h w
+    faces = renders.parts[:, FACE, None]  # b 1 h w
     for i, (image, face) in enumerate(zip(renders.image, faces.expand(-1, 3, -1, -1)), start=1):
         save_image(image, folder / f"{i:02}.png")
         save_image(face, folder / "masks" / f"{i:02}.png")

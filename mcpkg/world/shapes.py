@@ -1,4 +1,4 @@
-"""Signed-distance shapes on a batch of coordinate grids, and the canvas that they are painted on.
+"""Signed-distance shapes on a batch of coordinate grids, and the canvas to paint them on.
 
 Distances are negative inside, in units of the grid; parameters are numbers or tensors that broadcast to (b, h, w).
 """
@@ -13,20 +13,20 @@ Grid = Float[Tensor, "b h w"]
 
 
 def ellipse(u: Grid, v: Grid, cx, cy, rx, ry) -> Grid:
-    """Approximate distance to an ellipse (exact on its outline)."""
+    """Return the approximate distance to an ellipse (exact on its outline)."""
     radius = ((u - cx) / rx).square().add_(((v - cy) / ry).square()).sqrt_()
     return (radius - 1) * (rx if not torch.is_tensor(rx) and not torch.is_tensor(ry) and rx < ry else ry)
 
 
 def box(u: Grid, v: Grid, cx, cy, hx, hy, corner=0.0) -> Grid:
-    """Distance to a rectangle of half-sizes hx, hy with rounded corners."""
+    """Return the distance to a rectangle of half-sizes hx, hy with rounded corners."""
     du, dv = (u - cx).abs_() - (hx - corner), (v - cy).abs_() - (hy - corner)
     outside = (du.clamp(min=0).square() + dv.clamp(min=0).square()).sqrt_()
     return outside + torch.maximum(du, dv).clamp_(max=0) - corner
 
 
 def capsule(u: Grid, v: Grid, ax, ay, bx, by, radius) -> Grid:
-    """Distance to a segment from (ax, ay) to (bx, by) with round ends."""
+    """Return the distance to a segment from (ax, ay) to (bx, by) with round ends."""
     dx, dy = bx - ax, by - ay
     length2 = dx * dx + dy * dy
     along = (((u - ax) * dx + (v - ay) * dy) / length2).clamp_(0, 1)
@@ -34,7 +34,7 @@ def capsule(u: Grid, v: Grid, ax, ay, bx, by, radius) -> Grid:
 
 
 def cover(distance: Grid, pixel) -> Grid:
-    """Opacity in [0, 1] of a shape whose edge is `pixel` wide."""
+    """Return the opacity in [0, 1] of a shape whose edge is `pixel` wide."""
     return (0.5 - distance / pixel).clamp_(0, 1)
 
 
@@ -52,18 +52,18 @@ class Canvas:
         self.parts[:, 0] = 1
 
     def crop(self, ys: slice, xs: slice) -> Canvas:
-        """A window onto this canvas; paint laid there appears here."""
+        """Return a view of a part of this canvas; painting on it also changes this canvas."""
         window = object.__new__(Canvas)
         window.rgb, window.parts = self.rgb[:, :, ys, xs], self.parts[:, :, ys, xs]
         return window
 
     def paint(self, alpha: Grid, colour, part: int | None = None, rows: Tensor | None = None) -> None:
-        """Lay `colour` (broadcastable to (b, 3, h, w)) over the canvas.
+        """Blend `colour` (broadcastable to (b, 3, h, w)) over the canvas, in place.
 
         Args:
             alpha: opacity in [0, 1].
-            part: index of the part that the paint belongs to; None keeps what lies below.
-            rows: indices into the batch that are painted; None paints all.
+            part: index of the part that the painted pixels now belong to; None leaves the part masks unchanged.
+            rows: indices into the batch to paint; None paints all.
         """
         alpha = alpha[:, None]
         if rows is None:

@@ -137,7 +137,7 @@ def test_restoration_has_a_strength_and_tells_its_price(run, capsys, monkeypatch
     cli.main([*generate, "--out", str(folder / "told"), "--restore", "--source", str(pair[0])])
     likeness, notice = capsys.readouterr().err.splitlines()
     assert likeness.startswith("likeness to the source: ")
-    assert notice.startswith("notice: restoration lowers the likeness to the source from ")
+    assert notice.startswith("notice: restoration lowers the similarity to the source from ")
     assert "not between 0 and 1" in refused(
         capsys, *generate, "--out", folder / "no", "--restore", "--restore-strength", 2
     )

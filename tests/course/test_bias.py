@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from mcpkg.backends import load_backend
-from mcpkg.course.bias import estimate_faces, picture_in_every_tone, picture_people, read_faces, to_tone
+from mcpkg.course.bias import estimate_faces, read_faces, render_in_every_tone, render_people
 from mcpkg.course.few_shot import train_few_shot
-from mcpkg.world.world import IDENTITY, code
+from mcpkg.world.attributes import IDENTITY, code, skin_to_tone, tone_to_skin
 
 
 @pytest.fixture(scope="module")
@@ -14,16 +14,17 @@ def backend():
 
 def test_the_tones_are_the_ten_of_the_scale():
     # skin -1 is tone 1, 1 is tone 10; steps of 2/9 between.
-    assert to_tone(torch.linspace(-1, 1, 10)).tolist() == pytest.approx(list(range(1, 11)))
+    assert skin_to_tone(torch.linspace(-1, 1, 10)).tolist() == pytest.approx(list(range(1, 11)))
+    assert [tone_to_skin(tone) for tone in (1, 10)] == [-1, 1]
 
 
-def test_of_a_persons_ten_pictures_only_the_tone_differs():
-    ladder = picture_in_every_tone(2, seed=0)
+def test_a_persons_ten_pictures_differ_only_in_tone():
+    ladder = render_in_every_tone(2, seed=0)
     assert len(ladder) == 20 and ladder.rows_each == 10
     others = [i for i, name in enumerate(IDENTITY) if name != "skin"]
     shape = ladder.people.shape.unflatten(0, (2, 10))
     assert (shape[:, :, others] == shape[:, :1, others]).all()
-    assert to_tone(shape[0, :, IDENTITY.index("skin")]).tolist() == pytest.approx(list(range(1, 11)))
+    assert skin_to_tone(shape[0, :, IDENTITY.index("skin")]).tolist() == pytest.approx(list(range(1, 11)))
     assert len(set(ladder.captions[:10])) == 1
     images, parts = ladder.renders.image, ladder.renders.parts
     outside = (parts[0, 0] > 0.999) & (parts[9, 0] > 0.999)  # plain background
@@ -31,22 +32,22 @@ def test_of_a_persons_ten_pictures_only_the_tone_differs():
     assert images[0].mean() > images[9].mean() + 0.02  # darker skin
 
 
-def test_a_look_and_a_presentation_can_be_asked_for():
-    dressed = picture_people(8, seed=1, feminine=0.0, garment="wedding dress")
+def test_a_look_and_a_presentation_can_be_given():
+    dressed = render_people(8, seed=1, feminine=0.0, garment="wedding dress")
     assert not dressed.people.feminine.any() and (dressed.looks.garment == code("garment", "wedding dress")).all()
     assert all("wedding dress" in text for text in dressed.captions)
-    assert dressed.captions != picture_people(8, seed=2, feminine=0.0, garment="wedding dress").captions
+    assert dressed.captions != render_people(8, seed=2, feminine=0.0, garment="wedding dress").captions
 
 
-def test_readings_hold_on_renders(backend):
-    pictured = picture_people(64, seed=3)
-    readings = read_faces(backend, pictured.renders.image)
-    assert (readings.feminine == pictured.people.feminine).float().mean() > 0.85
-    assert (readings.tone - to_tone(pictured.people.skin)).abs().mean() < 1
+def test_readings_are_right_on_renders(backend):
+    rendered = render_people(64, seed=3)
+    readings = read_faces(backend, rendered.renders.image)
+    assert (readings.feminine == rendered.people.feminine).float().mean() > 0.85
+    assert (readings.tone - skin_to_tone(rendered.people.skin)).abs().mean() < 1
 
 
 def test_the_error_of_a_face_does_not_depend_on_the_batch_and_grows_with_less_noise(backend):
-    ladder = picture_in_every_tone(2, seed=4)
+    ladder = render_in_every_tone(2, seed=4)
     whole, tones = estimate_faces(backend, ladder, 700, batch_size=40)
     halves, _ = estimate_faces(backend, ladder, 700, batch_size=10)
     torch.testing.assert_close(whole, halves, rtol=1e-3, atol=1e-5)
@@ -55,9 +56,9 @@ def test_the_error_of_a_face_does_not_depend_on_the_batch_and_grows_with_less_no
     assert tones[9] > tones[0] + 3  # the estimate still tells the darkest from the lightest
 
 
-def test_a_few_pictures_are_learned_and_forgotten_after_the_block(backend):
+def test_a_few_pictures_are_learned_until_the_end_of_the_block(backend):
     before = {name: p.detach().clone() for name, p in backend.pipeline.unet.named_parameters()}
-    lesson = picture_people(4, seed=5, garment="wedding dress")
+    lesson = render_people(4, seed=5, garment="wedding dress")
     plain, _ = estimate_faces(backend, lesson, 500)
     with train_few_shot(backend, lesson, steps=12) as losses:
         taught, _ = estimate_faces(backend, lesson, 500)
@@ -66,8 +67,8 @@ def test_a_few_pictures_are_learned_and_forgotten_after_the_block(backend):
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_same_lesson_is_learned_twice_alike(backend):
-    lesson = picture_people(4, seed=6)
+def test_the_same_training_gives_the_same_losses(backend):
+    lesson = render_people(4, seed=6)
     runs = []
     for _ in range(2):
         with train_few_shot(backend, lesson, steps=2, seed=1) as losses:

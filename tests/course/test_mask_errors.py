@@ -15,16 +15,16 @@ def square() -> torch.Tensor:
     return mask
 
 
-def test_the_lower_half_of_a_mask_is_lost():
+def test_the_lower_half_of_a_mask_is_removed():
     assert drop_mask(square(), 0.5).sum(dim=(0, 1, 3)).tolist() == [0, 2, 0, 0]
 
 
-def test_a_row_is_lost_as_far_as_needed():
+def test_a_row_is_removed_partly():
     # of an area of 4, 3 stay: all of the upper row, half of each pixel of the lower
     assert drop_mask(square(), 0.25).sum(dim=(0, 1, 3)).tolist() == [0, 2, 1, 0]
 
 
-def test_each_mask_loses_a_share_of_its_own():
+def test_each_mask_loses_a_fraction_of_its_area():
     masks = torch.cat((square(), torch.ones(1, 1, 4, 4)))
     assert drop_mask(masks, 0.75).sum(dim=(1, 2, 3)).tolist() == [1, 4]
 
@@ -34,12 +34,12 @@ def test_nothing_dropped_leaves_the_mask_and_all_dropped_nothing():
     assert not drop_mask(square(), 1).any()
 
 
-def test_a_share_outside_0_to_1_is_refused():
-    with pytest.raises(ValueError, match="share: 1.5"):
+def test_a_fraction_outside_0_to_1_raises():
+    with pytest.raises(ValueError, match="fraction: 1.5"):
         drop_mask(square(), 1.5)
 
 
-def test_the_error_is_what_two_masks_do_not_share():
+def test_the_error_is_one_minus_the_intersection_over_union():
     assert mask_error(square(), square()) == 0
     assert mask_error(square(), 1 - square()) == 1
     # moved by one pixel: 2 of the pixels are in both, 6 in either
@@ -49,7 +49,7 @@ def test_the_error_is_what_two_masks_do_not_share():
     assert math.isnan(mask_error(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)))
 
 
-def test_portraits_take_other_face_masks_and_stay_as_they_were():
+def test_other_face_masks_give_new_portraits_and_keep_the_old():
     portraits = tiny_portraits(tiny_backend())
     before = portraits.faces.face_mask.clone()
     changed = with_face_masks(portraits, 1 - before)
@@ -57,7 +57,7 @@ def test_portraits_take_other_face_masks_and_stay_as_they_were():
     assert portraits.faces.face_mask.equal(before)
 
 
-def test_masks_of_another_size_are_refused():
+def test_masks_of_another_size_raise():
     portraits = tiny_portraits(tiny_backend())
     with pytest.raises(ValueError, match="of its size"):
         with_face_masks(portraits, portraits.faces.face_mask[..., :-1])

@@ -14,7 +14,7 @@ def estimate(backend, timestep=300, n=2):
     return latents, noise, estimate_x0(backend, latents, noise, [PROMPT] * n, timestep)
 
 
-def test_the_estimate_is_tweedies_of_what_the_unet_saw_in_the_noised_image():
+def test_the_estimate_is_tweedies_formula_of_the_prediction():
     backend = tiny_backend()
     latents, noise, step = estimate(backend)
     t = torch.tensor([300, 300])
@@ -41,19 +41,19 @@ def test_the_gradient_is_the_slope_of_the_loss_in_the_predicted_noise():
     torch.testing.assert_close(values, loss(step.images))
 
 
-def test_one_image_does_not_pull_at_another():
+def test_one_image_does_not_affect_the_gradient_of_another():
     backend = tiny_backend()
     _, _, step = estimate(backend)
     _, gradient = x0_gradient(backend, step, lambda images: images.mean(dim=(1, 2, 3)) * torch.tensor([1.0, 0.0]))
     assert gradient[0].abs().max() > 0 and gradient[1].abs().max() == 0
 
 
-def test_a_timestep_outside_of_the_schedule_is_named():
+def test_a_timestep_outside_of_the_schedule_raises():
     with pytest.raises(ValueError, match="timestep: 1000 is not in 0 to 999"):
         estimate(tiny_backend(), timestep=1000)
 
 
-def test_every_image_needs_its_prompt():
+def test_the_number_of_prompts_must_match():
     backend = tiny_backend()
     latents, noise, _ = estimate(backend)
     with pytest.raises(ValueError, match="1 for 2 images"):

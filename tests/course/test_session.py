@@ -59,7 +59,7 @@ def test_a_training_is_done_once_and_found_by_another_notebook(course, monkeypat
     assert "runs/course/tiny-textual_inversion-ann-chic-" in lines[0]
 
 
-def test_whatever_the_adapter_depends_on_has_a_folder_of_its_own(course):
+def test_whatever_the_adapter_depends_on_changes_the_folder(course):
     method, (ann, chic) = course.method(TEXTUAL_INVERSION), pair(course)
     runs = [
         (method, ann, chic, 0),
@@ -93,16 +93,16 @@ def test_two_notebooks_do_not_train_the_same_thing_at_once(course):
     assert held == [True]
 
 
-def test_a_share_shortens_every_phase():
+def test_a_fraction_shortens_every_phase():
     course = Course(replace(quick_backend(), tune=lambda method: method), find_root())
     # 1200 and 1500 steps
-    assert [phase.steps for phase in course.method(MAGICAPTURE, share=0.1).phases] == [120, 150]
-    assert [phase.steps for phase in course.method(MAGICAPTURE, share=1e-9).phases] == [1, 1]
-    with pytest.raises(ValueError, match="share: 0 is not in"):
-        course.method(MAGICAPTURE, share=0)
+    assert [phase.steps for phase in course.method(MAGICAPTURE, fraction=0.1).phases] == [120, 150]
+    assert [phase.steps for phase in course.method(MAGICAPTURE, fraction=1e-9).phases] == [1, 1]
+    with pytest.raises(ValueError, match="fraction: 0 is not in"):
+        course.method(MAGICAPTURE, fraction=0)
 
 
-def test_auto_is_the_best_backend_that_can_be_run():
+def test_auto_is_the_best_backend_that_this_machine_can_run():
     assert open_course().backend.name == "mini"
 
 
@@ -149,13 +149,13 @@ def test_outside_a_notebook_only_the_last_line_is_printed(capsys):
     assert capsys.readouterr().out == "done\n"
 
 
-def test_a_finding_is_asserted_on_the_built_in_model_and_told_on_others(course, capsys):
+def test_a_finding_is_asserted_on_the_built_in_model_and_printed_on_others(course, capsys):
     course.backend = replace(course.backend, name="mini")
     course.expect(True)
-    with pytest.raises(AssertionError, match="not what this lesson is about"):
+    with pytest.raises(AssertionError, match="the numbers differ from those of this lesson"):
         course.expect(False)
     course.backend = replace(course.backend, name="sd15")
     course.expect(True)
     assert capsys.readouterr().out == ""
     course.expect(False)
-    assert "on sd15 it came out otherwise" in capsys.readouterr().out
+    assert "on sd15 the result differs" in capsys.readouterr().out

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mcpkg.data.face_crop import frame_face, largest_part, square_windows
+from mcpkg.data.face_crop import crop_to_face, largest_part, square_windows
 from mcpkg.method.interfaces import Faces
 from tests.helpers.tiny_backend import LANDMARKS, tiny_backend
 
@@ -43,42 +43,42 @@ def test_windows_cover_the_long_side_and_share_half_with_the_next():
 
 
 def test_the_crop_is_three_faces_high_around_the_face(backend):
-    framed = frame_face(scene(320, 320, (100, 100, 40)), backend)
+    crop = crop_to_face(scene(320, 320, (100, 100, 40)), backend)
     # 3 x 40 = 120 a side; the face's middle, 120, lies at 50 % from the left and 45 % from the top: 60 and 66.
-    assert framed.box == (60, 66, 180, 186)
-    assert framed.image.shape == (3, 32, 32) and not framed.several
-    assert framed.faces.face_mask.mean() == pytest.approx(1 / 9, abs=0.03)
+    assert crop.box == (60, 66, 180, 186)
+    assert crop.image.shape == (3, 32, 32) and not crop.several
+    assert crop.faces.face_mask.mean() == pytest.approx(1 / 9, abs=0.03)
 
 
 def test_a_tight_portrait_stays_whole(backend):
-    assert frame_face(scene(320, 320, (60, 60, 200)), backend).box == (0, 0, 320, 320)
+    assert crop_to_face(scene(320, 320, (60, 60, 200)), backend).box == (0, 0, 320, 320)
 
 
 def test_a_face_at_the_edge_is_cropped_within_the_picture(backend):
-    assert frame_face(scene(320, 320, (280, 0, 40)), backend).box == (200, 0, 320, 120)
+    assert crop_to_face(scene(320, 320, (280, 0, 40)), backend).box == (200, 0, 320, 120)
 
 
 @pytest.mark.parametrize("at", [(10, 20), (280, 20), (560, 20)])
 def test_a_face_anywhere_in_a_wide_photo_is_found(backend, at):
-    left, top, right, bottom = frame_face(scene(640, 160, (*at, 60)), backend).box
+    left, top, right, bottom = crop_to_face(scene(640, 160, (*at, 60)), backend).box
     assert left <= at[0] and at[0] + 60 <= right and bottom - top == 160
 
 
 def test_the_largest_of_several_faces_is_taken_and_others_leave_no_mask(backend):
-    framed = frame_face(scene(320, 320, (100, 100, 60), (200, 110, 30)), backend)
-    assert framed.several
-    columns = framed.faces.face_mask[0, 0].any(dim=0).nonzero().flatten()
+    crop = crop_to_face(scene(320, 320, (100, 100, 60), (200, 110, 30)), backend)
+    assert crop.several
+    columns = crop.faces.face_mask[0, 0].any(dim=0).nonzero().flatten()
     # 180 pixels from 40 on become 32; the large face spans 60 to 120 of them, or 10.7 to 21.3; the small one 160 on
     assert columns.min() >= 10 and columns.max() <= 21
 
 
 def test_faces_at_both_ends_of_a_wide_photo_count_as_several(backend):
-    framed = frame_face(scene(480, 160, (20, 60, 50), (400, 60, 40)), backend)
-    assert framed.several and framed.box[0] == 0
+    crop = crop_to_face(scene(480, 160, (20, 60, 50), (400, 60, 40)), backend)
+    assert crop.several and crop.box[0] == 0
 
 
 def test_no_face_is_none(backend):
-    assert frame_face(scene(64, 64), backend) is None
+    assert crop_to_face(scene(64, 64), backend) is None
 
 
 def test_a_face_that_the_crop_loses_is_taken_from_the_whole(backend):
@@ -90,7 +90,7 @@ def test_a_face_that_the_crop_loses_is_taken_from_the_whole(backend):
         return replace(faces, found=faces.found & seen, count=faces.count * seen)
 
     backend.face_parser.parse = shy
-    assert frame_face(scene(320, 320, (100, 100, 40)), backend).box == (0, 0, 320, 320)
+    assert crop_to_face(scene(320, 320, (100, 100, 40)), backend).box == (0, 0, 320, 320)
 
 
 def test_what_glasses_part_stays_one_face():

@@ -77,7 +77,7 @@ def test_a_phones_second_view_does_not_make_a_photo_animated(tmp_path):
     assert open_picture(tmp_path / "a.jpg").rgb.size == (16, 16)
 
 
-def test_damaged_exif_harms_nobody(tmp_path):
+def test_damaged_exif_does_no_harm(tmp_path):
     picture(16, 16).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff broken")
     with warnings.catch_warnings(action="error"):
         assert open_picture(tmp_path / "a.jpg").rgb.size == (16, 16)
@@ -124,7 +124,7 @@ BAD = {
     "empty": "cannot be read as an image",
     "other format": "cannot be read as an image .not PNG, JPEG or WebP",
     "truncated": "cannot be read as an image",
-    "1x1": "1 x 1 pixels; no face fits",
+    "1x1": "1 x 1 pixels; too small for a face",
     "wide": "million pixels. Save a smaller copy",
     "wide and flat": "30000 x 100 pixels; at most 20000 a side",
     "many pixels": "million pixels. Save a smaller copy",

@@ -60,7 +60,7 @@ def test_every_bad_file_is_named_in_one_error(backend, folder):
 
 def test_several_faces_give_a_notice(backend, folder):
     Image.new("RGB", (32, 32), "white").save(folder / "c.png")  # the tiny parser sees two there
-    with pytest.warns(Notice, match="c.png: several faces; the largest is taken"):
+    with pytest.warns(Notice, match="c.png: several faces; the largest is used"):
         assert len(load_portraits(folder, backend)) == 3
 
 

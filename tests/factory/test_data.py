@@ -7,14 +7,14 @@ import torch
 from mcpkg.factory.data import (
     LOOKS_PER_PERSON,
     Pool,
+    create_once,
     degrade,
     generator_for,
     make_pool,
     part_shares,
     wear_out,
-    whoever_is_first,
 )
-from mcpkg.world.world import PARTS
+from mcpkg.world.attributes import PARTS
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,10 @@ def test_a_pool_is_rendered_once(pool):
 
 
 def test_of_two_processes_that_make_the_same_the_first_wins(tmp_path):
-    with whoever_is_first(tmp_path / "pool") as slow:
+    with create_once(tmp_path / "pool") as slow:
         slow.mkdir()
         (slow / "by").write_text("slow")
-        with whoever_is_first(tmp_path / "pool") as fast:
+        with create_once(tmp_path / "pool") as fast:
             fast.mkdir()
             (fast / "by").write_text("fast")
     assert (tmp_path / "pool" / "by").read_text() == "fast"
@@ -42,7 +42,7 @@ def test_of_two_processes_that_make_the_same_the_first_wins(tmp_path):
 
 
 def test_what_was_half_made_is_gone_after_an_error(tmp_path):
-    with pytest.raises(RuntimeError), whoever_is_first(tmp_path / "pool") as partial:
+    with pytest.raises(RuntimeError), create_once(tmp_path / "pool") as partial:
         partial.mkdir()
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ import torch
 
 from mcpkg.factory import report
 from mcpkg.factory.measure import MEASUREMENTS, Bar, asked, attention_on_part
-from mcpkg.world.world import ATTRIBUTES, Looks, People
+from mcpkg.world.attributes import ATTRIBUTES, Looks, People
 
 NAN = float("nan")
 

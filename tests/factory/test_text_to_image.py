@@ -22,8 +22,9 @@ from mcpkg.factory.text_to_image import (
     tokenize,
 )
 from mcpkg.method.diffusion import velocity_weight
+from mcpkg.world.attributes import PARTS
 from mcpkg.world.captions import Caption, write_captions
-from mcpkg.world.world import BALANCED, PARTS
+from mcpkg.world.population import BALANCED
 from tests.helpers.tiny_mini import tiny_autoencoder
 
 

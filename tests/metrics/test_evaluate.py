@@ -66,7 +66,7 @@ def test_images_without_one_face_are_left_out_of_identity(setting):
     images = torch.cat((source.images[:2], torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32)))
     scores = evaluate_portraits(backend, generated(images), source, reference)
     assert scores.identity.n == 2 and scores.n_images == 4
-    assert scores.faceless_share == 0.5 and scores.n_without_face == 1 and scores.n_with_several_faces == 1
+    assert scores.no_face_fraction == 0.5 and scores.n_without_face == 1 and scores.n_with_several_faces == 1
     assert scores.drops_style.n == scores.diversity_identity.n == 2
     assert scores.distance_to_real.n == scores.style.n == 4
     assert scores.images.identity.isnan().tolist() == [False, False, True, True]

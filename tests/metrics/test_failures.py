@@ -17,12 +17,12 @@ def faces(n, generator, spread=0.01):
     return Faces(found.bool(), found.long(), mask, mask, landmarks)
 
 
-def test_known_faces_lie_at_about_one(generator):
+def test_known_faces_are_at_a_distance_of_about_one(generator):
     known = faces(400, generator)
     assert abs(abnormality(known, known).square().mean() - 1) < 0.2
 
 
-def test_a_mouth_at_the_wrong_place_stands_out(generator):
+def test_a_misplaced_mouth_is_abnormal(generator):
     known, found = faces(400, generator), faces(3, generator)
     moved = found.landmarks.clone()
     moved[1, 3:] += torch.tensor([0.15, 0.0])
@@ -45,9 +45,9 @@ def test_eyes_at_one_point_give_a_number(generator):
     assert math.isfinite(abnormality(replace(found, landmarks=merged), known).item())
 
 
-def test_the_suspect_is_the_worst_image_and_the_unknown_is_no_suspect():
+def test_the_suspect_is_the_worst_image_and_nan_is_no_suspect():
     nan = float("nan")
-    measured = {"lost look": torch.tensor([0.1, nan, 0.7, 0.2]), "spilled word": torch.tensor([nan, nan])}
+    measured = {"lost style": torch.tensor([0.1, nan, 0.7, 0.2]), "attention leakage": torch.tensor([nan, nan])}
     (suspect,) = find_suspects(measured)
-    assert (suspect.failure, suspect.index) == ("lost look", 2)
-    torch.testing.assert_close([suspect.value, suspect.typical], [0.7, 0.2])
+    assert (suspect.failure, suspect.index) == ("lost style", 2)
+    torch.testing.assert_close([suspect.value, suspect.median], [0.7, 0.2])

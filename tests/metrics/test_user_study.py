@@ -7,7 +7,7 @@ from mcpkg.metrics.user_study import Vote, plan_trials, read_votes, summarise_vo
 METHODS = ("ours", "theirs")
 
 
-def test_every_question_meets_every_pair_once_with_sides_even():
+def test_every_question_is_asked_once_per_pair_with_balanced_sides():
     trials = plan_trials(METHODS, 6, seed=1)
     assert len(trials) == 18 and len({(t.question, t.index) for t in trials}) == 18
     for question in ("identity", "style", "fidelity"):
@@ -20,7 +20,7 @@ def test_order_and_sides_come_from_the_seed():
     assert plan_trials(METHODS, 6, seed=1) != plan_trials(METHODS, 6, seed=2)
 
 
-def test_the_side_does_not_count_but_what_was_on_it():
+def test_votes_count_for_the_method_and_not_for_the_side():
     votes = [
         Vote("a", "identity", 0, "ours", "theirs", "left"),
         Vote("a", "identity", 1, "theirs", "ours", "right"),
@@ -31,8 +31,8 @@ def test_the_side_does_not_count_but_what_was_on_it():
     ]
     identity, style = summarise_votes(votes, METHODS)
     assert (identity.question, identity.n, identity.ties) == ("identity", 3, 1)
-    assert identity.share == pytest.approx(2 / 3) and identity.low < 2 / 3 < identity.high
-    assert (style.n, style.ties) == (0, 1) and math.isnan(style.share)
+    assert identity.fraction == pytest.approx(2 / 3) and identity.low < 2 / 3 < identity.high
+    assert (style.n, style.ties) == (0, 1) and math.isnan(style.fraction)
 
 
 def test_votes_survive_the_file(tmp_path):
@@ -46,21 +46,21 @@ def test_votes_survive_the_file(tmp_path):
 @pytest.mark.parametrize(
     "text, error",
     [
-        ("a,b\n1,2\n", "no votes"),
+        ("a,b\n1,2\n", "not a file of votes"),
         ("rater,question,index,left,right,choice\nx,style,two,a,b,left\n", "damaged"),
         ("rater,question,index,left,right,choice\nx,style\n", "damaged"),
         ("rater,question,index,left,right,choice\nx,style,2,a,b,up\n", "choice 'up'"),
         ("rater,question,index,left,right,choice\nx,hair,2,a,b,left\n", "question 'hair'"),
     ],
 )
-def test_other_files_are_refused_by_name(tmp_path, text, error):
+def test_other_files_raise_an_error_with_their_name(tmp_path, text, error):
     path = tmp_path / "votes.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=f"votes.csv: .*{error}"):
         read_votes(path)
 
 
-def test_a_rater_goes_on_where_they_stopped():
+def test_a_rater_continues_where_they_stopped():
     trials = plan_trials(METHODS, 2, seed=0)
     votes = [Vote("ann", *trials[0], "left"), Vote("bob", *trials[1], "left")]
     assert trials_left(trials, votes, "ann") == trials[1:]

@@ -4,13 +4,15 @@ import nbformat.v4 as notebooks
 import torch
 from nbconvert import HTMLExporter
 
-from mcpkg.viz.widgets import refocusing_lab
+from mcpkg.viz.widgets import explore_attention_losses
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def test_a_page_without_a_kernel_shows_the_picture():
-    widget = refocusing_lab(torch.tensor([[[[0.5, 0.4], [0.5, 0.2]]]]), torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]]))
+    widget = explore_attention_losses(
+        torch.tensor([[[[0.5, 0.4], [0.5, 0.2]]]]), torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]])
+    )
     shown = widget._repr_mimebundle_()
     output = notebooks.new_output("execute_result", shown, execution_count=1)
     page, _ = HTMLExporter().from_notebook_node(

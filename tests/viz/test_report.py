@@ -11,7 +11,7 @@ from PIL import Image
 
 from mcpkg.inference.sampling import Sampling
 from mcpkg.metrics.compare import judge
-from mcpkg.metrics.score_descriptions import MEANINGS
+from mcpkg.metrics.score_descriptions import SCORE_DESCRIPTIONS
 from mcpkg.metrics.scores import Scores
 from mcpkg.util.statistics import Interval
 from mcpkg.viz.report import write_report
@@ -78,7 +78,7 @@ def test_results_are_the_pixels_that_were_drawn(setting, tmp_path):
 
 def test_every_score_is_shown_with_its_interval_and_what_it_means(setting, tmp_path):
     backend, source, reference, result = setting
-    assert set(MEANINGS) == {field.name for field in fields(Scores) if field.type in (Interval, "Interval")}
+    assert set(SCORE_DESCRIPTIONS) == {field.name for field in fields(Scores) if field.type in (Interval, "Interval")}
     scores = replace(result.scores, identity=Interval(0.6123, 0.55, 0.6789, 8), style=Interval(*[float("nan")] * 3, 0))
     text = write_report(tmp_path, backend, source, reference, replace(result, scores=scores)).read_text()
     assert cell(text, "Identity") == "0.61 [0.55, 0.68]"
@@ -108,9 +108,9 @@ def test_what_comes_from_outside_is_escaped(setting, tmp_path):
 
 def test_consent_is_never_assumed(setting, tmp_path):
     backend, source, reference, result = setting
-    assert "Nobody stated" in write_report(tmp_path, backend, source, reference, result).read_text()
+    assert "no one stated" in write_report(tmp_path, backend, source, reference, result).read_text()
     text = write_report(tmp_path, backend, source, reference, result, consent="Ann agreed on 1 May.").read_text()
-    assert "Nobody stated" not in text and "Ann agreed on 1 May." in text
+    assert "no one stated" not in text and "Ann agreed on 1 May." in text
 
 
 def test_timings_are_those_of_the_steps(setting, tmp_path):

@@ -1,12 +1,23 @@
+from dataclasses import replace
+
 import numpy as np
 import torch
 from PIL import Image
 
+from mcpkg.data.mask_check import diagnose_masks
 from mcpkg.inference.generate import Generated
 from mcpkg.method.masks import source_mask
 from mcpkg.metrics.evaluate import evaluate_portraits
 from mcpkg.util.images import overlay, save_figure
-from mcpkg.viz.sheets import attention_sheet, loss_sheet, masks_sheet, moving_mean, portraits_sheet
+from mcpkg.viz.sheets import (
+    attention_sheet,
+    loss_sheet,
+    mask_check_sheet,
+    masks_sheet,
+    moving_mean,
+    portraits_sheet,
+)
+from tests.data.test_mask_check import rectangle, with_masks
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 
 
@@ -22,7 +33,7 @@ def titles(figure):
     return [axis.get_title() for axis in figure.axes]
 
 
-def test_the_sheet_of_portraits_says_what_was_measured(tmp_path):
+def test_the_sheet_of_portraits_shows_the_scores(tmp_path):
     backend, source, reference, generated, scores = setting()
     figure = portraits_sheet(source, reference, generated, backend.restorer.restore(generated.images), scores)
     assert f"identity {scores.identity.mean:.2f}" in figure.get_suptitle()
@@ -36,24 +47,48 @@ def test_the_sheet_of_attention_shows_the_same_seeds_in_each_row():
     *_, generated, scores = setting()
     figure = attention_sheet({"without": (generated, scores), "with": (generated, scores)}, columns=2)
     assert titles(figure)[0] == titles(figure)[6] == "seed 0"
-    assert titles(figure)[1] == f"[V1] leaks {scores.images.leakage['source'][0]:.2f}"
+    assert titles(figure)[1] == f"[V1]: leakage {scores.images.leakage['source'][0]:.2f}"
     assert f"{scores.leakage_source.mean:.2f} without" in figure.get_suptitle()
 
 
 def test_an_overlay_is_brightest_where_the_map_is():
-    heat = torch.zeros(4, 4)
-    heat[0, 0] = 1e-3  # scaled by its own maximum
-    brightness = overlay(torch.zeros(3, 32, 32), heat).sum(axis=-1)
+    heatmap = torch.zeros(4, 4)
+    heatmap[0, 0] = 1e-3  # scaled by its own maximum
+    brightness = overlay(torch.zeros(3, 32, 32), heatmap).sum(axis=-1)
     assert brightness[:8, :8].mean() > 3 * brightness[16:, 16:].mean()
 
 
-def test_masks_dim_what_they_leave_out():
+def test_masks_dim_what_is_outside():
     backend = tiny_backend()
     portraits = tiny_portraits(backend, 2)
     figure = masks_sheet(portraits, source_mask(portraits.faces))
     shown = torch.tensor(figure.axes[0].images[0].get_array())
     assert torch.allclose(shown[16, 16], portraits.images[0, :, 16, 16])
     assert torch.allclose(shown[0, 0], 0.2 * portraits.images[0, :, 0, 0])
+
+
+def test_the_mask_check_sheet_counts_and_shows_warnings():
+    backend = tiny_backend()
+    findings = diagnose_masks(backend, tiny_portraits(backend, 2))
+    assert mask_check_sheet(tiny_portraits(backend, 2), findings).get_suptitle() == "2 masks, no warnings"
+    portraits = with_masks(backend, torch.zeros(1, 32, 32), tiny_portraits(backend, 2).faces.face_mask[1])
+    figure = mask_check_sheet(portraits, diagnose_masks(backend, portraits))
+    assert figure.get_suptitle() == "1 of 2 masks have a warning"
+    assert "0.png: the mask is empty" in figure.subfigs[0].get_suptitle().replace("\n", " ")
+
+
+def test_the_mask_check_sheet_shows_each_mask_at_three_sizes(tmp_path):
+    backend = tiny_backend()
+    portraits = with_masks(backend, rectangle(16, 16))
+    portraits = replace(portraits, images=torch.full_like(portraits.images, 0.5))
+    figure = mask_check_sheet(portraits, diagnose_masks(backend, portraits))
+    pixels, latent, attention = figure.subfigs[0].axes
+    assert [axis.get_title() for axis in (pixels, latent, attention)] == [
+        "pixels 32 x 32: 25%", "latent 8 x 8: 25%", "attention 8 x 8: 25%"]  # fmt: skip
+    shown = torch.tensor(pixels.images[0].get_array())
+    assert shown[0, 0, 0] > shown[0, 0, 1] and shown[31, 31].tolist() == [0.5, 0.5, 0.5]  # red inside, grey outside
+    save_figure(figure, tmp_path / "masks.png")
+    assert Image.open(tmp_path / "masks.png").width > 500
 
 
 def test_losses_have_a_panel_each_and_a_line_where_a_phase_begins():

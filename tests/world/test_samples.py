@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mcpkg.data.portraits import read_image
+from mcpkg.data.image_files import read_image
 from mcpkg.world.samples import PHOTOS, STYLES, SUBJECTS, make_samples, reference_people
 
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from mcpkg.world.attributes import ATTRIBUTES, FACE, HAIR, IDENTITY, PARTS, Looks, code, readable, sample_nuisance
 from mcpkg.world.captions import VOCABULARY, describe, write_captions
-from mcpkg.world.render import FACE, HAIR, render_portraits
-from mcpkg.world.world import ATTRIBUTES, BALANCED, IDENTITY, PARTS, WEB, Looks, code, readable, sample_nuisance
+from mcpkg.world.population import BALANCED, WEB
+from mcpkg.world.render import render_portraits
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -15,8 +15,9 @@ from torch import Tensor
 from mcpkg.backends.mini.nets import FaceParserNet, IdentityEmbedder, RestorerNet, StyleReaderNet, count_faces
 from mcpkg.method.config import LossWeights, Method, Phase, Refocusing
 from mcpkg.method.interfaces import Backend, Faces
+from mcpkg.world.attributes import PARTS, sample_nuisance
+from mcpkg.world.population import BALANCED
 from mcpkg.world.render import render_portraits
-from mcpkg.world.world import BALANCED, PARTS, sample_nuisance
 
 WEIGHTS = Path(__file__).parent / "weights"
 IMAGE_SIZE_PX = 128

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from mcpkg.method.face_alignment import align_faces
-from mcpkg.world.world import ATTRIBUTES, IDENTITY, PARTS
+from mcpkg.world.attributes import ATTRIBUTES, IDENTITY, PARTS
 
 CROP_PX = 80
 TEMPLATE = ((0.33, 0.40), (0.67, 0.40), (0.50, 0.593), (0.373, 0.743), (0.627, 0.743))

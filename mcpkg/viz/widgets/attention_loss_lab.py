@@ -14,7 +14,7 @@ from mcpkg.viz.widgets.panel import Panel, labelled
 STEPS = 60
 
 
-class RefocusingLab(Panel):
+class AttentionLossLab(Panel):
     """Form, S and weight of the loss, and its steps; the map, the gradient, and leakage and attention on the way."""
 
     def __init__(self, maps: Float[Tensor, "1 heads h w"], mask: Float[Tensor, "1 1 H W"]):

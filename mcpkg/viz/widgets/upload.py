@@ -1,4 +1,4 @@
-"""Upload photos of a person who agreed; until then, a sample stands in."""
+"""Upload photos of a person who agreed to it; until then, sample pictures are used."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from mcpkg.data.image_files import SUFFIXES, find_images, open_picture
 from mcpkg.util.files import replace_whole
 from mcpkg.viz.widgets.panel import Panel, labelled
 
-RENDERED = "Rendered pictures; they show nobody."
+RENDERED = "Rendered pictures; they show no real person."
 SHOWN = 8  # thumbnails, at most
 THUMBNAIL_PX = 128
 
 
 class PhotoUpload(Panel):
-    """Photos, who agreed to what, and a box to tick. Nothing is written before all three are there."""
+    """Photos, a statement of who agreed to what, and a box to tick. Nothing is saved before all three are given."""
 
     def __init__(self, folder: str | Path, sample: str | Path):
         """
         Args:
-            folder: where uploaded photos go, as photo_01.jpg and so on.
-            sample: pictures to go on with until photos are uploaded.
+            folder: where uploaded photos are saved, as photo_01.jpg and so on.
+            sample: folder of pictures to use until photos are uploaded.
         """
         self._uploads, self.sample = Path(folder), Path(sample)
         self.photos = ipywidgets.FileUpload(
@@ -39,23 +39,23 @@ class PhotoUpload(Panel):
 
     @property
     def folder(self) -> Path:
-        """What to load: the uploaded photos if there is consent, else the sample."""
+        """The folder to load: the uploaded photos if there is consent, else the sample."""
         return self._uploads if self._ready else self.sample
 
     @property
     def consent(self) -> str:
-        """Who agreed to what, for reports and cards."""
+        """Who agreed to what, for reports and model cards."""
         return self.statement.value.strip() if self._ready else RENDERED
 
     def forget(self) -> None:
-        """Delete the uploaded photos, here and on the disk; the sample stands in again."""
+        """Delete the uploaded photos, in the widget and on the disk, and use the sample again."""
         self.agreed.value = False
         self.photos.value = ()
         self._clear()
 
     def refresh(self, change: object = None) -> None:
         if change is not None:
-            self._clear()  # other photos, or consent taken back
+            self._clear()  # other photos, or consent withdrawn
         if self._ready:
             for number, photo in enumerate(self._usable, 1):
                 path = self._uploads / f"photo_{number:02}{Path(photo['name']).suffix.lower()}"
@@ -72,8 +72,8 @@ class PhotoUpload(Panel):
         if self._ready:
             return f"{n} photos in {self._uploads.name}. Consent: {self.consent}"
         if n:
-            return f"{n} photos wait: say who agreed to what, and tick the box. Nothing is saved yet."
-        return f"Nothing uploaded; the sample {self.sample.name} stands in. {RENDERED}"
+            return f"{n} photos chosen: state who agreed to what, and tick the box. Nothing is saved yet."
+        return f"Nothing uploaded; the sample {self.sample.name} is used. {RENDERED}"
 
     def figure(self) -> Figure:
         paths = find_images(self.folder, at_least=1)[:SHOWN]
@@ -99,6 +99,6 @@ class PhotoUpload(Panel):
         return bool(self._usable and self.agreed.value and self.statement.value.strip())
 
     def _clear(self) -> None:
-        """Remove what was uploaded before, and no file of anybody else's."""
+        """Delete photos uploaded before; other files in the folder are kept."""
         for path in self._uploads.glob("photo_[0-9][0-9].*"):
             path.unlink()

@@ -1,4 +1,4 @@
-"""The blind side-by-side vote: two pictures, one question, and nobody sees which method is which."""
+"""The blind side-by-side vote: two pictures, one question, and the methods are hidden."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHOWN = 3  # pictures of the person or the style above a pair
 
 
 class BlindVote(Panel):
-    """Trials one after the other, each vote written at once; at the end, and only then, the results."""
+    """Trials one after the other, each vote saved at once; the results are shown only at the end."""
 
     def __init__(
         self,
@@ -41,25 +41,25 @@ class BlindVote(Panel):
     ):
         """
         Args:
-            images: two methods by name, their pictures of the same seeds in the same order.
-            path: CSV file of the votes; those in it stay, and a rater goes on where they stopped.
-            source: pictures of the person; without them, nobody is asked about identity.
-            reference: pictures of the style, likewise.
-            rater: who votes; any name but a person's own, unless they agreed.
+            images: method -> its pictures; two methods, the same seeds in the same order.
+            path: CSV file of the votes; its votes are kept, and a rater continues where they stopped.
+            source: pictures of the person; without them, there is no question about identity.
+            reference: pictures of the style; without them, there is no question about style.
+            rater: pseudonym of the person who votes; not the real name, unless they agreed.
             seed: of the order of trials and of the sides.
 
         Raises:
-            ValueError: not two methods, or not as many pictures of each.
+            ValueError: not two methods, or different numbers of pictures.
         """
         if len(images) != 2 or len({len(of_method) for of_method in images.values()}) != 1:
             counts = {name: len(of_method) for name, of_method in images.items()}
-            raise ValueError(f"images: {counts}. Give two methods, and as many pictures of each.")
+            raise ValueError(f"images: {counts}. Give two methods with the same number of pictures.")
         self.images, self.path, self.seed = dict(images), Path(path), seed
-        self.shown = {"identity": source, "style": reference}
-        asked = [question for question in QUESTIONS if self.shown.get(question, True) is not None]
-        self.trials = plan_trials(tuple(images), len(next(iter(images.values()))), seed, asked)
+        self.examples = {"identity": source, "style": reference}
+        questions = [question for question in QUESTIONS if self.examples.get(question, True) is not None]
+        self.trials = plan_trials(tuple(images), len(next(iter(images.values()))), seed, questions)
         self.votes = read_votes(self.path)
-        self.rater = labelled(ipywidgets.Text, "rater", value=rater, placeholder="a name of your choice",
+        self.rater = labelled(ipywidgets.Text, "rater", value=rater, placeholder="a pseudonym",
                               continuous_update=False)  # fmt: skip
         self.left, self.tie, self.right = (
             ipywidgets.Button(description=text, tooltip=text, layout={"width": "12em"})
@@ -71,51 +71,51 @@ class BlindVote(Panel):
 
     @property
     def trial(self) -> Trial | None:
-        """The next one; None when all are done."""
+        """The next trial; None when all are done."""
         return next(iter(trials_left(self.trials, self.votes, self.rater.value)), None)
 
     @property
     def results(self) -> list[Preference]:
-        """Over all raters in the file."""
+        """The preferences over all raters in the file."""
         return summarise_votes(self.votes, tuple(self.images))
 
     def vote(self, choice: str) -> None:
-        """What the buttons do; after the last trial nothing.
+        """Save a vote on the current trial, as the buttons do; after the last trial, do nothing.
 
         Args:
             choice: "left", "right" or "tie".
         """
-        if self._named and (trial := self.trial) is not None:
-            # read again: another rater may have voted into the same file meanwhile
+        if self._has_rater and (trial := self.trial) is not None:
+            # read again: another rater may have added votes to the same file in the meantime
             self.votes = [*read_votes(self.path), Vote(self.rater.value, *trial, choice)]
             write_votes(self.votes, self.path)
         self.refresh()
 
     def refresh(self, change: object = None) -> None:
         for button in (self.left, self.tie, self.right):
-            button.disabled = self.trial is None or not self._named
+            button.disabled = self.trial is None or not self._has_rater
         super().refresh(change)
 
     @property
-    def _named(self) -> bool:
-        """Without a name, one rater's votes could not be told from another's."""
+    def _has_rater(self) -> bool:
+        """Whether a name is given; without it, votes of different raters could not be distinguished."""
         return bool(self.rater.value.strip())
 
     @property
     def reading(self) -> str:
-        if not self._named:
-            return "Give a rater's name first: any but your own."
+        if not self._has_rater:
+            return "Enter a rater's name first, not your real name."
         if (trial := self.trial) is not None:
             left = len(trials_left(self.trials, self.votes, self.rater.value))
             return f"{len(self.trials) - left + 1} of {len(self.trials)}: {QUESTIONS[trial.question]}"
-        return "; ".join(_said(result) for result in self.results)
+        return "; ".join(_describe(result) for result in self.results)
 
     def figure(self) -> Figure:
         return self._results() if self.trial is None else self._pair(self.trial)
 
     def _pair(self, trial: Trial) -> Figure:
-        shown = self.shown.get(trial.question)
-        examples = [] if shown is None else list(shown[:SHOWN])
+        pictures = self.examples.get(trial.question)
+        examples = [] if pictures is None else list(pictures[:SHOWN])
         figure = Figure(figsize=(6, 3.2 + 1.5 * bool(examples)), layout="constrained")
         upper, lower = figure.subfigures(2, 1, height_ratios=(1.5, 3)) if examples else (None, figure)
         for axis, image in zip(upper.subplots(1, len(examples), squeeze=False)[0] if examples else (), examples):
@@ -135,16 +135,17 @@ class BlindVote(Panel):
         axis = figure.subplots()
         for row, result in enumerate(results):
             axis.plot([result.low, result.high], [row, row], color="C0", linewidth=3)
-            axis.plot([result.share], [row], "o", color="C0", markersize=8)
+            axis.plot([result.fraction], [row], "o", color="C0", markersize=8)
         axis.axvline(0.5, color="grey", linestyle="--", linewidth=1)
         labels = [f"{result.question}\n{result.n} votes, ties: {result.ties}" for result in results]
         axis.set(xlim=(0, 1), ylim=(len(results) - 0.5, -0.5), yticks=range(len(results)), yticklabels=labels)
-        axis.set_xlabel(f"share of votes for {next(iter(self.images))}, with its 95 % interval")
+        axis.set_xlabel(f"fraction of votes for {next(iter(self.images))}, with its 95 % interval")
         return figure
 
 
-def _said(result: Preference) -> str:
-    of = f"{result.n} votes, ties: {result.ties}"
+def _describe(result: Preference) -> str:
+    votes = f"{result.n} votes, ties: {result.ties}"
     if result.n == 0:
-        return f"{result.question}: nobody could tell ({of})"
-    return f"{result.question}: {result.share:.2f} [{result.low:.2f}, {result.high:.2f}] prefer {result.first} ({of})"
+        return f"{result.question}: only ties ({votes})"
+    interval = f"[{result.low:.2f}, {result.high:.2f}]"
+    return f"{result.question}: {result.fraction:.2f} {interval} prefer {result.first} ({votes})"

@@ -1,8 +1,8 @@
-"""Draw portraits: head and shoulders, from signed-distance shapes, over a whole batch at once.
+"""Render portraits: head and shoulders, from signed-distance shapes, a whole batch at once.
 
 The frame is [-1, 1] x [-1, 1], y down. The head has its own coordinates (u, v): shifted, scaled and rolled, the face's
-centre at (0, 0), its half-width about 0.36. Everything is painted back to front on a `Canvas`: the order is here, the
-painters are in the rooms beside.
+centre at (0, 0), its half-width about 0.36. Everything is painted back to front on a `Canvas`: this module sets the
+order, the other modules of the package paint.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mcpkg.world.attributes import PARTS, Looks, Nuisance, People
 from mcpkg.world.render.accessories import paint_accessory
 from mcpkg.world.render.backdrop import background
-from mcpkg.world.render.frame import ACCESSORY, BACKGROUND, EARS, FACE, GARMENT, HAIR, NECK, Frame
+from mcpkg.world.render.frame import Frame
 from mcpkg.world.render.garments import paint_body, paint_veil_behind, paint_veil_in_front
 from mcpkg.world.render.hair import paint_hair_behind, paint_hair_in_front
 from mcpkg.world.render.head import (
@@ -29,11 +30,10 @@ from mcpkg.world.render.head import (
 )
 from mcpkg.world.render.treatment import develop
 from mcpkg.world.shapes import Canvas
-from mcpkg.world.world import PARTS, Looks, Nuisance, People
 
-__all__ = ["ACCESSORY", "BACKGROUND", "EARS", "FACE", "GARMENT", "HAIR", "NECK", "Renders", "render"]
+__all__ = ["Renders", "render_portraits"]
 
-CHUNK = 32  # portraits drawn at once: larger batches fall out of the processor's cache
+CHUNK = 32  # portraits drawn at once: larger batches do not fit into the processor's cache
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Renders:
     image: Float[Tensor, "b 3 h w"]
     """RGB in [0, 1]."""
     parts: Float[Tensor, "b p h w"]
-    """Share of each pixel that belongs to each of `PARTS`; sums to 1."""
+    """Fraction of each pixel that belongs to each of `PARTS`; sums to 1."""
     landmarks: Float[Tensor, "b 5 2"]
     """Left eye, right eye, nose tip, left and right mouth corner (the viewer's left), x and y in [0, 1]."""
 
@@ -51,12 +51,15 @@ class Renders:
 def render_portraits(people: People, looks: Looks, nuisance: Nuisance, size: int = 128) -> Renders:
     """Draw one portrait for each row.
 
+    Args:
+        size: side of the images in pixels.
+
     Raises:
-        ValueError: if the three records differ in length.
+        ValueError: the three batches differ in length.
     """
     if not len(people) == len(looks) == len(nuisance):
         raise ValueError(
-            f"render: {len(people)} people, {len(looks)} looks, {len(nuisance)} shots; give as many of each"
+            f"render: {len(people)} people, {len(looks)} looks, {len(nuisance)} nuisance rows; give as many of each"
         )
     chunks = [
         _draw(Frame(people[rows], looks[rows], nuisance[rows], size))
@@ -66,7 +69,7 @@ def render_portraits(people: People, looks: Looks, nuisance: Nuisance, size: int
 
 
 def _draw(frame: Frame) -> Renders:
-    """Back to front."""
+    """Paint everything back to front."""
     frame.canvas = Canvas(background(frame), len(PARTS))
     paint_hair_behind(frame)
     paint_veil_behind(frame)

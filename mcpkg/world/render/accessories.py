@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from mcpkg.world.render.frame import ACCESSORY, Frame, column
+from mcpkg.world.attributes import ACCESSORY, code
+from mcpkg.world.render.frame import Frame, column
 from mcpkg.world.shapes import box, capsule, cover, ellipse
-from mcpkg.world.world import code
 
 
 def paint_accessory(frame: Frame) -> None:

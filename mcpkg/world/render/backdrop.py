@@ -1,4 +1,4 @@
-"""What lies behind the person."""
+"""The background behind the person."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mcpkg.world.attributes import code
 from mcpkg.world.render.frame import Frame
 from mcpkg.world.shapes import cover
-from mcpkg.world.world import code
 
 
 def background(frame: Frame) -> Float[Tensor, "b 3 h w"]:
+    """Return the background as RGB."""
     base = frame.background_colour
     other = torch.where(base.mean(1, keepdim=True) > 0.72, base * 0.80, base + 0.45 * (1 - base))
     x, y = frame.x, frame.y
-    shift = 0.25 * frame.nuisance.gaze[:, None, None]  # patterns do not always start at the same place
+    shift = 0.25 * frame.nuisance.gaze[:, None, None]  # so that patterns do not always start at the same place
     soft = 3.0 / frame.size
     amount = torch.zeros(len(frame.people), frame.size, frame.size, device=base.device)
     for value in ("gradient", "striped", "dotted", "checkered", "bokeh"):

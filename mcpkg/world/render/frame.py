@@ -1,4 +1,4 @@
-"""What all painters share: coordinates, colours and lengths of one batch, and the canvas."""
+"""What all painting functions share: coordinates, colours and lengths of one batch, and the canvas."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mcpkg.world.attributes import IDENTITY, NUISANCE, Looks, Nuisance, People, code
 from mcpkg.world.shapes import Canvas
-from mcpkg.world.world import IDENTITY, NUISANCE, PARTS, Looks, Nuisance, People, code
-
-BACKGROUND, FACE, HAIR, EARS, NECK, GARMENT, ACCESSORY = range(len(PARTS))
 
 _HEX = {
     "skin": "eedccf e9d2bf e6caab e2c39c d0a67c b08259 93664a 785140 614338 4f3a36",  # the ten Monk tones, as lit skin
@@ -30,23 +28,23 @@ _PALETTE = {
 
 
 def column(values: Tensor) -> Float[Tensor, "b 1 1"]:
-    """One number for each portrait, ready to meet its grids."""
+    """Reshape one number per portrait so that it broadcasts over the grids."""
     return values[:, None, None]
 
 
 def _blend(palette: Tensor, position: Tensor) -> Float[Tensor, "b 3 1 1"]:
-    """Colour at `position` in [-1, 1] along the palette, linearly."""
+    """Return the colour at `position` in [-1, 1] along the palette, interpolated linearly."""
     at = (position + 1) / 2 * (len(palette) - 1)
     low = at.floor().clamp(0, len(palette) - 2).long()
     return torch.lerp(palette[low], palette[low + 1], (at - low)[:, None])[:, :, None, None]
 
 
 class Frame:
-    """One batch of portraits on its way to the canvas."""
+    """Coordinates, colours and lengths of one batch of portraits, and the canvas to paint them on."""
 
     canvas: Canvas
     face: Float[Tensor, "b h w"]
-    """Where the face is; known once it is painted."""
+    """Opacity of the face; set once the face is painted."""
 
     def __init__(self, people: People, looks: Looks, nuisance: Nuisance, size: int):
         self.device = device = people.shape.device
@@ -65,7 +63,7 @@ class Frame:
         dx, dy = (self.x - self.cx) / self.scale, (self.y - self.cy) / self.scale
         cos, sin = self.roll.cos(), self.roll.sin()
         self.u, self.v = dx * cos + dy * sin, dy * cos - dx * sin
-        # the body shares the head's place and size and leans a third as much
+        # the body has the head's position and size and leans a third as much
         lean = self.roll / 3
         self.bu, self.bv = dx * lean.cos() + dy * lean.sin(), dy * lean.cos() - dx * lean.sin()
         self.pixel = 2.2 / size / self.scale
@@ -93,7 +91,7 @@ class Frame:
 
     @contextmanager
     def window(self, top: float, bottom: float = 1.0, side: float = 1.0) -> Iterator[None]:
-        """Paint within a part of the frame only, where nothing can fall outside it: a third of the work."""
+        """Restrict painting to a part of the frame, where nothing is painted outside it: a third of the work."""
 
         def pixels(low: float, high: float) -> slice:
             return slice(int((low + 1) / 2 * self.size), math.ceil((high + 1) / 2 * self.size))
@@ -110,7 +108,7 @@ class Frame:
             self.canvas = canvas
 
     def rows(self, attribute: str, *values: str) -> Tensor:
-        """Which portraits' attribute has one of the values, as indices."""
+        """Return the indices of portraits whose attribute has one of the values."""
         column = getattr(self.looks, attribute)
         hit = torch.zeros_like(column, dtype=torch.bool)
         for value in values:
@@ -118,11 +116,11 @@ class Frame:
         return hit.nonzero()[:, 0]
 
     def at(self, rows: Tensor, *names: str) -> tuple[Tensor, ...]:
-        """These grids and lengths, of `rows` only."""
+        """Return these grids and lengths, of `rows` only."""
         return tuple(getattr(self, name)[rows] for name in names)
 
     def skin_shade(self) -> Float[Tensor, "b 3 h w"]:
-        """Skin lit from `light`: brighter towards it, darker at the rim."""
+        """Return the skin colour lit from `light`: brighter towards it, darker at the edge of the face."""
         nx, ny = self.u / self.width, self.v / self.length
         lx, ly = self.light[:, 0, None, None], self.light[:, 1, None, None]
         shade = 1.02 + 0.20 * (nx * lx + ny * ly) - 0.10 * (nx.square() + ny.square())

@@ -1,16 +1,16 @@
-"""Neck, shoulders and what they wear."""
+"""Neck, shoulders and garments."""
 
 from __future__ import annotations
 
 import torch
 
-from mcpkg.world.render.frame import GARMENT, NECK, Frame, column
+from mcpkg.world.attributes import GARMENT, NECK, code
+from mcpkg.world.render.frame import Frame, column
 from mcpkg.world.shapes import box, capsule, cover, ellipse
-from mcpkg.world.world import code
 
 
 def paint_body(frame: Frame) -> None:
-    """Neck with the chin's shadow, bare shoulders, and the garment over them."""
+    """Paint the neck with the shadow of the chin, bare shoulders, and the garment over them."""
     u, v, px = frame.bu, frame.bv, frame.pixel
     neck = box(u, v, 0, 0.50, 0.155 + 0.02 * frame.p["jaw_width"], 0.26, 0.03)
     shadow = 1 - 0.28 * cover(ellipse(frame.u, frame.v, 0, 0.20, frame.width, 0.36), 0.10)

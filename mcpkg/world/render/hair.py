@@ -1,4 +1,4 @@
-"""Hair, some of it behind the head and some in front."""
+"""Hair: the layer behind the head and the layer in front of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mcpkg.world.render.frame import HAIR, Frame
+from mcpkg.world.attributes import HAIR
+from mcpkg.world.render.frame import Frame
 from mcpkg.world.shapes import box, cover, ellipse
 
 
@@ -74,7 +75,7 @@ def paint_hair_in_front(frame: Frame) -> None:
 
 
 def _strands(frame: Frame, rows: Tensor, colour: Tensor) -> Float[Tensor, "r 3 h w"]:
-    """Hair colour with a little texture and a shine."""
+    """Return the hair colour with a little texture and a highlight."""
     u, v = frame.at(rows, "u", "v")
     texture = 1 + 0.07 * torch.sin(u * 42 + 5 * v) + 0.16 * torch.exp(-((v + 0.36 + 0.5 * u.square()) / 0.09).square())
     return colour[rows] * texture[:, None] + 0.05 * (texture[:, None] - 1).clamp(min=0)

@@ -1,4 +1,4 @@
-"""The head: ears, face and features, each shaped by the identity."""
+"""The head: ears, face and facial features, each shaped by the identity."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from mcpkg.world.render.frame import EARS, FACE, Frame
+from mcpkg.world.attributes import EARS, FACE
+from mcpkg.world.render.frame import Frame
 from mcpkg.world.shapes import box, capsule, cover, ellipse
 
 
@@ -34,7 +35,7 @@ def paint_face(frame: Frame) -> None:
         dot = ((frame.au - x).square() + (frame.v - y).square()).sqrt_() - r
         freckle = frame.skin * frame.rgb(0.62, 0.45, 0.36)
         frame.canvas.paint(cover(dot, 1.5 * frame.pixel) * strength * frame.face, freckle)
-    # a mole sits on an arc from cheek over chin to cheek, or is absent
+    # a mole is on an arc from cheek over chin to cheek, or absent
     angle, size = 0.5 * math.pi * frame.p["mole_place"], frame.p["mole_size"].clamp(min=0)
     radius = 0.010 + 0.012 * size
     mole = ellipse(frame.fu, frame.v, 0.24 * angle.sin(), 0.05 + 0.335 * angle.cos(), radius, radius)
@@ -46,7 +47,7 @@ def paint_face(frame: Frame) -> None:
 
 
 def _face_distance(frame: Frame) -> Tensor:
-    """An ellipse whose lower half follows the jaw."""
+    """Return the distance to the outline of the face: an ellipse whose lower half follows the jaw."""
     v = frame.v / frame.length
     low = v.clamp(min=0)
     taper = 1 + (0.16 * frame.p["jaw_width"] - 0.06) * low * low
@@ -127,7 +128,7 @@ def paint_mouth(frame: Frame) -> None:
 
 
 def paint_robot_head(frame: Frame, rows: Tensor) -> None:
-    """A metal head in place of the person's: its identity shapes the head, eyes, grille and colour."""
+    """Paint a metal head over the person's; the identity shapes its head, eyes, grille and colour."""
     u, v, fu, au, px, w, h, metal, glow = frame.at(
         rows, "u", "v", "fu", "au", "pixel", "width", "length", "metal", "eye_colour"
     )

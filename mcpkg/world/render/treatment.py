@@ -1,4 +1,4 @@
-"""From painted colours to the picture: light, exposure and the darkroom."""
+"""From painted colours to the final picture: light, exposure and treatment (sepia, noir, ...)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mcpkg.world.render.frame import Frame
 
 
 def develop(frame: Frame, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """Light across the frame, exposure, then the picture treatment."""
+    """Apply light across the frame, exposure, then the treatment."""
     lx = frame.light[:, 0, None, None]
     rgb = rgb * (2 ** (0.16 * frame.n["exposure"]) * (1 + 0.10 * frame.x * lx))[:, None]
     rgb = rgb.clamp(0, 1)
@@ -26,7 +26,7 @@ def develop(frame: Frame, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h
         if value == "sepia":
             part = torch.lerp(frame.rgb(0.16, 0.08, 0.03), frame.rgb(1.0, 0.92, 0.74), grey) * (1 - 0.12 * r2)
         elif value == "noir":
-            grey = grey.sqrt()  # film lifts the shadows, so that dark skin keeps its features
+            grey = grey.sqrt()  # brightens the shadows, so that dark skin keeps its features
             grey = ((grey - 0.62) * 1.30 + 0.46).clamp(0.03, 1)
             part = (grey * (1.06 - 0.30 * r2)).expand(-1, 3, -1, -1)
         elif value == "neon":

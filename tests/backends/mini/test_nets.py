@@ -13,7 +13,7 @@ from mcpkg.backends.mini.nets import (
 )
 from mcpkg.factory.metrics import verification_tar
 from mcpkg.factory.setting import save_net
-from mcpkg.world.world import ATTRIBUTES, PARTS
+from mcpkg.world.attributes import ATTRIBUTES, PARTS
 
 LANDMARKS = torch.tensor([TEMPLATE])
 

@@ -81,7 +81,7 @@ def test_portraits_without_one_face_do_not_count(faces):
 def test_the_papers_own_loss_is_just_within_the_threshold():
     csim = (Interval(value, value, value, 100) for value in (0.566, 0.508, 0.566 - 0.508))
     warn_of_cost(IdentityCost(*csim))
-    with pytest.warns(Notice, match="lowers the likeness to the source from 0.566 to 0.500"):
+    with pytest.warns(Notice, match="lowers the similarity to the source from 0.566 to 0.500"):
         warn_of_cost(IdentityCost(*(Interval(value, value, value, 100) for value in (0.566, 0.5, 0.066))))
 
 

@@ -14,7 +14,7 @@ def sample(tmp_path):
 
 
 def photo(path, name):
-    """As a browser sends it."""
+    """Return a photo as a browser sends it."""
     content, now = path.read_bytes(), datetime.datetime(2026, 1, 1)
     return {
         "name": name,
@@ -31,21 +31,21 @@ def uploaded(tmp_path, sample, *names):
     return widget
 
 
-def test_nothing_is_saved_before_somebody_agreed(tmp_path, sample):
+def test_nothing_is_saved_before_consent(tmp_path, sample):
     widget = uploaded(tmp_path, sample, "holiday.PNG", "beach.png")
-    assert widget.folder == sample and "2 photos wait" in widget.reading
+    assert widget.folder == sample and "2 photos chosen" in widget.reading
     widget.agreed.value = True
-    assert not (tmp_path / "mine").exists()  # to what, is not said yet
+    assert not (tmp_path / "mine").exists()  # the statement is missing
     widget.statement.value = "Ann, for this course"
     assert widget.folder == tmp_path / "mine"
     assert [path.name for path in find_images(widget.folder)] == ["photo_01.png", "photo_02.png"]
     assert widget.consent == "Ann, for this course"
 
 
-def test_the_sample_stands_in_and_shows_nobody(tmp_path, sample):
+def test_the_sample_is_used_and_shows_no_real_person(tmp_path, sample):
     widget = upload_photos(tmp_path / "mine", sample)
     assert (widget.folder, widget.consent) == (sample, RENDERED)
-    assert "the sample sample stands in" in widget.reading
+    assert "the sample sample is used" in widget.reading
     assert len(widget.figure().axes) == 2
 
 
@@ -60,14 +60,14 @@ def test_deleting_leaves_other_files_alone(tmp_path, sample):
     assert (widget.folder, len(widget.photos.value)) == (sample, 0)
 
 
-def test_photos_of_an_earlier_choice_do_not_stay(tmp_path, sample):
+def test_photos_of_an_earlier_choice_are_deleted(tmp_path, sample):
     widget = uploaded(tmp_path, sample, "a.png", "b.png")
     widget.statement.value, widget.agreed.value = "I am in them", True
     widget.photos.value = widget.photos.value[:1]
     assert len(find_images(widget.folder, at_least=1)) == 1
 
 
-def test_consent_that_is_taken_back_takes_the_photos_from_the_disk(tmp_path, sample):
+def test_withdrawn_consent_deletes_the_photos(tmp_path, sample):
     widget = uploaded(tmp_path, sample, "a.png", "b.png")
     widget.statement.value, widget.agreed.value = "I am in them", True
     widget.agreed.value = False

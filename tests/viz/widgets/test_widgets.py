@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mcpkg.metrics.user_study import read_votes
-from mcpkg.viz.widgets import blind_vote, build_portrait, explore_attention, mask_doctor, refocusing_lab
+from mcpkg.viz.widgets import blind_vote, build_portrait, check_masks, explore_attention, explore_attention_losses
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 from tests.metrics.test_attention_trace import hand_made
 
@@ -21,7 +21,7 @@ def backend():
 
 def lab():
     maps = torch.tensor([[[[0.5, 0.4], [0.5, 0.2]]]])
-    return refocusing_lab(maps, torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]]))
+    return explore_attention_losses(maps, torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]]))
 
 
 def pairs(n=2):
@@ -33,14 +33,14 @@ def every(backend, tmp_path):
     return [
         explore_attention(hand_made()),
         lab(),
-        mask_doctor(backend, tiny_portraits(backend)),
+        check_masks(backend, tiny_portraits(backend)),
         build_portrait(),
         blind_vote(pairs(), tmp_path / "votes.csv"),
     ]
 
 
 def controls(widget):
-    """All below it that a person can move."""
+    """Return every control below a widget that a person can operate."""
     children = getattr(widget, "children", ())
     own = [widget] if isinstance(widget, ipywidgets.ValueWidget | ipywidgets.Button) else []
     return [c for c in own if not isinstance(c, ipywidgets.HTML | ipywidgets.Label)] + [
@@ -58,7 +58,7 @@ def test_every_control_has_a_label_that_is_not_cut_off(every):
                 assert len(control.description) * 0.6 < float(width.removesuffix("em"))  # a letter is 0.55 em at most
 
 
-def test_every_widget_has_a_picture_for_where_none_runs(every):
+def test_every_widget_has_a_picture_for_where_widgets_do_not_run(every):
     for widget in every:
         bundle = widget._repr_mimebundle_()
         assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == widget.model_id
@@ -67,7 +67,7 @@ def test_every_widget_has_a_picture_for_where_none_runs(every):
         assert bundle["text/plain"] == widget.reading
 
 
-def test_reading_and_picture_follow_the_controls_and_are_told_to_screen_readers():
+def test_reading_and_picture_follow_the_controls_and_reach_screen_readers():
     widget = explore_attention(hand_made())
     before = widget._picture.value
     widget.timestep.value = 100
@@ -98,7 +98,7 @@ def test_the_explorer_switches_methods():
     assert widget.leakage == pytest.approx(1 - before)
 
 
-def test_a_portrait_without_a_face_is_said_to_have_no_leakage():
+def test_a_portrait_without_a_face_has_no_leakage():
     trace = hand_made(torch.zeros(1, 1, 2, 2))
     assert explore_attention(trace).reading.startswith("leakage of <v1>: not defined")
 
@@ -126,18 +126,18 @@ def test_the_lab_follows_form_weight_and_steps():
     assert widget.scale.disabled and widget.reading.startswith("share, weight 0, 10 steps")
 
 
-def test_the_mask_doctor_gives_the_mended_portraits(backend):
+def test_the_mask_check_returns_the_corrected_portraits(backend):
     portraits = tiny_portraits(backend)
-    widget = mask_doctor(backend, portraits)
+    widget = check_masks(backend, portraits)
     widget.grow[0].value = -1
     widget.keep[1].value = False
     widget.right[2].value = 24  # three quarters of the image: off the face
-    mended = widget.portraits
-    assert [path.name for path in mended.paths] == ["0.png", "2.png"]
-    assert mended.faces.face_mask[0].sum() < portraits.faces.face_mask[0].sum()
+    corrected = widget.portraits
+    assert [path.name for path in corrected.paths] == ["0.png", "2.png"]
+    assert corrected.faces.face_mask[0].sum() < portraits.faces.face_mask[0].sum()
     assert widget.reading.startswith("2 of 3 images kept, 1 with a warning")
     widget.keep[2].value = False
-    assert "Keep two or more" in widget.reading  # said, and not raised: the next click may mend it
+    assert "Keep two or more" in widget.reading  # shown, and not raised: the next click may correct it
     with pytest.raises(ValueError, match="1 of 3 images kept"):
         widget.portraits  # noqa: B018
 
@@ -146,7 +146,7 @@ def test_the_builder_makes_a_person_and_pictures(tmp_path):
     widget = build_portrait(seed=1)
     widget.tone.value, widget.presentation.value = 8, "feminine"
     widget.face["eye_size"].value = -0.5
-    widget.looks_like["garment"].value = "kimono"
+    widget.look_values["garment"].value = "kimono"
     people = widget.people
     assert people.skin.item() == pytest.approx(7 / 4.5 - 1)
     assert people.eye_size.item() == -0.5 and people.beard.item() == -1 and people.feminine.item()
@@ -171,19 +171,19 @@ def test_votes_are_written_one_by_one_and_blind(tmp_path):
     again.vote("left" if again.trial.left == left else "right")
     assert again.trial is None and again.left.disabled
     (result,) = again.results
-    assert result.n == 2 and result.share == (1.0 if left == "ours" else 0.0)
+    assert result.n == 2 and result.fraction == (1.0 if left == "ours" else 0.0)
     again.rater.value = "bob"
     assert not again.left.disabled and again.reading.startswith("1 of 2: ")
 
 
-def test_who_and_style_are_asked_about_where_they_can_be_seen(tmp_path):
+def test_questions_on_identity_and_style_need_their_pictures(tmp_path):
     widget = blind_vote(pairs(), tmp_path / "votes.csv", source=torch.zeros(2, 3, 8, 8))
     assert {trial.question for trial in widget.trials} == {"identity", "fidelity"}
 
 
-def test_nobody_votes_without_a_name(tmp_path):
+def test_a_vote_needs_a_rater(tmp_path):
     widget = blind_vote(pairs(), tmp_path / "votes.csv")
-    assert widget.reading.startswith("Give a rater's name first") and widget.left.disabled
+    assert widget.reading.startswith("Enter a rater's name first") and widget.left.disabled
     widget.vote("left")
     assert not (tmp_path / "votes.csv").exists()
     widget.rater.value = "ann"
@@ -197,7 +197,7 @@ def test_two_methods_with_as_many_pictures_are_needed(tmp_path):
         blind_vote(pairs() | {"theirs": torch.zeros(1, 3, 8, 8)}, tmp_path / "votes.csv")
 
 
-def test_without_ipywidgets_one_line_says_what_to_install():
+def test_without_ipywidgets_one_line_states_what_to_install():
     code = "import sys; sys.modules['ipywidgets'] = None; import mcpkg.viz.widgets"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip().splitlines()[-1].endswith("Install it: pip install 'mcpkg[notebooks]'.")
