@@ -23,7 +23,7 @@ from mcpkg.method.interfaces import Backend
 from mcpkg.util.errors import one_line_errors
 
 FACE_SHARE = 0.5
-"""Of the frame's side that a rendered portrait takes here: a head with shoulders, as in pictures that are trained on."""
+"""Of the frame's side that a rendered portrait takes here: a head with shoulders, as in training pictures."""
 
 
 def main(

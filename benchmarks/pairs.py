@@ -53,7 +53,8 @@ def main(
         seed: of training and images.
         n: images per pair.
         overrides: for experiments, in a folder of their own: JSON of fields of Method to replace, also
-            "weights" (of LossWeights), "refocusing" (of Refocusing) and "phases" (a list of fields to replace, one entry a phase).
+            "weights" (of LossWeights), "refocusing" (of Refocusing) and "phases" (a list of fields to replace, one
+            entry a phase).
     """
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:

@@ -76,9 +76,11 @@ def main(
     for row in answer["variants"]:
         print(f"{row['variant']:<24} {row['seconds']:8.3f} s  {row['peak_gib']:5.1f} GiB  {row['tflop']:6.1f} TFLOP  "
               f"{row['share_of_matrix_rate']:.0%} of the matrix rate")  # fmt: skip
-    print(f"the whole schedule, 1200 + 1500 steps of {MAGICAPTURE.accumulation_steps} passes: at most "
-          f"{answer['schedule_hours']:.2f} h, extrapolated from {steps} timed steps of each phase, all of them with the "
-          f"identity loss; finding faces is not in it")  # fmt: skip
+    print(
+        f"the whole schedule, 1200 + 1500 steps of {MAGICAPTURE.accumulation_steps} passes: at most "
+        f"{answer['schedule_hours']:.2f} h, extrapolated from {steps} timed steps of each phase, all of them with the "
+        "identity loss; finding faces is not in it"
+    )
 
 
 def measure(device: str, precision: str, steps: int, shapes: Shapes = SD15) -> dict:

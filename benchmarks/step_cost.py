@@ -190,7 +190,7 @@ class SpelledOut:
 
 @contextmanager
 def spelled_out(backend: Backend, positions: dict[str, Tensor]) -> Iterator[Callable[[], AttentionMaps]]:
-    """Within the block every cross-attention layer is spelled out; yields a function that reads the placeholders' maps."""
+    """Within the block every cross-attention layer is spelled out; yields a function that reads the maps."""
     layers, size = find_cross_attention(backend.pipeline.unet), backend.attention_size
     before = {name: layer.processor for name, layer in layers.items()}
     for layer in layers.values():
@@ -308,7 +308,8 @@ def table(result: dict) -> str:
     if "refocusing" in costs:
         more, least = (costs["refocusing"][key] - 1 for key in ("ratio", "ratio_of_fastest"))
         lines.append(
-            f"refocusing adds {more:.1%} to a plain step, {least:.1%} in the fastest tenth of steps (bar, on the first: at most {BAR - 1:.0%})"
+            f"refocusing adds {more:.1%} to a plain step, {least:.1%} in the fastest tenth of steps "
+            f"(bar, on the first: at most {BAR - 1:.0%})"
         )
     if result["no_face_fraction"]:
         share = result["no_face_fraction"]

@@ -125,7 +125,7 @@ def leakage(
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
 ) -> None:
-    """Measure which fraction of the attention to each placeholder misses its region (the face, the rest) in drawn portraits.
+    """Measure which fraction of each placeholder's attention misses its region (the face, the rest) in drawn portraits.
 
     Compare it with area_outside, the leakage of attention that is the same everywhere.
 

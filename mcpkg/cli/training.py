@@ -29,7 +29,7 @@ def train(
     weights: Weights = Weights(),
     refocusing: RefocusingChanges = RefocusingChanges(),
 ) -> None:
-    """Learn a person and a look, draw portraits and write a report. Killed, it goes on when the command is repeated.
+    """Learn a person and a look, draw portraits and write a report. If it is killed, repeat the command to go on.
 
     Args:
         out: folder of the run: checkpoints, adapter, portraits, report.

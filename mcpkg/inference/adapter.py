@@ -88,18 +88,21 @@ class Adapter:
                 yield backend
 
     def check_fit(self, backend: Backend) -> None:
-        """Whether every learned tensor has its place in the backend's models.
+        """Raise unless every learned tensor has its place in the backend's models.
 
         Raises:
             ValueError: names the first that has not.
         """
         pipeline = backend.pipeline
-        words = pipeline.text_encoder.get_input_embeddings()
+        embedding = pipeline.text_encoder.get_input_embeddings()
         weights = {
             f"{part}.{name}": weight for part in ("unet", "text_encoder")
             for name, weight in getattr(pipeline, part).named_parameters()
         }  # fmt: skip
-        fits = {f"the word {token}": rows.shape[1] == words.embedding_dim for token, rows in self.embeddings.items()}
+        fits = {
+            f"the placeholder {token}": rows.shape[1] == embedding.embedding_dim
+            for token, rows in self.embeddings.items()
+        }
         for name, tensor in self.lora.items():
             layer, _, factor = name.partition(".lora_")
             weight = weights.get(f"unet.{layer}.weight", weights.get(f"unet.{layer}.base_layer.weight"))
@@ -125,8 +128,8 @@ class Adapter:
             OSError: the files cannot be written.
         """
         folder = Path(folder)
-        words = {role: placeholder.token for role, placeholder in self.placeholders.items()}
-        tensors = {EMBEDDING_FILES[role]: {token: self.embeddings[token]} for role, token in words.items()}
+        tokens = {role: placeholder.token for role, placeholder in self.placeholders.items()}
+        tensors = {EMBEDDING_FILES[role]: {token: self.embeddings[token]} for role, token in tokens.items()}
         if self.lora:
             tensors[LORA_FILE] = {f"unet.{name}": tensor for name, tensor in self.lora.items()}
         if self.deltas:
@@ -176,13 +179,15 @@ class Adapter:
                 "record": summary["record"],
                 "backend": summary["backend"],
             }
-            files, tokens = summary["files"], {word.token for word in learned["placeholders"].values()}
+            files, tokens = summary["files"], {placeholder.token for placeholder in learned["placeholders"].values()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: of another version of mcpkg, or damaged ({error}). Train again.") from None
         tensors = {name: read_weights(folder / name) for name in files}
         embeddings = {token: t for name in EMBEDDING_FILES.values() for token, t in tensors.get(name, {}).items()}
         if embeddings.keys() != tokens:
-            raise ValueError(f"{folder}: holds the words {sorted(embeddings)}, not {sorted(tokens)}. Train again.")
+            raise ValueError(
+                f"{folder}: holds the placeholders {sorted(embeddings)}, not {sorted(tokens)}. Train again."
+            )
         lora = {name.removeprefix("unet."): tensor for name, tensor in tensors.get(LORA_FILE, {}).items()}
         if any(".lora_A." not in name and ".lora_B." not in name for name in lora):
             raise ValueError(f"{folder / LORA_FILE}: names its layers as an older mcpkg did. Train again.")

@@ -29,16 +29,16 @@ def export_adapter(
     """Write a folder that needs nothing of mcpkg to be used.
 
     The folder itself is what `Adapter.save` writes, which plain diffusers reads. `webui/` holds the LoRA under kohya's
-    names, `<name>.safetensors`, and the two words as embeddings, `<name>-source.safetensors` and
-    `<name>-reference.safetensors`: A1111 and ComfyUI know a word by the name of its file. `README.md` says how to
+    names, `<name>.safetensors`, and the two placeholders as embeddings, `<name>-source.safetensors` and
+    `<name>-reference.safetensors`: A1111 and ComfyUI name an embedding by its file. `README.md` explains how to
     load both, what was trained, and whether the person agreed.
 
     Args:
         backend: the one that the adapter was trained on; tells the guidance and the size to recommend.
-        name: letters, digits, - and _; for the files of `webui/`, and so also for the words in prompts there.
+        name: letters, digits, - and _; for the files of `webui/`, and so also for the placeholders in prompts there.
         base_model: where others find the model that the adapter belongs to, as a name on the Hub or a folder.
         scores: from `Scores.as_dict`, for the card.
-        consent: who agreed to what, for the card; without it the card says that nobody stated it.
+        consent: who agreed to what, for the card; without it the card says that no one stated it.
 
     Returns:
         The folder.
@@ -51,10 +51,10 @@ def export_adapter(
     if adapter.deltas:
         raise ValueError(
             f"{adapter.method.name} changes {len(adapter.deltas)} whole weights, which a LoRA file cannot hold. "
-            "Generate with mcpkg, or export a method that trains a LoRA or words only, such as MagiCapture."
+            "Generate with mcpkg, or export a method that trains a LoRA or placeholders only, such as MagiCapture."
         )
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ValueError(f"name: {name!r} does not serve as file name and word. Use letters, digits, - and _.")
+        raise ValueError(f"name: {name!r} does not serve as file name and placeholder. Use letters, digits, - and _.")
     adapter.check_fit(backend)
 
     folder = adapter.save(folder)
@@ -105,5 +105,5 @@ def kohya_metadata(adapter: Adapter, backend: Backend, name: str, base_model: st
         "ss_output_name": name,
         "ss_seed": str(adapter.seed),
         "ss_steps": str(sum(phase.steps for phase in adapter.method.phases)),
-        "ss_training_comment": f"{adapter.method.name}; words {name}-source and {name}-reference",
+        "ss_training_comment": f"{adapter.method.name}; placeholders {name}-source and {name}-reference",
     }

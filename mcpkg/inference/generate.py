@@ -160,7 +160,7 @@ def full_prompt(adapter: Adapter | None, prompt: str | None, edit: str) -> str:
         if adapter is None:
             raise ValueError("no prompt given. Without an adapter there is no default one.")
         prompt = adapter.prompt
-    tokens = [word.token for word in adapter.placeholders.values()] if adapter else []
+    tokens = [placeholder.token for placeholder in adapter.placeholders.values()] if adapter else []
     if tokens and not any(token in prompt for token in tokens):
         raise ValueError(f"prompt {prompt!r}: has neither {' nor '.join(tokens)}. "
                          f"Write it as in {adapter.prompt!r}.")  # fmt: skip

@@ -10,8 +10,8 @@ SCORES = {
     "identity_scaled": "identity (0 a stranger, 1 the source's own photos)",
     "style": "style (mean cosine to the reference portraits, outside the face)",
     "distance_to_real": "distance of detail to that of real portraits (about 1 for a real one)",
-    "collapse": "share of images that copy a reference person or drop the style",
-    "leakage_source": "share of the source word's attention outside the face",
+    "collapse": "fraction of images that copy a reference person or drop the style",
+    "leakage_source": "fraction of the attention to the source's placeholder outside the face",
     "diversity_identity": "diversity of the faces (1 - mean cosine)",
     "diversity_style": "diversity of the styles (1 - mean cosine)",
 }
@@ -62,8 +62,8 @@ def _training(adapter: Adapter) -> str:
         f"- source photos (who): {images('source')}",
         f"- reference portraits (style): {images('reference')}",
         f"- trained: {phases}; seed {adapter.seed}",
-        f"- LoRA: {_lora(adapter) if adapter.lora else 'none, words only'}",
-        f"- embedding vectors per word: {adapter.method.vectors}",
+        f"- LoRA: {_lora(adapter) if adapter.lora else 'none, placeholders only'}",
+        f"- embedding vectors per placeholder: {adapter.method.vectors}",
     ))  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def _settings(adapter: Adapter, backend: Backend) -> str:
     source, reference = (adapter.placeholders[role].token for role in ("source", "reference"))
     scale = (
         "\n\nLoRA scale: 1; a lower one gives more variety, at a price in likeness and style. "
-        "mcpkg draws, unless told otherwise, with guidance that leads away from the model without this adapter, as the "
+        "By default, mcpkg draws with guidance that leads away from the model without this adapter, as the "
         "code below does. Other tools lead away from the model with it: likeness and style may be weaker there."
     )
     return (
@@ -139,7 +139,7 @@ def _webui(adapter: Adapter, name: str) -> str:
         "Both need the base model of this adapter. "
         + (lora if adapter.lora else "")
         + f"`webui/{name}-source.safetensors` and `webui/{name}-reference.safetensors` go to the folder of embeddings "
-        "(`embeddings` in A1111, `models/embeddings` in ComfyUI). Keep the files' names: they are the words.\n\n"
+        "(`embeddings` in A1111, `models/embeddings` in ComfyUI). Keep the files' names: prompts use them.\n\n"
         f"- A1111: `{prompt('')}{f' <lora:{name}:1>' if adapter.lora else ''}`\n"
         f"- ComfyUI: `{prompt('embedding:')}`" + (f", with `{name}` in a LoRA loader" if adapter.lora else "") + "\n\n"
         "Their noise is not that of diffusers: a seed gives another picture there."

@@ -26,7 +26,7 @@ def break_a_scene(maps: Float[Tensor, "b heads h w"], mask: Float[Tensor, "b 1 H
 
     Args:
         maps: A_k of one grid's layers and heads.
-        mask: where the token should look, at any resolution; the nearest pixel of each cell is taken, as theirs is.
+        mask: where the token should be attended to, at any resolution; the nearest pixel of each cell is taken, as theirs is.
 
     Returns:
         One loss per sample in [0, 1].
@@ -69,11 +69,11 @@ def fastcomposer(maps: Float[Tensor, "b heads h w"], mask: Float[Tensor, "b 1 H 
 
     Args:
         maps: A_k of one grid's layers and heads.
-        mask: where the token should look, at any resolution; averaged over each cell.
+        mask: where the token should be attended to, at any resolution; averaged over each cell.
 
     Returns:
-        One loss per sample in [-1, 1]: 0 for attention that is the same everywhere, negative where the token looks
-        more inside than outside.
+        One loss per sample in [-1, 1]: 0 for attention that is the same everywhere, negative where the
+        token is attended to more inside than outside.
     """
     inside = F.adaptive_avg_pool2d(mask.to(maps), maps.shape[-2:])  # b 1 h w
     outside = 1 - inside
@@ -87,19 +87,19 @@ def attention_fraction(
     maps: Float[Tensor, "b heads h w"],
     mask: Float[Tensor, "b 1 H W"],
 ) -> Float[Tensor, " b"]:
-    """(1 - inside / total)^2, the loss on the share of attention itself: another form of refocusing.
+    """(1 - inside / total)^2, the loss on the fraction of attention inside the mask itself.
 
     Args:
         maps: A_k of one layer, every head by itself.
-        mask: where the token may look, at any resolution, pooled as in `attention_refocusing`.
+        mask: where the placeholder may be attended to, at any resolution, pooled as in `attention_refocusing`.
 
     Returns:
         One loss per sample in [0, 1], a mean over heads.
 
     Note:
-        Not in the paper (Eq. 8 is). A share does not change with the map's strength, so that the token
-        can not meet this loss by vanishing; it can by looking at a few pixels of the mask only.
+        Not in the paper (Eq. 8 is). A fraction does not change with the map's strength, so the placeholder
+        cannot meet this loss by vanishing; it can by being attended to in a few cells of the mask only.
     """
     inside = to_attention_mask(mask.to(maps), maps.shape[-2:])  # b 1 h w
-    share = (maps * inside).sum(dim=(2, 3)) / maps.sum(dim=(2, 3)).clamp_min(SMALL)  # b heads
-    return (1 - share).square().mean(dim=1)  # b
+    fraction = (maps * inside).sum(dim=(2, 3)) / maps.sum(dim=(2, 3)).clamp_min(SMALL)  # b heads
+    return (1 - fraction).square().mean(dim=1)  # b

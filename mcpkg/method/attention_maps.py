@@ -87,9 +87,11 @@ class AttentionMaps:
         """Role -> layer -> maps; empty before the first forward pass."""
         if len(self._steps) > 1:
             first = self._steps[0]
-            joined = {role: {layer: torch.cat([step[role][layer] for step in self._steps], dim=1) for layer in first[role]}
-                      for role in first}  # fmt: skip
-            self._steps = [joined]  # once, not at every look
+            joined = {
+                role: {layer: torch.cat([step[role][layer] for step in self._steps], dim=1) for layer in of_role}
+                for role, of_role in first.items()
+            }
+            self._steps = [joined]  # once, not at every reading
         return self._steps[0] if self._steps else {}
 
     @property
@@ -105,7 +107,7 @@ class AttentionMaps:
         """For each step, the timestep of every prompt; None where several passes were reduced to one map."""
         if self.keep in ("mean", "max") and self.passes > 1:
             return (None,)
-        # Read on demand: on a GPU every look waits until all of the work before it is done.
+        # Read on demand: on a GPU every reading waits until all of the work before it is done.
         b = len(next(iter(self.rows.values())))
         steps = (torch.as_tensor(of_rows).flatten().tolist() for of_rows in self._timesteps)
         # A pass has one timestep for all prompts, one for each, or twice as many under guidance.

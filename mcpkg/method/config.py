@@ -97,7 +97,7 @@ class Phase:
     embedding_learning_rate: float = 5e-4
     """Of the placeholders' embeddings."""
     max_timestep: float = 1.0
-    """Share of the schedule's T that timesteps are drawn below; the authors' code takes 0.8 in phase 2."""
+    """Fraction of the schedule's T that timesteps are drawn below; the authors' code takes 0.8 in phase 2."""
 
     def __post_init__(self):
         _check(self.steps >= 0, f"Phase.steps: {self.steps} is negative. Give 0 or more.")
@@ -123,7 +123,7 @@ class Method:
     masked: bool = True
     """Whether reconstruction counts only the concept's own region (Eqs. 4-6) or the whole image (Eq. 1)."""
     composed_source: float = 0.0
-    """Share of the source photos that are shown under the composed prompt (Eq. 6 mirrored), so that who is learned
+    """Fraction of the source photos that are shown under the composed prompt (Eq. 6 mirrored), so that the identity
     holds beside the style; 0 as in the paper."""
     weighting: str = "epsilon"
     """How much reconstruction counts at each noise level: "epsilon" as in Eq. 1, alike; "velocity" as in v-prediction,
@@ -143,7 +143,7 @@ class Method:
     identity_every: int = 1
     """Steps between two uses of the identity loss; its weight is not raised to make up for it."""
     identity_warmup: float = 0.0
-    """Share of the phase over which the identity weight rises from 0, for it can overpower a fresh LoRA."""
+    """Fraction of the phase over which the identity weight rises from 0, for it can overpower a fresh LoRA."""
     samples_per_task: int = 1
     """Images of each task in one forward pass."""
     accumulation_steps: int = 1
@@ -273,7 +273,7 @@ ONE_PHASE = replace(
         ),
     ),
 )
-"""All steps under Eq. 10; words learn at the rate of phase 1, for here they start from nothing too."""
+"""All steps under Eq. 10; placeholders learn at the rate of phase 1, for here they start from nothing too."""
 CUSTOM_DIFFUSION = Method(
     name="Custom Diffusion",
     phases=(
@@ -301,7 +301,7 @@ DREAMBOOTH = Method(
     ),
     masked=False,
 )
-"""Note: DreamBooth names its subject by a rare word. Ours starts as "person", which would name nobody, so its
+"""Note: DreamBooth names its subject by a rare word. Ours starts as "person", which names no one in particular, so its
 embedding learns as well, at the rate of MagiCapture's first phase."""
 TEXTUAL_INVERSION = Method(
     name="Textual Inversion",

@@ -1,4 +1,4 @@
-"""The identity loss (Eq. 7): is the face in the predicted image the source's?"""
+"""The identity loss (Eq. 7): one minus the similarity of the predicted image's face to the source's."""
 
 from dataclasses import dataclass
 
@@ -75,7 +75,7 @@ def identity_terms(
     usable = usable.to(noisy.device)
     latents = predict_x0(noisy[usable], noise_pred[usable], t[usable], scheduler)
     images, landmarks = decode_faces(backend, latents, batch.landmarks[usable], method.identity_decoding)  # m 3 s s
-    with torch.autocast(backend.device.type, enabled=False):  # faces are looked at in fp32
+    with torch.autocast(backend.device.type, enabled=False):  # face models run in fp32
         with torch.no_grad():
             size = (backend.image_size_px,) * 2  # parsers know faces of that size; a part is enlarged to it
             found = backend.face_parser.parse(functional.interpolate(images.clamp(0, 1), size, mode="bilinear")).found

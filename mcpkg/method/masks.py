@@ -9,7 +9,7 @@ THRESHOLD = 1 / 8
 
 
 def role_region(role: str, face: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-    """M_s or M_r: where a role's images are reconstructed (Eqs. 4-6), and where its placeholder may be attended to (Eq. 8).
+    """M_s or M_r: where a role's images are reconstructed (Eqs. 4-6) and its placeholder may be attended to (Eq. 8).
 
     Args:
         role: "source", who: the face, and not the clothes. "reference", the look: everything but the face.

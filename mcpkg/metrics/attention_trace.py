@@ -1,4 +1,4 @@
-"""Where placeholders are attended to while portraits are drawn: leakage map by map, and one portrait with all its maps."""
+"""Where placeholders are attended to while portraits are drawn: every map's leakage, and one portrait with its maps."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""Score the images that came out: who is it, in which style, how real, how varied, and did attention to the placeholders leak?"""
+"""Score generated portraits: identity, style, realism, diversity, and leakage of the placeholders' attention."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ HALF_WAY = 0.5
 COPY_MARGIN = 0.1
 """How much nearer to a reference person than to the source a copy is, on the scale stranger = 0, source = 1."""
 CHANCE = 0.05
-"""Share of strangers who may pass for the reference person that they happen to resemble most."""
+"""Fraction of strangers who may pass for the reference person that they happen to resemble most."""
 
 
 @torch.no_grad()
@@ -155,7 +155,7 @@ def collapse(
 
     An image *copies the reference* if its face is that of a person in the reference portraits: on the scale of
     identity (stranger 0, source 1) its nearest reference face is at `copy_from` or above, and nearer than the source
-    by more than COPY_MARGIN. A face that resembles nobody is no copy; low identity tells of it.
+    by more than COPY_MARGIN. A face that resembles no one is no copy; its identity score is low.
 
     An image *drops the style* if outside the face it looks rather like the source's own photos: on the scale of style
     (source photos 0, references among themselves 1) it is below HALF_WAY.

@@ -1,18 +1,19 @@
-"""Does a learned token look where it should? Shares of attention, in and outside a region.
+"""Leakage: does attention to a placeholder stay in its region? Fractions of attention inside and outside.
 
-How to read the numbers. A token's attention is a map over the image; its region is where it should look ([V1] at the
-face, [V2] at the rest).
+How to read the numbers. A placeholder's attention is a map over the image; its region is where it should be attended to
+([V1] in the face, [V2] in the rest).
 
-- leakage is the share of the map's sum that lies outside the region: 0 all inside, 1 all outside.
-- `area_outside` is the share of the image that lies outside the region, which is the leakage of a token that looks
-  everywhere alike. Leakage means nothing without it: 0.6 is good aim at a face that fills a fifth of the image
-  (0.8 by area alone), and bad aim at one that fills half of it. Below it the token aims; above it, it avoids.
-- `mass` is the mean attention inside the region. A token that is looked at nowhere can still have a fine share of
-  nothing: where leakage falls and mass falls to about 0 with it, the token was extinguished, not refocused.
+- leakage is the fraction of the map's sum that lies outside the region: 0 all inside, 1 all outside.
+- `area_outside` is the fraction of the image that lies outside the region, which is the leakage of attention that is
+  the same everywhere. Leakage means nothing without it: 0.6 is good aim at a face that fills a fifth of the image
+  (0.8 by area alone), and bad aim at one that fills half of it. Below it attention aims at the region; above it,
+  attention avoids it.
+- `mass` is the mean attention inside the region. A placeholder that is attended to nowhere can still have a good
+  fraction of nothing: where leakage falls and mass falls to about 0 with it, it was extinguished, not refocused.
 
 Attention is a softmax over the prompt's tokens, so `mass` depends on how many tokens the prompt has, while leakage
-does not depend on how strong the attention is. Means weigh each map by its attention, so that a head that hardly looks
-at the token does not count as much as one that does: the mean is the share of all of the attention there was.
+does not depend on how strong the attention is. Means weigh each map by its attention, so that a head with little
+attention to the token does not count as much as one with more: the mean is the fraction of all the attention there was.
 
 Regions are `masks.role_region` of the face mask: in training that of the batch, in generation the parser's of the drawn
 image.
@@ -37,29 +38,29 @@ from mcpkg.util.files import replace_whole
 
 
 def fit_region(region: Float[Tensor, "b 1 H W"], maps: Float[Tensor, "b heads h w"]) -> Float[Tensor, "b 1 h w"]:
-    """Each map cell's share of area that lies in the region."""
+    """Each map cell's fraction of area that lies in the region."""
     return F.adaptive_avg_pool2d(region.to(maps), maps.shape[-2:])
 
 
 def attention_leakage(maps: Float[Tensor, "b heads h w"], region: Float[Tensor, "b 1 H W"]) -> Float[Tensor, "b heads"]:
-    """Share of a token's attention that falls outside its region.
+    """Fraction of a token's attention that falls outside its region.
 
     Args:
         maps: attention of one token, >= 0.
-        region: 1 where the token should look, at any resolution.
+        region: 1 where the token should be attended to, at any resolution.
 
     Returns:
         In [0, 1] per sample and head; NaN for a map without any attention, and for an empty region, such as the face
-        in an image that shows none. Compare with `area_outside`, the leakage of a token that looks everywhere alike,
+        in an image that shows none. Compare with `area_outside`, the leakage of attention that is the same everywhere,
         and read `attention_mass` beside it.
     """
     inside = fit_region(region, maps)  # b 1 h w
-    share = (maps * (1 - inside)).sum(dim=(2, 3)) / maps.sum(dim=(2, 3))  # b heads
-    return share.masked_fill(inside.sum(dim=(2, 3)) == 0, math.nan)  # b heads
+    outside = (maps * (1 - inside)).sum(dim=(2, 3)) / maps.sum(dim=(2, 3))  # b heads
+    return outside.masked_fill(inside.sum(dim=(2, 3)) == 0, math.nan)  # b heads
 
 
 def area_outside(region: Float[Tensor, "b 1 H W"]) -> Float[Tensor, " b"]:
-    """Share of the image outside the region: the leakage of attention that is the same everywhere."""
+    """Fraction of the image outside the region: the leakage of attention that is the same everywhere."""
     return 1 - region.mean(dim=(1, 2, 3))
 
 
@@ -84,7 +85,7 @@ class LeakageRow(NamedTuple):
     timestep: int | None
     """None where several were reduced to one map."""
     leakage: float
-    """Share of attention outside the token's region."""
+    """Fraction of attention outside the token's region."""
     area_outside: float
     """The leakage of attention that is the same everywhere."""
     mass: float
@@ -147,7 +148,7 @@ def mean_leakage(rows: Iterable[LeakageRow], by: Sequence[str] = ("token",)) -> 
 
     Returns:
         One dict per group with the fields in `by`, then leakage, area_outside, mass and n, the rows it stands for.
-        Of one sample, leakage is the share of all its attention in the group; samples then count alike. Rows with
+        Of one sample, leakage is the fraction of all its attention in the group; samples then count alike. Rows with
         an undefined leakage (an empty map) are left out.
     """
     groups: dict[tuple, dict[int, list[LeakageRow]]] = defaultdict(lambda: defaultdict(list))

@@ -96,11 +96,11 @@ class PhaseOptimizer:
             for parameter in named.values():
                 parameter.requires_grad_(kind in phase.trains)
             if kind in phase.trains:
-                words = kind == "embeddings"
-                base = phase.embedding_learning_rate if words else phase.learning_rate
+                is_embedding = kind == "embeddings"
+                base = phase.embedding_learning_rate if is_embedding else phase.learning_rate
                 groups.append({
                     "params": list(named.values()), "kind": kind, "base": base, "lr": base,
-                    "weight_decay": 0.0 if words else method.weight_decay,
+                    "weight_decay": 0.0 if is_embedding else method.weight_decay,
                 })  # fmt: skip
                 self.parameters |= named
         self.adamw = OPTIMIZERS[method.optimizer](groups)
@@ -124,9 +124,9 @@ class PhaseOptimizer:
                 parameter.grad = reduce(parameter.grad, "mean")
         self.scaler.unscale_(self.adamw)  # after the reduction, so that all processes see the same overflow
         norm = nn.utils.clip_grad_norm_(gradients, self.clip)
-        share = learning_rate_fraction(step, self.phase.steps)
+        fraction = learning_rate_fraction(step, self.phase.steps)
         for group in self.adamw.param_groups:
-            group["lr"] = group["base"] * share
+            group["lr"] = group["base"] * fraction
         self.scaler.step(self.adamw)
         self.scaler.update()
         self.adamw.zero_grad()

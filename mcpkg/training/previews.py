@@ -11,7 +11,7 @@ from mcpkg.util.images import overlay
 
 
 def draw_preview(training: Training, n: int = 4, seed: int = 0) -> Generated:
-    """Portraits under the composed prompt, drawn between two steps of a training, which goes on as if nothing had been drawn.
+    """Draw portraits under the composed prompt between two steps of a training, which is not changed by it.
 
     Args:
         n: how many.

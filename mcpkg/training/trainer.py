@@ -104,7 +104,7 @@ def open_training(
 
 @dataclass
 class Training:
-    """A training in progress; between two of its steps it can be looked at, saved and drawn from."""
+    """A training in progress; between two of its steps it can be inspected, saved and drawn from."""
 
     backend: Backend
     method: Method

@@ -30,8 +30,8 @@ class AttentionExplorer(Panel):
         options = [(token, role) for role, token in first.tokens.items()]
         self.role = labelled(ipywidgets.Dropdown, "placeholder", options=options)
         everywhere = f"all of {first.size} x {first.size}"
-        self.layer = labelled(ipywidgets.Dropdown, "layer", width="34em",
-                              options=[(everywhere, ALL), *((_short(name, first), name) for name in first.maps.layers)])  # fmt: skip
+        layers = [(everywhere, ALL), *((_short(name, first), name) for name in first.maps.layers)]
+        self.layer = labelled(ipywidgets.Dropdown, "layer", width="34em", options=layers)
         self.head = labelled(ipywidgets.SelectionSlider, "head", options=self._heads())
         self.timestep = labelled(ipywidgets.SelectionSlider, "timestep", options=self._timesteps())
         self.mask = labelled(ipywidgets.Checkbox, "draw the edge of the placeholder's region", "0", value=True)
@@ -72,8 +72,8 @@ class AttentionExplorer(Panel):
         if not trace.regions[role].any():
             return f"leakage of {token}: not defined, for the portrait does not show exactly one face"
         return (
-            f"leakage of {token}: {self.leakage:.2f} (of attention that is the same everywhere: {trace.area_outside(role):.2f}; "
-            f"mean attention in its region: {trace.mass(role, **self.which):.2f}); {self.method.value or 'portrait'}, "
+            f"leakage of {token}: {self.leakage:.2f} (of attention that is the same everywhere: "
+            f"{trace.area_outside(role):.2f}; mean attention in its region: {trace.mass(role, **self.which):.2f}); {self.method.value or 'portrait'}, "
             f"layers: {self.layer.label}, heads: {self.head.label}, t: {self.timestep.label}"
         )
 
