@@ -73,7 +73,8 @@ class AttentionExplorer(Panel):
             return f"leakage of {token}: not defined, for the portrait does not show exactly one face"
         return (
             f"leakage of {token}: {self.leakage:.2f} (of attention that is the same everywhere: "
-            f"{trace.area_outside(role):.2f}; mean attention in its region: {trace.mass(role, **self.which):.2f}); {self.method.value or 'portrait'}, "
+            f"{trace.area_outside(role):.2f}; mean attention in its region: {trace.mass(role, **self.which):.2f}); "
+            f"{self.method.value or 'portrait'}, "
             f"layers: {self.layer.label}, heads: {self.head.label}, t: {self.timestep.label}"
         )
 
