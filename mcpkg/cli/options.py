@@ -21,7 +21,7 @@ Consent = Annotated[str, tyro.conf.arg(help="Who agreed to what, for the record;
 class Models:
     """Which models, and where they run."""
 
-    backend: Literal[BACKENDS] = BACKENDS[0]
+    backend: Literal[tuple(BACKENDS)] = next(iter(BACKENDS))
     """Which models."""
     device: str = "cpu"
     """Where they run, as torch names it."""
@@ -54,16 +54,12 @@ class Models:
         return load_backend(self.backend, self.device, **self._choices())
 
     def _choices(self) -> dict:
-        """What was chosen otherwise than by default; a precision is for the training of any backend."""
-        from mcpkg.backends import BUILT_IN
+        """Return the options that differ from their defaults.
 
-        names = (
-            "checkpoint",
-            "safety",
-            "identity",
-            "face_parts",
-            *(() if self.backend in BUILT_IN else ("precision",)),
-        )
+        `precision` is among them only if the backend has that option: it also sets the training of every backend.
+        """
+        names = ["checkpoint", "safety", "identity", "face_parts"]
+        names += ["precision"] if "precision" in BACKENDS[self.backend].options else []
         default = Models()
         return {name: value for name in names if (value := getattr(self, name)) != getattr(default, name)}
 

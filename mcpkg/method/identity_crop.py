@@ -48,14 +48,14 @@ def decode_faces(
 
 
 def check_decoding(backend: Backend, decoding: str) -> None:
-    """Whether the backend can decode so.
+    """Raise unless the backend has the decoder that `decoding` needs.
 
     Raises:
-        ValueError: it has no tiny autoencoder.
+        ValueError: `decoding` is "tiny" and the backend has no tiny autoencoder.
     """
     if decoding == "tiny" and backend.tiny_autoencoder is None:
-        advice = "Take 'face'; for sd15 there is `mcpkg weights --get tiny-autoencoder`."
-        raise ValueError(f"identity_decoding 'tiny': {backend.name} has no tiny autoencoder here. {advice}")
+        advice = "; ".join(filter(None, ("Take 'face'", backend.tiny_autoencoder_advice)))
+        raise ValueError(f"identity_decoding 'tiny': {backend.name} has no tiny autoencoder here. {advice}.")
 
 
 def face_squares(landmarks: Float[Tensor, "b 5 2"], cells: int) -> tuple[Tensor, int]:

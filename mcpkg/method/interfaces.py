@@ -103,6 +103,8 @@ class Backend:
     """None where this machine has none for such pictures."""
     tiny_autoencoder: "AutoencoderTiny | None" = None
     """Decodes the same latents in a fraction of the time, a little less well."""
+    tiny_autoencoder_advice: str = ""
+    """How to get one, without a full stop; ends the error message where it is missing."""
     safety_checker: SafetyChecker | None = None
     """Without one, nothing is withheld."""
     strangers: Callable[[int], tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 5 2"]]] | None = None

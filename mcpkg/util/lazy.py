@@ -24,3 +24,13 @@ def lazy_exports(
         return getattr(import_module(home[name]), name)
 
     return __getattr__, lambda: sorted(home), sorted(home)
+
+
+def import_function(path: str) -> Callable[..., Any]:
+    """Return the function that "package.module:function" names.
+
+    Raises:
+        ImportError, AttributeError: no such module, or no such function in it.
+    """
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)

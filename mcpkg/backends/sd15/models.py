@@ -115,6 +115,7 @@ def assemble(
         style_reader=Absent(WEIGHTS["clip"].missing_line()) if clip is None else MaskedClipStyle(clip),
         restorer=_restorer(str(device)),
         tiny_autoencoder=_optional(lambda: load_tiny_autoencoder().to(device), None),
+        tiny_autoencoder_advice="for sd15 there is `mcpkg weights --get tiny-autoencoder`",
         safety_checker=safety,
         aesthetic=None if clip is None else _optional(lambda: load_aesthetic(require("aesthetic"), clip), None),
         default_guidance=GUIDANCE,
