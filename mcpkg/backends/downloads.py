@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcpkg.util.errors import notify
-from mcpkg.util.files import replace_whole
-from mcpkg.util.safetensors_io import file_sha256
+from mcpkg.util.files import file_sha256, replace_whole
 
 TIMEOUT_S = 60
 """Without a byte, after which a download is given up."""

@@ -1,6 +1,7 @@
 """Writing files that a reader finds whole or not at all, and one clear line where that fails."""
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -67,3 +68,9 @@ def read_json(path: str | Path) -> dict:
     if not isinstance(values, dict):
         raise ValueError(f"{path}: damaged (holds no settings). Copy it again, or remove its folder.")
     return values
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,13 +1,12 @@
 """Weights in files: ours are safetensors, written whole; of whatever is read, one clear line says what is wrong."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mcpkg.util.files import replace_whole
+from mcpkg.util.files import file_sha256, replace_whole
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")  # torch.save's zip archive, and a bare pickle
@@ -101,11 +100,6 @@ def load_published(net: nn.Module, tensors: Mapping[str, Tensor], path: str | Pa
         first = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: holds another network than expected ({first}). Give another file.") from None
     net.eval().requires_grad_(False)
-
-
-def file_sha256(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pickle_refused(path: Path) -> ValueError:

@@ -36,7 +36,7 @@ def restore_portraits(
     return enlarged + strength * (restored - enlarged)
 
 
-class InTurn:
+class RestorerChain:
     """`Restorer` of several, such as Real-ESRGAN for all of the picture and then GFPGAN for the face."""
 
     def __init__(self, restorers: Sequence[Restorer]):

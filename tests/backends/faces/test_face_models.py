@@ -14,8 +14,9 @@ from mcpkg.backends.faces.parsing import CLASSES, PARTS, PartsParser, load_parts
 from mcpkg.method.face_alignment import ARCFACE_TEMPLATE, FFHQ_TEMPLATE, align_faces, place_back
 from mcpkg.method.interfaces import FaceEmbedder, FaceParser
 from mcpkg.util.errors import MissingPackage, Notice, describe_error
+from mcpkg.util.files import file_sha256
 from mcpkg.util.optional import import_optional
-from mcpkg.util.safetensors_io import file_sha256, read_published
+from mcpkg.util.safetensors_io import read_published
 from tests.helpers.tiny_backend import DiscParser
 
 ALIGNED = torch.tensor([ARCFACE_TEMPLATE])

@@ -11,7 +11,7 @@ from mcpkg.backends.restoration.alias import GONE, old_torchvision
 from mcpkg.backends.restoration.gfpgan import HELPERS, Gfpgan, load_gfpgan
 from mcpkg.backends.restoration.ncnn import HALF, read_convolutions
 from mcpkg.backends.restoration.real_esrgan import RealEsrgan, RRDBNet, load_real_esrgan
-from mcpkg.backends.restoration.strength import InTurn, restore_portraits
+from mcpkg.backends.restoration.strength import RestorerChain, restore_portraits
 from mcpkg.metrics.restoration_cost import IdentityCost, identity_cost, warn_of_cost
 from mcpkg.util.errors import MissingPackage, Notice
 from mcpkg.util.statistics import Interval
@@ -39,7 +39,7 @@ def test_a_strength_outside_its_range_is_refused(strength):
 
 
 def test_restorers_work_in_turn():
-    assert InTurn([Doubler(), Doubler()]).restore(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 32, 32)
+    assert RestorerChain([Doubler(), Doubler()]).restore(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 32, 32)
 
 
 # --- What it costs ---------------------------------------------

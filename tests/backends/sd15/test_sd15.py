@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import CLIPConfig
 
 from mcpkg.backends import load_backend
 from mcpkg.backends.downloads import FOLDER_VARIABLE, WEIGHTS
+from mcpkg.backends.photo_models import IDENTITY_SCORERS
 from mcpkg.backends.sd15 import checkpoint, load_sd15, models
 from mcpkg.backends.sd15.shapes import PARAMETERS, count_parameters, write_configs
 from mcpkg.cli import __main__ as cli
@@ -274,31 +276,30 @@ def test_what_cannot_be_decoded_is_told_before_anything_is_trained():
     assert not seen
 
 
-def test_weights_without_the_package_that_runs_them_are_told():
+def test_weights_without_the_package_that_runs_them_give_a_notice():
     def load():
         raise MissingPackage("facexlib: not installed. pip install it")
 
     with pytest.warns(UserWarning, match="facexlib: not installed"):
-        assert models._optional(load, "otherwise") == "otherwise"
+        assert models._optional(load) is None
 
 
-def test_the_scorer_is_never_the_network_that_was_trained_by(no_weights, monkeypatch):
-    monkeypatch.setattr(models, "_embedder", lambda name, device: models.Absent(name))  # a stand-in
+def test_the_scorer_is_never_the_network_that_was_trained_with(monkeypatch):
+    stand_ins = {name: partial(lambda name, device: models.Absent(name), name) for name in IDENTITY_SCORERS}
+    monkeypatch.setattr(models, "IDENTITY_SCORERS", stand_ins)
     assert models._scorer("arcface", "cpu").line == "insightface"
     assert models._scorer("dlib", "cpu").line == "insightface"
 
-    def only_arcface(name, device):
-        if name == "insightface":
-            raise FileNotFoundError("no pack")
-        return models.Absent(name)
+    def no_pack(device):
+        raise FileNotFoundError("no pack")
 
-    monkeypatch.setattr(models, "_embedder", only_arcface)
+    stand_ins["insightface"] = no_pack
     assert models._scorer("dlib", "cpu").line == "arcface"
     assert models._scorer("arcface", "cpu").line == "no pack"
 
 
 def test_choices_that_cannot_be_are_refused(no_weights):
-    with pytest.raises(ValueError, match="identity: 'insightface' cannot be trained by. .*no gradient"):
+    with pytest.raises(ValueError, match="identity: 'insightface' cannot be trained with. .*no gradient.*'dlib'"):
         load_sd15(identity="insightface")
     with pytest.raises(ValueError, match="precision: 'fp8' unknown"):
         load_sd15(precision="fp8")
