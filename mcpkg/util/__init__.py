@@ -1,1 +1,1 @@
-"""What every package needs: errors, files, tensors on disk, images, statistics. Imports nothing of mcpkg."""
+"""Errors, files, registries, tensors on disk, images, statistics: used by every package. Imports nothing of mcpkg."""

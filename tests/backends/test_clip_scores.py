@@ -19,7 +19,7 @@ from mcpkg.method.interfaces import Aesthetic, StyleReader
 
 @pytest.fixture(scope="module")
 def clip():
-    """ViT-L/14's 768 numbers from a network of four pieces of a picture."""
+    """ViT-L/14's 768 values from a network of four pieces of a picture."""
     torch.manual_seed(0)
     config = CLIPVisionConfig(hidden_size=16, intermediate_size=16, projection_dim=768, num_hidden_layers=1,
                               num_attention_heads=2, image_size=8, patch_size=4)  # fmt: skip
@@ -79,7 +79,7 @@ def test_another_clip_than_the_heads_is_refused(tmp_path):
     config = CLIPVisionConfig(hidden_size=16, intermediate_size=16, projection_dim=512, num_hidden_layers=1,
                               num_attention_heads=2, image_size=8, patch_size=4)  # fmt: skip
     torch.save(AestheticHead().state_dict(), tmp_path / "head.pth")
-    with pytest.raises(ValueError, match="fitted to CLIP vectors of 768 numbers, given one of 512"):
+    with pytest.raises(ValueError, match="trained on CLIP vectors of 768 values, but `clip` gives 512"):
         load_aesthetic(tmp_path / "head.pth", ClipImages(CLIPVisionModelWithProjection(config)))
 
 

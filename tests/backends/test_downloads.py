@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import zipfile
 from dataclasses import replace
@@ -7,7 +8,6 @@ import pytest
 
 from mcpkg.backends.downloads import FOLDER_VARIABLE, WEIGHTS, Published, fetch, require, weights_folder
 from mcpkg.cli import __main__ as cli
-import contextlib
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_of_an_archive_what_is_wanted_is_kept(published, monkeypatch, tmp_path):
 def test_a_file_that_is_not_what_was_published_is_not_kept(published, monkeypatch):
     other = replace(published, files=((published.files[0][0], "0" * 64),))
     monkeypatch.setitem(WEIGHTS, "one", other)
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="not the file that was published"):
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="not the published one"):
         fetch("one")
     assert not list(weights_folder().rglob("*.*"))
 
@@ -74,7 +74,7 @@ def test_what_excludes_commerce_is_not_fetched_before_its_licence_was_accepted(p
 def test_a_source_that_cannot_be_reached_is_one_line(published, monkeypatch):
     gone = replace(published, files=(("file:///nowhere/x.bin", "0" * 64),))
     monkeypatch.setitem(WEIGHTS, "one", gone)
-    with pytest.warns(UserWarning), pytest.raises(ConnectionError, match="x.bin: cannot be fetched"):
+    with pytest.warns(UserWarning), pytest.raises(ConnectionError, match="x.bin: cannot be downloaded"):
         fetch("one")
 
 

@@ -161,7 +161,7 @@ def test_ids_are_those_the_pipeline_makes_itself(parts, pipeline):
 
 def test_unknown_words_are_named_in_a_notice(parts):
     # 9 has no token at all, "hot" and "tub" are spelled out in letters; "red" and the placeholders are known.
-    with pytest.warns(Notice, match=r"'a red hot <v2> tub, 9!': the model never learned 'hot', 'tub', '9'\."):
+    with pytest.warns(Notice, match=r"'a red hot <v2> tub, 9!': the model does not know 'hot', 'tub', '9'\."):
         ids = tokenize_prompts(parts[0], ["a red hot <v2> tub, 9!"])
     assert ids.shape == (1, TEXT_LENGTH)
 

@@ -1,4 +1,4 @@
-"""The backend for photographs: a Stable Diffusion 1.x checkpoint, and whichever face models are on this machine."""
+"""The backend for photographs: a Stable Diffusion 1.x checkpoint with the face models that are on this machine."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -54,8 +54,8 @@ def load_sd15(
         face_parts: what counts as face, from `faces.parsing.PARTS`; used if one of `FACE_PARSERS` has its weights here.
 
     Raises:
-        FileNotFoundError: the checkpoint, its safety checker or the face models are not there.
-        ValueError: another kind of model, or an unknown choice.
+        FileNotFoundError: the checkpoint, its safety checker or the face models are missing.
+        ValueError: a model of another family, or an unknown choice.
     """
     precision = precision or ("fp16" if torch.device(device).type == "cuda" else "fp32")
     if precision not in DTYPES:
@@ -66,14 +66,13 @@ def load_sd15(
     needed = [p for p in WEIGHTS.values() if p.needed and (p.name != "sd15" or checkpoint in ("", DEFAULT))]
     if missing := [published.missing_line() for published in needed if not published.is_there]:
         raise FileNotFoundError(" ".join(missing))
-    finder = to_device(load_landmark_parser(require("face-api")), device)  # first: small, and nothing works without it
+    finder = to_device(load_landmark_parser(require("face-api")), device)  # first: it is small, and always needed
     pipeline = load_pipeline(checkpoint)
     checker = safety_checker(pipeline) if safety else None
-    pipeline.safety_checker = pipeline.feature_extractor = (
-        None  # ours looks at what is drawn; the pipeline sees latents
-    )
+    # our checker reads decoded images; the pipeline works on latents
+    pipeline.safety_checker = pipeline.feature_extractor = None
     for model in (pipeline.unet, pipeline.vae, pipeline.text_encoder, *((checker.model,) if checker else ())):
-        torch.nn.Module.to(model, device, DTYPES[precision])  # diffusers' own asks for modules to be kept in fp32: none
+        torch.nn.Module.to(model, device, DTYPES[precision])  # diffusers' own `to` may keep modules in fp32
     return assemble(
         pipeline,
         face_parser=_face_parser(finder, face_parts, device),
@@ -92,7 +91,7 @@ def assemble(
     safety: SafetyChecker | None = None,
     checkpoint: str = "",
 ) -> Backend:
-    """A pipeline and face models made into a backend, with the scores and restorers that are there.
+    """A backend of a pipeline and face models, with the scores and restorers that are on this machine.
 
     Gradients are checkpointed and the autoencoder works on one image at a time, so that training fits a small GPU.
     """
@@ -102,7 +101,7 @@ def assemble(
     pipeline.vae.enable_slicing()
     clip = _optional(lambda: load_clip(require("clip"), str(device)))
     return Backend(
-        name=f"sd15 {checkpoint}".strip(),  # what belongs to one checkpoint is not taken for another's
+        name=f"sd15 {checkpoint}".strip(),  # so that an adapter of another checkpoint is noticed
         pipeline=pipeline,
         image_size_px=pipeline.unet.config.sample_size * pipeline.vae_scale_factor,
         face_parser=face_parser,
@@ -121,28 +120,28 @@ def assemble(
 
 
 def tune(method: Method) -> Method:
-    """The paper's settings as they are, but for the cost of the identity loss: it decodes the face's part alone."""
+    """The paper's settings, except that the identity loss decodes only the face's part of the latents, to save time."""
     return replace(method, identity_decoding="face")
 
 
 @dataclass(frozen=True)
 class Absent:
-    """Stands in for a model whose weights are not on this machine, and says so when it is used.
+    """Replaces a model whose weights are not on this machine; gives a notice when it is used.
 
-    What it would have measured is NaN, so that a training does not end in an error for want of a score.
+    Its measurements are NaN, so that a missing score does not end a training with an error.
     """
 
     line: str
-    """What is missing, and what to do."""
+    """The notice: what is missing, and what to do."""
 
     def embed(self, images: Float[Tensor, "b 3 h w"], where: Tensor) -> Float[Tensor, "b 1"]:
         notify(self.line)
-        return images.flatten(1).sum(dim=1, keepdim=True) * torch.nan  # so that it has a gradient, which is NaN too
+        return images.flatten(1).sum(dim=1, keepdim=True) * torch.nan  # so that there is a gradient, which is NaN too
 
 
 @dataclass(frozen=True)
 class Checker:
-    """`SafetyChecker` of a checkpoint: compares CLIP's view of an image with that of unsafe concepts."""
+    """`SafetyChecker` of a checkpoint: compares CLIP's vector of an image with those of unsafe concepts."""
 
     model: torch.nn.Module
 
@@ -152,15 +151,16 @@ class Checker:
         small = functional.interpolate(images.float(), (side, side), mode="bicubic", antialias=True).clamp(0, 1)
         mean, deviation = (torch.tensor(x, device=images.device).view(3, 1, 1) for x in (MEAN, DEVIATION))
         seen = ((small - mean) / deviation).to(self.model.device, self.model.dtype)
-        _, flags = self.model(clip_input=seen, images=[image.cpu().numpy() for image in small])  # blackens these copies
+        copies = [image.cpu().numpy() for image in small]  # which the model blackens
+        _, flags = self.model(clip_input=seen, images=copies)
         return torch.tensor(flags, device=images.device)
 
 
 def safety_checker(pipeline: StableDiffusionPipeline) -> Checker:
-    """The checkpoint's own, or else that of Stable Diffusion 1.5.
+    """The checkpoint's own safety checker, or else that of Stable Diffusion 1.5.
 
     Raises:
-        FileNotFoundError: there is neither.
+        FileNotFoundError: neither is on this machine.
     """
     if pipeline.safety_checker is not None:
         return Checker(pipeline.safety_checker)
@@ -169,7 +169,7 @@ def safety_checker(pipeline: StableDiffusionPipeline) -> Checker:
     try:
         folder = require("safety-checker")
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error} Or go without, by --no-safety.") from None
+        raise FileNotFoundError(f"{error} Or use --no-safety.") from None
     model = StableDiffusionSafetyChecker.from_pretrained(folder / "safety_checker", local_files_only=True)
     return Checker(model.eval())
 

@@ -12,9 +12,9 @@ from mcpkg.backends.faces.detector import (
     LandmarkParser,
     Landmarks,
     convex_hull,
-    distinct,
     face_hull,
     load_landmark_parser,
+    remove_overlaps,
 )
 from mcpkg.backends.faces.dlib_net import TEMPLATE, DlibEmbedder, DlibFaceNet, load_dlib_net
 
@@ -74,7 +74,7 @@ def test_weights_that_are_cut_short_are_refused(dlib_folder):
     folder, _ = dlib_folder
     path = folder / "face_recognition.bin"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="fc: the file of weights ends before it"):
+    with pytest.raises(ValueError, match="fc: the file of weights ends before this array"):
         load_dlib_net(folder)
 
 
@@ -154,7 +154,7 @@ def test_centring_opens_the_cone_of_faces(generator):
 def test_of_boxes_that_overlap_the_best_is_kept():
     boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.1, 0.0, 0.6, 0.5], [0.6, 0.6, 0.9, 0.9], [0.0, 0.6, 0.2, 0.9]])
     # The first two share 0.4 x 0.5 of 2 x 0.25 - 0.2: 0.67. The last is unsure.
-    assert distinct(torch.tensor([0.8, 0.9, 0.7, 0.4]), boxes).tolist() == boxes[[1, 2]].tolist()
+    assert remove_overlaps(torch.tensor([0.8, 0.9, 0.7, 0.4]), boxes).tolist() == boxes[[1, 2]].tolist()
 
 
 def test_the_hull_leaves_out_what_is_inside():

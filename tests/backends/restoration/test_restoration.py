@@ -139,12 +139,15 @@ def test_ncnn_files_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "x.param"
     write_ncnn(path, [small_net().conv_first])
     content = path.with_suffix(".bin").read_bytes()
-    for wrong, said in ((content[:-1], "ends too early"), (content + b"\0", "names .* bytes of weights, there are")):
+    for wrong, said in (
+        (content[:-1], "ends too early"),
+        (content + b"\0", "describes .* bytes of weights, but there are"),
+    ):
         path.with_suffix(".bin").write_bytes(wrong)
         with pytest.raises(ValueError, match=said):
             read_convolutions(path)
     path.with_suffix(".bin").write_bytes(b"\1" + content[1:])
-    with pytest.raises(ValueError, match="weights of kind"):
+    with pytest.raises(ValueError, match="weights of type"):
         read_convolutions(path)
     with pytest.raises(ValueError, match="has 1 convolutions, x4plus has 351"):
         path.with_suffix(".bin").write_bytes(content)

@@ -137,7 +137,7 @@ def test_the_checkpoints_own_checker_flags_what_is_near_an_unsafe_concept():
     [
         (1024, 4, "x: Stable Diffusion 2.x, .* 1024"),
         (2048, 4, "x: SDXL, "),
-        (768, 9, "x: takes 9 channels .*inpainting"),
+        (768, 9, "x: reads 9 channels .*inpainting"),
         (None, 4, "x: another model"),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_single_file_is_judged_by_its_header(tmp_path):
         checkpoint.check_file(single_file(tmp_path / "two.safetensors", width=1024))
     with pytest.raises(ValueError, match="xl.safetensors: SDXL"):
         checkpoint.check_file(single_file(tmp_path / "xl.safetensors", attention=False))
-    with pytest.raises(ValueError, match="paint.safetensors: takes 9 channels"):
+    with pytest.raises(ValueError, match="paint.safetensors: reads 9 channels"):
         checkpoint.check_file(single_file(tmp_path / "paint.safetensors", channels=9))
     with pytest.raises(ValueError, match="half.safetensors: lacks the text encoder"):
         checkpoint.check_file(single_file(tmp_path / "half.safetensors", parts=["first_stage_model."]))
