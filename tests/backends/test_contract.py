@@ -61,7 +61,7 @@ def test_identity_is_a_unit_vector_with_a_gradient(backend, portraits, role):
     assert all(gradient.abs().sum() > 0 for gradient in images.grad)
 
 
-def test_the_two_identity_embedders_are_not_one(backend, portraits):
+def test_the_two_identity_embedders_differ(backend, portraits):
     where = portraits.faces.landmarks
     trainer, scorer = (e.embed(portraits.images, where) for e in (backend.identity_trainer, backend.identity_scorer))
     assert not torch.allclose(trainer @ trainer.T, scorer @ scorer.T, atol=1e-3)
@@ -148,7 +148,7 @@ def test_unknown_backends_are_refused():
         load_backend("maxi")
 
 
-def test_missing_weights_say_how_to_get_them(tmp_path):
+def test_missing_weights_name_how_to_get_them(tmp_path):
     with pytest.raises(
         FileNotFoundError, match="no weights. Train them: python -m mcpkg.factory.train autoencoder; .*base$"
     ):

@@ -35,7 +35,7 @@ assert "torch" not in sys.modules
 
 
 @pytest.mark.parametrize("load, arguments", LOADERS.values(), ids=LOADERS)
-def test_without_weights_a_loader_says_how_to_get_them(monkeypatch, tmp_path, load, arguments):
+def test_without_weights_a_loader_names_how_to_get_them(monkeypatch, tmp_path, load, arguments):
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setattr(insight, "PACKS", tmp_path)
     with pytest.raises(FileNotFoundError, match="mcpkg weights --get|Unpack https://"):

@@ -30,10 +30,10 @@ class Mean(nn.Module):
         return crops.mean(dim=(2, 3))
 
 
-# --- ArcFace ---------------------------------------------
+# --- ArcFace ---
 
 
-def test_arcface_sees_blue_first_from_minus_one_to_one():
+def test_arcface_reads_bgr_from_minus_one_to_one():
     images = torch.tensor([1.0, 0.5, 0.0]).view(1, 3, 1, 1).expand(1, 3, 112, 112)
     net = Mean()
     vector = ArcFaceEmbedder(net).embed(images, ALIGNED)
@@ -75,26 +75,29 @@ def test_published_weights_are_tensors_alone_and_as_expected(tmp_path):
         read_published(path)
 
 
-# --- Packages that are not there ---------------------------------------------
+# --- Packages that are not there ---
 
 
-def test_a_missing_package_is_one_line_that_says_what_to_install(tmp_path):
+def test_a_missing_package_is_one_line_that_names_what_to_install(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "x.pth")
-    path, said = tmp_path / "x.pth", "facexlib: not installed. pip install 'mcpkg[restore]' in a separate environment"
+    path, message = (
+        tmp_path / "x.pth",
+        "facexlib: not installed. pip install 'mcpkg[restore]' in a separate environment",
+    )
     for load in (lambda: load_arcface(path), lambda: load_parts_parser(path, DiscParser())):
         with pytest.raises(MissingPackage) as caught:
             load()
-        assert describe_error(caught.value).startswith(said)
+        assert describe_error(caught.value).startswith(message)
 
 
-def test_a_torchvision_that_does_not_fit_is_told_apart_from_none(monkeypatch, tmp_path):
+def test_an_incompatible_torchvision_is_distinguished_from_a_missing_one(monkeypatch, tmp_path):
     (tmp_path / "misfit.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(MissingPackage, match="misfit: cannot be imported .operator torchvision::nms does not exist."):
         import_optional("misfit", "restore")
 
 
-# --- insightface ---------------------------------------------
+# --- insightface ---
 
 
 class Onnx:
@@ -131,7 +134,7 @@ def test_a_missing_or_empty_pack_is_one_line_with_its_licence(tmp_path):
         load_insightface(tmp_path / "buffalo_l")
 
 
-def test_a_pack_that_was_unpacked_into_a_doubled_folder_is_found(tmp_path):
+def test_a_pack_that_was_unpacked_into_a_nested_folder_is_found(tmp_path):
     inner = tmp_path / "antelopev2" / "antelopev2"
     inner.mkdir(parents=True)
     (inner / "scrfd_10g_bnkps.onnx").touch()
@@ -140,10 +143,10 @@ def test_a_pack_that_was_unpacked_into_a_doubled_folder_is_found(tmp_path):
 
 
 def test_the_licence_is_shown_before_the_download_which_ends_in_one_line_offline(monkeypatch, tmp_path):
-    told = []
+    events = []
 
     def unreachable(*_):
-        told.append("download")
+        events.append("download")
         raise OSError("Name or service not known\nand much more")
 
     storage = ModuleType("insightface.utils.storage")
@@ -152,13 +155,13 @@ def test_the_licence_is_shown_before_the_download_which_ends_in_one_line_offline
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "insightface.utils.storage", storage)
     monkeypatch.setattr("mcpkg.backends.faces.insight.PACKS", tmp_path)
-    monkeypatch.setattr("mcpkg.backends.faces.insight.notify", told.append)
+    monkeypatch.setattr("mcpkg.backends.faces.insight.notify", events.append)
     with pytest.raises(ConnectionError, match=r"buffalo_l: cannot be downloaded \(Name or service not known\)"):
         load_insightface(download=True)
-    assert "non-commercial" in told[0] and told[1] == "download"
+    assert "non-commercial" in events[0] and events[1] == "download"
 
 
-# --- Parts of the face ---------------------------------------------
+# --- Parts of the face ---
 
 
 class Sees(nn.Module):
@@ -196,7 +199,7 @@ def test_chosen_parts_are_the_face(generator):
     assert isinstance(PartsParser(net, "bisenet", finder), FaceParser)
 
 
-def test_the_hull_stays_where_the_parse_finds_no_face_and_a_notice_says_so(generator):
+def test_the_hull_stays_where_the_parse_finds_no_face_and_a_notice_states_it(generator):
     images = torch.rand(1, 3, 64, 64, generator=generator)
     with pytest.warns(Notice, match="parsenet finds no face where the landmarks are; their hull is the mask there"):
         faces = PartsParser(Sees(0, 18), "parsenet", DiscParser()).parse(images)  # background and clothes
