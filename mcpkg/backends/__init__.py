@@ -1,17 +1,45 @@
-"""The only place that knows the backends by name."""
+"""Models that fulfil `method.interfaces`. Imports world, data, method and util.
 
-from typing import TYPE_CHECKING
+A backend is a folder here and one line in `BACKENDS`; outside backends/ and cli/ no code names one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mcpkg.util.lazy import import_function
 
 if TYPE_CHECKING:
     from mcpkg.method.interfaces import Backend
 
-BUILT_IN = ("mini", "mini-balanced")
-"""Those whose weights are in the package, so that their numbers are the same everywhere."""
-BACKENDS = (*BUILT_IN, "sd15")
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """One backend of the registry."""
+
+    loader: str
+    """Function that loads it, as "module:function"; called with `device` and keyword arguments, imported only then."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments that are always passed to the loader."""
+    options: tuple[str, ...] = ()
+    """Further keyword arguments of the loader that a user may choose."""
+    built_in: bool = False
+    """Whether its weights are in the package, so that its numbers are the same everywhere."""
+
+
+BACKENDS: dict[str, BackendEntry] = {
+    "mini": BackendEntry("mcpkg.backends.mini:load_mini", built_in=True),
+    "mini-balanced": BackendEntry("mcpkg.backends.mini:load_mini", {"population": "balanced"}, built_in=True),
+    "sd15": BackendEntry(
+        "mcpkg.backends.sd15:load_sd15", options=("checkpoint", "precision", "safety", "identity", "face_parts")
+    ),
+}
+"""Name -> backend; the first is the default."""
+BUILT_IN = tuple(name for name, entry in BACKENDS.items() if entry.built_in)
 
 
 def best_backend() -> str:
-    """The best of the backends that this machine can run now, without a download."""
+    """Return the name of the best backend that this machine can run now, without a download."""
     import torch
 
     from mcpkg.backends.downloads import WEIGHTS
@@ -21,7 +49,7 @@ def best_backend() -> str:
 
 
 def best_device(name: str) -> str:
-    """The processor for the built-in models, which are small and were only run there; for others a GPU, if there is one."""
+    """Return "cpu" for the built-in models, which are small and tested only there; for others a GPU if there is one."""
     import torch
 
     return "cuda" if name not in BUILT_IN and torch.cuda.is_available() else "cpu"
@@ -31,22 +59,19 @@ def load_backend(name: str = "mini", device: str = "cpu", **choices) -> "Backend
     """Load a backend's models from disk.
 
     Args:
-        name: one of `BACKENDS`; "mini-balanced" is "mini" trained on, from a population without its bias.
+        name: one of `BACKENDS`; "mini-balanced" is "mini" after further training on a population without its bias.
         device: where the models run, as torch names it.
-        choices: checkpoint, precision and others of `sd15.load_sd15`; the built-in models leave none.
+        choices: of the backend's `BackendEntry.options`; those of sd15 are explained in `sd15.load_sd15`.
 
     Raises:
         ValueError: no backend of that name, or a choice that it does not have.
-        FileNotFoundError: weights are missing; says how to get them.
+        FileNotFoundError: weights are missing; the message names how to get them.
     """
-    if name in BUILT_IN:
-        from mcpkg.backends.mini.backend import load_mini
-
-        if choices:
-            raise ValueError(f"{', '.join(choices)}: nothing to choose in backend {name!r}. Give backend sd15.")
-        return load_mini(device, population="balanced" if name == "mini-balanced" else "web")
-    if name == "sd15":
-        from mcpkg.backends.sd15 import load_sd15
-
-        return load_sd15(device, **choices)
-    raise ValueError(f"backend {name!r} is not known. Choose one of: {', '.join(BACKENDS)}.")
+    if name not in BACKENDS:
+        raise ValueError(f"backend {name!r} is not known. Choose one of: {', '.join(BACKENDS)}.")
+    entry = BACKENDS[name]
+    if unknown := [choice for choice in choices if choice not in entry.options]:
+        others = [other for other in BACKENDS if set(unknown) <= set(BACKENDS[other].options)]
+        advice = f"Give backend {' or '.join(others)}." if others else f"It has: {', '.join(entry.options) or 'none'}."
+        raise ValueError(f"{', '.join(unknown)}: nothing to choose in backend {name!r}. {advice}")
+    return import_function(entry.loader)(device, **entry.arguments, **choices)

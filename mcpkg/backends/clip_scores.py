@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 HUB_ID = "openai/clip-vit-large-patch14"
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
-"""Of RGB in CLIP's training pictures."""
+"""Mean and standard deviation of RGB in CLIP's training images."""
 GREY = 0.5
-"""What hides the face. The paper says that it is masked, not with what."""
+"""Value that hides the face. The paper does not specify with what the face is masked."""
 
 
 class ClipImages:
-    """Pictures to unit vectors."""
+    """CLIP's image encoder: images to unit vectors."""
 
     def __init__(self, model: "CLIPVisionModelWithProjection"):
         self.model = model
@@ -37,7 +37,7 @@ class ClipImages:
 
 
 class MaskedClipStyle:
-    """`StyleReader`: CLIP's vector of the picture with the face hidden (masked CLIP similarity)."""
+    """`StyleReader`: CLIP's vector of the image with the face hidden (masked CLIP similarity)."""
 
     def __init__(self, clip: ClipImages):
         self.clip = clip
@@ -47,7 +47,7 @@ class MaskedClipStyle:
 
 
 class AestheticHead(nn.Module):
-    """LAION's improved aesthetic predictor: CLIP vectors to a mark of about 1 to 10; no activations between."""
+    """LAION's improved aesthetic predictor: CLIP vectors to a score of about 1 to 10, by linear layers only."""
 
     def __init__(self, width: int = 768):
         super().__init__()
@@ -55,14 +55,14 @@ class AestheticHead(nn.Module):
         layers = []
         for a, b, dropout in zip(widths, widths[1:], dropouts):
             layers += [nn.Linear(a, b)] + ([nn.Dropout(dropout)] if dropout else [])
-        self.layers = nn.Sequential(*layers)  # its names are those of the published weights
+        self.layers = nn.Sequential(*layers)  # the same names as in the published weights
 
     def forward(self, vectors: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         return self.layers(vectors)[:, 0]
 
 
 class ClipAesthetic:
-    """`Aesthetic`: how people who rate pictures would like it."""
+    """`Aesthetic`: the rating that people would give an image."""
 
     def __init__(self, clip: ClipImages, head: AestheticHead):
         self.clip, self.head = clip, head
@@ -73,14 +73,14 @@ class ClipAesthetic:
 
 
 def load_clip(where: str | Path = HUB_ID, device: str = "cpu", local_files_only: bool = True) -> ClipImages:
-    """CLIP's image side.
+    """CLIP's image encoder.
 
     Args:
         where: folder, or a hub id.
         local_files_only: do not download.
 
     Raises:
-        OSError: it is not there.
+        OSError: it is not on this machine, or damaged.
     """
     from transformers import CLIPVisionModelWithProjection
 
@@ -93,18 +93,19 @@ def load_clip(where: str | Path = HUB_ID, device: str = "cpu", local_files_only:
 
 
 def load_aesthetic(path: str | Path, clip: ClipImages, sha256: str = "") -> ClipAesthetic:
-    """The score with the weights of sac+logos+ava1-l14-linearMSE.pth.
+    """The aesthetic score with the weights of sac+logos+ava1-l14-linearMSE.pth.
 
     Args:
-        clip: ViT-L/14, which the weights were fitted to.
-        sha256: what the file must be; empty for any.
+        clip: ViT-L/14, for which the weights were trained.
+        sha256: expected hash of the file; empty for any.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_published`; another CLIP than ViT-L/14.
+        FileNotFoundError: no such file.
+        ValueError: see `read_published`; or `clip` is not ViT-L/14.
     """
     tensors, width = read_published(path, sha256), clip.model.config.projection_dim
     head = AestheticHead()
     if width != (fitted := head.layers[0].in_features):
-        raise ValueError(f"{path}: fitted to CLIP vectors of {fitted} numbers, given one of {width}.")
+        raise ValueError(f"{path}: trained on CLIP vectors of {fitted} values, but `clip` gives {width}.")
     load_published(head, tensors, path)
     return ClipAesthetic(clip, head.to(clip.model.device))

@@ -1,6 +1,6 @@
-"""Weights that others published and Stable Diffusion needs: what, from where, under which licence, and where they go.
+"""Published weights that Stable Diffusion needs: sources, licences, and the folders they are kept in.
 
-Nothing here is downloaded unless asked for, and a licence is shown before, not after.
+Nothing is downloaded without a command for it, and the licence is shown before the download.
 """
 
 import os
@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcpkg.util.errors import notify
-from mcpkg.util.files import replace_whole
-from mcpkg.util.safetensors_io import file_sha256
+from mcpkg.util.files import file_sha256, replace_whole
 
 TIMEOUT_S = 60
-"""Without a byte, after which a download is given up."""
+"""Time without a byte after which a download stops."""
 FOLDER_VARIABLE = "MCPKG_WEIGHTS"
-"""Environment variable that names another folder than the default one."""
+"""Environment variable with the folder to use instead of the default one."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +31,21 @@ class Published:
     licence: str
     size_mb: int
     needed: bool = False
-    """Whether nothing runs on Stable Diffusion without it."""
+    """Whether Stable Diffusion cannot run without it."""
     restricted: bool = False
-    """Whether it, or what it was trained on, is for non-commercial research only."""
+    """Whether it or its training data is for non-commercial research only."""
     hub: str = ""
-    """Id on the Hugging Face Hub, in whose own cache it is kept; or else"""
+    """Id on the Hugging Face Hub; it is kept in the Hub's own cache. Empty if `files` are given."""
     patterns: tuple[str, ...] = ()
-    """which of its files are fetched,"""
+    """Files of the Hub repository to download."""
     probes: tuple[str, ...] = ()
-    """and which tell that they are there;"""
+    """Files that show that the weights are complete; of a zip file, those to unpack."""
     files: tuple[tuple[str, str], ...] = ()
-    """files on the web, each with its sha256, kept in `weights_folder()`; of a zip, what `probes` name in it."""
+    """Addresses on the web, each with its sha256; kept in `weights_folder()`."""
 
     @property
     def place(self) -> Path:
-        """Where it is, or should be: the file if there is one only, else the folder."""
+        """Path where it is, or should be: the file if there is only one, else the folder."""
         if self.hub:
             return _hub_snapshot(self) or Path(self.hub)
         folder = weights_folder() / self.name
@@ -63,12 +62,12 @@ class Published:
         return f"{self.name}: not there. {self.how_to_get()}"
 
     def how_to_get(self) -> str:
-        """What it is for, its licence, from where it comes and where it goes; one line."""
+        """One line: purpose, licence, source, and the folder that it goes to."""
         source = f"huggingface.co/{self.hub}" if self.hub else ", ".join(_folders(self.files))
-        goes = "the Hub's cache" if self.hub else str(weights_folder() / self.name)
+        folder = "the Hub's cache" if self.hub else str(weights_folder() / self.name)
         return (
             f"It {self.purpose}; {self.size_mb} MB; {self.licence}. "
-            f"`mcpkg weights --get {self.name}` fetches it from {source} into {goes}."
+            f"`mcpkg weights --get {self.name}` downloads it from {source} into {folder}."
         )
 
 
@@ -90,7 +89,7 @@ _ALL = (
         ),
     ),
     Published(
-        "face-api", "finds faces and their landmarks, and tells who it is for the identity loss", "MIT", 7, needed=True,
+        "face-api", "finds faces and landmarks, and recognises people for the identity loss", "MIT", 7, needed=True,
         files=(
             (f"{_FACE_API}/face_recognition_model-weights_manifest.json",
              "cbaffa501b0b9275a12b63357a6843e7e30c054e1c9151e1a5f879b26e32986b"),
@@ -122,7 +121,7 @@ _ALL = (
         patterns=("config.json", "model.safetensors"), probes=("config.json", "model.safetensors"),
     ),
     Published(
-        "aesthetic", "scores how much people would like a picture", "Apache-2.0", 4,
+        "aesthetic", "predicts the rating that people would give an image", "Apache-2.0", 4,
         files=(("https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/"
                 "6934dd81792f086e613a121dbce43082cb8be85e/sac%2Blogos%2Bava1-l14-linearMSE.pth",
                 "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0"),),
@@ -150,40 +149,40 @@ _ALL = (
         ),
     ),
     Published(
-        "parsenet", "tells skin, brows, eyes, nose and lips apart", _CELEBA, 85, restricted=True, files=(_PARSENET,),
+        "parsenet", "separates skin, brows, eyes, nose and lips", _CELEBA, 85, restricted=True, files=(_PARSENET,),
     ),
     Published(
-        "bisenet", "does as parsenet, by another network", _CELEBA, 53, restricted=True,
+        "bisenet", "does the same as parsenet, with another network", _CELEBA, 53, restricted=True,
         files=((f"{_FACEXLIB}/v0.2.0/parsing_bisenet.pth",
                 "468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567"),),
     ),
     Published(
-        "arcface", "tells who it is, for scores or for the identity loss",
+        "arcface", "recognises people, for scores or for the identity loss",
         "MIT code; trained on MS-Celeb-1M: non-commercial research only", 175, restricted=True,
         files=((f"{_FACEXLIB}/v0.1.0/recognition_arcface_ir_se50.pth",
                 "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28"),),
     ),
     Published(
-        "insightface", "scores who it is, by the recognition network of the pack buffalo_l",
+        "insightface", "scores identity with the recognition network of the pack buffalo_l",
         "model packs for non-commercial research only", 289, restricted=True, probes=("w600k_r50.onnx",),
         files=(("https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip",
                 "80ffe37d8a5940d59a7384c201a2a38d4741f2f3c51eef46ebb28218a7b0ca2f"),),
     ),
 )  # fmt: skip
 WEIGHTS = {published.name: published for published in _ALL}
-"""By name, what is needed first."""
+"""Name -> weights, those that are always needed first."""
 
 
 def weights_folder() -> Path:
-    """Where files go that no other tool keeps: $MCPKG_WEIGHTS, or ~/.cache/mcpkg/weights."""
+    """Folder of all weights that do not come from the Hub: $MCPKG_WEIGHTS, or ~/.cache/mcpkg/weights."""
     return Path(os.environ.get(FOLDER_VARIABLE) or "~/.cache/mcpkg/weights").expanduser()
 
 
 def require(name: str) -> Path:
-    """Where weights are.
+    """Path of weights on this machine.
 
     Raises:
-        FileNotFoundError: they are not there; one line says from where, under which licence and where to.
+        FileNotFoundError: they are missing; the message gives source, licence and folder in one line.
     """
     published = WEIGHTS[name]
     if not published.is_there:
@@ -192,15 +191,15 @@ def require(name: str) -> Path:
 
 
 def fetch(name: str, accept: bool = False, progress: Callable[[int], None] = lambda n: None) -> Path:
-    """Download weights, unless they are there; what is there already is not fetched again.
+    """Download weights, unless they are there already; return their path.
 
     Args:
-        accept: the licence was read and agreed to; asked for where commerce is excluded.
-        progress: told the number of bytes that each part brought.
+        accept: whether the licence was read and accepted; required where it excludes commercial use.
+        progress: called with the number of bytes of each part.
 
     Raises:
-        ValueError: no weights of that name, the licence was not accepted, or what came is not what was published.
-        OSError: it cannot be fetched.
+        ValueError: no weights of that name, the licence was not accepted, or the file is not the published one.
+        OSError: the download failed.
     """
     if name not in WEIGHTS:
         raise ValueError(f"weights {name!r} are not known. Choose one of: {', '.join(WEIGHTS)}.")
@@ -231,16 +230,16 @@ def _fetch_file(url: str, sha256: str, target: Path, progress: Callable[[int], N
                 length = answer.headers.get("Content-Length")
         except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
             raise ConnectionError(
-                f"{url}: cannot be fetched ({getattr(error, 'reason', error)}). Try again later."
+                f"{url}: cannot be downloaded ({getattr(error, 'reason', error)}). Try again later."
             ) from None
         if length is not None and partial.stat().st_size < int(length):
             raise ConnectionError(f"{url}: cut off after {partial.stat().st_size} of {length} bytes. Try again.")
         if file_sha256(partial) != sha256:
-            raise ValueError(f"{url}: what came is not the file that was published (sha256). It was not kept.")
+            raise ValueError(f"{url}: the downloaded file is not the published one (sha256 differs). It was not kept.")
 
 
 def _unpack(archive: Path, names: tuple[str, ...]) -> None:
-    """Takes the named files out of it and does away with the rest."""
+    """Unpack the named files and delete the archive."""
     with zipfile.ZipFile(archive) as opened:
         for name in names:
             (member,) = (member for member in opened.namelist() if member.rpartition("/")[2] == name)
@@ -251,7 +250,7 @@ def _unpack(archive: Path, names: tuple[str, ...]) -> None:
 
 
 def _folders(files: tuple[tuple[str, str], ...]) -> list[str]:
-    """One file's address, or the folders of several, each once."""
+    """The address of a single file, or the folders of several, each once."""
     return [files[0][0]] if len(files) == 1 else list(dict.fromkeys(url.rpartition("/")[0] for url, _ in files))
 
 
@@ -260,7 +259,7 @@ def file_name(url: str) -> str:
 
 
 def _hub_snapshot(published: Published) -> Path | None:
-    """The folder of it in the Hub's cache, if all probes are in there."""
+    """Its folder in the Hub's cache, or None unless all probes are there."""
     from huggingface_hub.file_download import try_to_load_from_cache
 
     found = [try_to_load_from_cache(published.hub, probe) for probe in published.probes]
@@ -274,6 +273,6 @@ def _fetch_from_hub(published: Published) -> Path:
 
     try:
         return Path(snapshot_download(published.hub, allow_patterns=list(published.patterns)))
-    except Exception as error:  # the Hub's, requests' and httpx' own, by where it failed
+    except Exception as error:  # of the Hub, requests or httpx, depending on where it failed
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ConnectionError(f"{published.hub}: cannot be fetched ({reason}). Try again later.") from None
+        raise ConnectionError(f"{published.hub}: cannot be downloaded ({reason}). Try again later.") from None

@@ -1,7 +1,6 @@
-"""The command line: mcpkg train | generate | evaluate | leakage | masks | export | demo | doctor |
-weights.
+"""The command line: mcpkg train | generate | evaluate | leakage | masks | export | demo | doctor | weights.
 
-Progress and notices go to standard error, results to standard output. Exit code 2 is bad input, told in one line.
+Progress and notices go to standard error, results to standard output. Bad input gives one line and exit code 2.
 """
 
 import sys
@@ -28,7 +27,7 @@ COMMANDS = {
     "doctor": doctor,
     "weights": weights,
 }
-DESCRIPTION = "A person from a few photos, a look from a few portraits, one picture of both."
+DESCRIPTION = "A person from a few photos, a style from a few portraits, and new portraits that combine both."
 CONFIG = (tyro.conf.FlagCreatePairsOff,)
 INTERRUPTED = 130
 
@@ -48,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 COMMANDS, prog="mcpkg", description=DESCRIPTION, args=args, config=CONFIG
             )
     except KeyboardInterrupt:
-        print("stopped. A training goes on where it was when its command is repeated.", file=sys.stderr)
+        print("stopped. When its command is repeated, a training continues from its last checkpoint.", file=sys.stderr)
         code = INTERRUPTED
     if code:
         raise SystemExit(code)

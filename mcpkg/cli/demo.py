@@ -1,4 +1,4 @@
-"""Portraits of one person in one style, and what Attention Refocusing changes: mcpkg demo, or python -m mcpkg.cli.demo."""
+"""mcpkg demo (python -m mcpkg.cli.demo): one person in one style, with and without Attention Refocusing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ def run_demo(
     Args:
         source: folder with photos of one person; by default the first of the samples.
         reference: folder with portraits in one style; by default the first of the samples.
-        out: where portraits.png, attention.png, scores.json, report.html and the adapter go.
+        out: folder for portraits.png, attention.png, scores.json, report.html and the adapter.
         backend: which models.
         seed: of training; image i starts from seed + i.
         n: how many portraits.
@@ -41,17 +41,17 @@ def run_demo(
     from mcpkg.metrics.compare import compare_methods
     from mcpkg.metrics.evaluate import score_table
 
-    who, look = load_portraits(source, models), load_portraits(reference, models)
+    person, style = load_portraits(source, models), load_portraits(reference, models)
     full, ablated = (models.tune(method) for method in (MAGICAPTURE, WITHOUT_REFOCUSING))
-    outcomes = compare_methods(models, who, look, (full, ablated), seed, Sampling(n=n, seed=seed))
+    outcomes = compare_methods(models, person, style, (full, ablated), seed, Sampling(n=n, seed=seed))
     outcomes[full.name].adapter.save(out / "adapter")
-    report = write_results(out, models, who, look, outcomes[full.name], outcomes[ablated.name])
+    report = write_results(out, models, person, style, outcomes[full.name], outcomes[ablated.name])
     print(score_table({name: outcome.scores for name, outcome in outcomes.items()}))
     print(f"\n{report}")
 
 
 def check_input(folders: Sequence[Path], out: Path, n: int) -> None:
-    """What can be told before anything is loaded or trained.
+    """Raise on bad input before anything is loaded or trained.
 
     Raises:
         ValueError: n is below 1, or `out` is a file.

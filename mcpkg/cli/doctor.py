@@ -1,4 +1,4 @@
-"""What can this machine run, and what is missing? Every finding comes with what to do about it."""
+"""Checks of this machine: what it can run, what is missing, and what to do about it."""
 
 import importlib
 import os
@@ -9,30 +9,30 @@ from importlib import metadata
 from pathlib import Path
 
 LEAST_MEMORY_GIB = 2.0
-"""Free memory below which training on the built-in model may fail: Python with torch takes about 1 GiB by itself."""
+"""Free memory below which training on the built-in model may fail: Python with torch already uses about 1 GiB."""
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 """The versions that the tests ran with; only in a checkout, not in an installed package."""
 EXTRAS = {
     "insightface": ("scoring identity on photos", "pip install 'mcpkg[face]'"),
-    "facexlib": ("face parsing and ArcFace on photos", "pip install 'mcpkg[restore]' in an environment of its own"),
-    "gfpgan": ("restoring faces on real photos", "pip install 'mcpkg[restore]' in an environment of its own"),
+    "facexlib": ("face parsing and ArcFace on photos", "pip install 'mcpkg[restore]' in a separate environment"),
+    "gfpgan": ("restoring faces on real photos", "pip install 'mcpkg[restore]' in a separate environment"),
     "bitsandbytes": ("8-bit AdamW", "pip install 'mcpkg[gpu]'"),
     "tensorboard": ("loss curves in TensorBoard", "pip install tensorboard"),
 }
-"""Module -> what it is for, how to get it."""
+"""Module -> its purpose, and how to install it."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """Result of one check."""
 
     what: str
     found: str
     ok: bool = True
     needed: bool = False
-    """Whether the main job, personalising on the built-in model, cannot run without it."""
+    """Whether personalising on the built-in model cannot run without it."""
     advice: str = ""
-    """What to do if it is not ok; empty if nothing has to be done."""
+    """What to do about it; empty if nothing has to be done."""
 
     def line(self) -> str:
         mark = "ok     " if self.ok else "MISSING" if self.needed else "no     "
@@ -40,33 +40,33 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything; nothing is changed, downloaded or kept in memory."""
+    """Run all checks; nothing is changed, downloaded or kept in memory."""
     return [*_system(), *_packages(), *_device(), *_weights(), *_extras(), *_published()]
 
 
 def can_run(findings: list[Finding]) -> bool:
-    """Whether nothing is missing that the main job needs."""
+    """Whether everything is there for personalising on the built-in model."""
     return all(finding.ok for finding in findings if finding.needed)
 
 
 def report_lines(findings: list[Finding]) -> str:
-    """For people: one line a finding, then the verdict."""
+    """The findings as text: one line each, then the verdict."""
     missing = [finding.what for finding in findings if finding.needed and not finding.ok]
-    verdict = f"This machine cannot run the main job yet. Missing: {', '.join(missing)}." if missing else (
+    verdict = f"This machine cannot run the built-in model yet. Missing: {', '.join(missing)}." if missing else (
         "This machine can personalise and generate with the built-in model."
     )  # fmt: skip
     return "\n".join([*(finding.line() for finding in findings), "", verdict])
 
 
 def as_dict(findings: list[Finding]) -> dict:
-    """Ready for JSON."""
+    """The findings as values for JSON."""
     return {"can_run": can_run(findings), "findings": [asdict(finding) for finding in findings]}
 
 
 def _system() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    yield Finding("cores", f"{cores} that this process may use")
+    yield Finding("cores", f"{cores} available to this process")
     free, total = _memory_gib()
     if free is not None:
         enough = free >= LEAST_MEMORY_GIB
@@ -76,7 +76,7 @@ def _system() -> Iterator[Finding]:
 
 def _memory_gib() -> tuple[float, float] | tuple[None, None]:
     try:
-        import psutil  # accelerate brings it
+        import psutil  # installed with accelerate
 
         memory = psutil.virtual_memory()
     except ImportError:
@@ -85,13 +85,15 @@ def _memory_gib() -> tuple[float, float] | tuple[None, None]:
 
 
 def _packages() -> Iterator[Finding]:
-    """Every requirement of the base install: there, importable in principle, and of a version that should work."""
+    """Every requirement of the base install: whether it is installed, in a version that should work."""
     try:
         from packaging.requirements import Requirement
 
         requirements = [Requirement(line) for line in metadata.requires("mcpkg") or ()]
     except (ImportError, metadata.PackageNotFoundError) as error:
-        yield Finding("packages", f"cannot be told ({error})", False, advice="Install mcpkg itself: pip install mcpkg")
+        yield Finding(
+            "packages", f"cannot be determined ({error})", False, advice="Install mcpkg itself: pip install mcpkg"
+        )
         return
     tested = _tested_versions()
     for requirement in requirements:
@@ -131,9 +133,9 @@ def _device() -> Iterator[Finding]:
         yield Finding("gpu", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB; use it with --device cuda")
     else:
         has_mps = torch.backends.mps.is_available()
-        found = "Apple's, which mcpkg was not tested on" if has_mps else "none for torch; the processor will do"
+        found = "Apple's, on which mcpkg was not tested" if has_mps else "none for torch; the processor is enough"
         yield Finding("gpu", found, False)
-        can = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
+        can = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch lack it
         bf16 = any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
     advice = "" if bf16 else "It works, but slowly: keep --precision fp32, the default."
     yield Finding("bf16", "in hardware" if bf16 else "not in hardware", bf16, advice=advice)
@@ -142,9 +144,9 @@ def _device() -> Iterator[Finding]:
 def _weights() -> Iterator[Finding]:
     try:
         from mcpkg.backends.mini.backend import missing_weights
-    except (ImportError, RuntimeError, OSError) as error:  # a broken package was named above
-        found = f"cannot be looked at ({_first_line(error)})"
-        yield Finding("mini", found, False, True, "Mend the packages above first.")
+    except (ImportError, RuntimeError, OSError) as error:  # a finding above names the broken package
+        found = f"cannot be checked ({_first_line(error)})"
+        yield Finding("mini", found, False, True, "Fix the packages above first.")
         return
     missing = missing_weights()
     advice = "  ".join(missing)
@@ -165,15 +167,15 @@ def _extras() -> Iterator[Finding]:
 
 
 def _published() -> Iterator[Finding]:
-    """Weights of others, which only the backend sd15 needs."""
+    """Published weights, which only the backend sd15 needs."""
     from mcpkg.backends.downloads import WEIGHTS
 
     for published in WEIGHTS.values():
         what = f"{published.name} weights"
         try:
             there = published.is_there
-        except (ImportError, RuntimeError, OSError) as error:  # a broken huggingface-hub was named above
-            yield Finding(what, f"cannot be looked at ({_first_line(error)})", False)
+        except (ImportError, RuntimeError, OSError) as error:  # a finding above names a broken huggingface-hub
+            yield Finding(what, f"cannot be checked ({_first_line(error)})", False)
             continue
         if there:
             yield Finding(what, f"there, for sd15: {published.place}")

@@ -1,4 +1,4 @@
-"""mcpkg export"""
+"""mcpkg export: writes an adapter for other programs."""
 
 import json
 from pathlib import Path
@@ -16,13 +16,13 @@ def export(
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
 ) -> None:
-    """Write an adapter as plain diffusers, A1111 and ComfyUI read it, with a model card.
+    """Write an adapter in the formats of plain diffusers, A1111 and ComfyUI, with a model card.
 
     Args:
-        adapter: folder of a finished run, or of its adapter; the scores of a run go into the card.
+        adapter: folder of a finished run, or of its adapter; the model card shows the scores of a run.
         out: folder to write to.
-        name: of the files for A1111 and ComfyUI, and so of the words there: letters, digits, - and _.
-        base_model: where others find the model that it belongs to, as a name on the Hub or a folder.
+        name: of the files for A1111 and ComfyUI, and of the placeholders in prompts there: letters, digits, - and _.
+        base_model: the model that it was trained on, as a name on the Hub or a folder.
     """
     check_out(out)
     learned = find_adapter(adapter)

@@ -1,4 +1,4 @@
-"""mcpkg weights: what others published, and how it gets here."""
+"""mcpkg weights: lists and downloads published weights."""
 
 import json
 
@@ -9,8 +9,8 @@ def weights(get: tuple[str, ...] = (), accept_licence: bool = False, as_json: As
     """List the published weights that Stable Diffusion and its face models need, or download some.
 
     Args:
-        get: names of the weights to download; none lists them all.
-        accept_licence: the licences of those that exclude commerce were read and agreed to.
+        get: names of the weights to download; without any, all are listed.
+        accept_licence: you have read and accept the licences of those that exclude commercial use.
     """
     from tqdm import tqdm
 

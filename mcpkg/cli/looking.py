@@ -1,4 +1,4 @@
-"""mcpkg masks | doctor: look before you train."""
+"""mcpkg masks | doctor: checks before training."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from mcpkg.cli.options import AsJson, Models, ModelsFlat, PicturesFlat, check_ou
 
 
 def masks(pictures: PicturesFlat, out: Path, as_json: AsJson = False, models: ModelsFlat = Models()) -> int:
-    """Check the folders and draw what training would use; exits with 1 if training would refuse a mask.
+    """Check the folders and draw the masks that training would use; exits with 1 if training would refuse one.
 
     Args:
         out: folder for the sheets source_masks.png and reference_masks.png.
@@ -31,14 +31,14 @@ def masks(pictures: PicturesFlat, out: Path, as_json: AsJson = False, models: Mo
         return int(refused)
     for role, of_role in findings.items():
         for finding in of_role:
-            shares = ", ".join(f"{name} {share:.0%}" for name, share in finding.coverage.items())
-            print("\n  ".join([f"{role:<10} {finding.path}: {shares}", *finding.warnings]))
+            coverage = ", ".join(f"{name} {fraction:.0%}" for name, fraction in finding.coverage.items())
+            print("\n  ".join([f"{role:<10} {finding.path}: {coverage}", *finding.warnings]))
         print(out / f"{role}_masks.png")
     return int(refused)
 
 
 def doctor(as_json: AsJson = False) -> int:
-    """Say what this machine can run and what is missing; exits with 1 if the main job cannot run."""
+    """Report what this machine can run and what is missing; exits with 1 if the built-in model cannot run."""
     from mcpkg.cli.doctor import as_dict, can_run, examine, report_lines
 
     findings = examine()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from mcpkg.backends import BACKENDS
+from mcpkg.backends.photo_models import FACE_PARSERS, IDENTITY_TRAINERS
 from mcpkg.inference.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -17,31 +18,35 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, tyro.conf.arg(name="json", help="Print the answer as JSON, for a program to read.")]
 Consent = Annotated[str, tyro.conf.arg(help="Who agreed to what, for the record; without it, that nobody said so.")]
 
+FACE_PARTS_HELP = (
+    f"For sd15 with the weights of a face parser ({' or '.join(FACE_PARSERS)}): what counts as face, by default "
+    "skin brows eyes nose lips."
+)
+
 
 @dataclass(frozen=True)
 class Models:
     """Which models, and where they run."""
 
-    backend: Literal[BACKENDS] = BACKENDS[0]
+    backend: Literal[tuple(BACKENDS)] = next(iter(BACKENDS))
     """Which models."""
     device: str = "cpu"
     """Where they run, as torch names it."""
     checkpoint: str = ""
     """For sd15: a Stable Diffusion 1.x model by hub id, folder or .safetensors file; by default 1.5 itself."""
     precision: Literal["fp32", "bf16", "fp16"] | None = None
-    """Of sd15's weights, and of a training's passes; by default fp16 for sd15 on a GPU, else fp32."""
+    """Precision of sd15's weights, and of training; by default fp16 for sd15 on a GPU, else fp32."""
     safety: bool = True
     """For sd15: withhold images that its safety checker finds unsafe; --no-safety for none."""
-    identity: Literal["dlib", "arcface"] = "dlib"
-    """For sd15: the network that the identity loss pulls by."""
-    face_parts: tuple[str, ...] = ()
-    """For sd15 with weights for face parsing: what counts as face, by default skin brows eyes nose lips."""
+    identity: Literal[tuple(IDENTITY_TRAINERS)] = next(iter(IDENTITY_TRAINERS))
+    """For sd15: the network of the identity loss."""
+    face_parts: Annotated[tuple[str, ...], tyro.conf.arg(help=FACE_PARTS_HELP)] = ()
 
     def load(self) -> "Backend":
-        """The backend.
+        """Load the backend.
 
         Raises:
-            ValueError: no such device.
+            ValueError: no such device, or an option that the backend does not have.
             OSError: weights are missing.
         """
         import torch
@@ -50,21 +55,17 @@ class Models:
 
         try:
             torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError):  # torch says so in either way
+        except (RuntimeError, AssertionError):  # torch raises either
             raise ValueError(f"--device: {self.device!r} is none that torch can use here. Try cpu.") from None
         return load_backend(self.backend, self.device, **self._choices())
 
     def _choices(self) -> dict:
-        """What was chosen otherwise than by default; a precision is for the training of any backend."""
-        from mcpkg.backends import BUILT_IN
+        """Return the options that differ from their defaults.
 
-        names = (
-            "checkpoint",
-            "safety",
-            "identity",
-            "face_parts",
-            *(() if self.backend in BUILT_IN else ("precision",)),
-        )
+        `precision` is among them only if the backend has that option: it also sets the training of every backend.
+        """
+        names = ["checkpoint", "safety", "identity", "face_parts"]
+        names += ["precision"] if "precision" in BACKENDS[self.backend].options else []
         default = Models()
         return {name: value for name in names if (value := getattr(self, name)) != getattr(default, name)}
 

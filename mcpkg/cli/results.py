@@ -1,4 +1,4 @@
-"""What a finished run leaves in its folder, whichever command made it."""
+"""Writes the results of a finished run to its folder, for every command alike."""
 
 import shlex
 import sys
@@ -22,11 +22,11 @@ def write_results(
     before: "Outcome | None" = None,
     consent: str = "",
 ) -> Path:
-    """Write portraits/, portraits.png, attention.png, scores.json and the report, and give the report's path.
+    """Write portraits/, portraits.png, attention.png, scores.json and the report; return the report's path.
 
     Args:
         result, before: see `write_report`.
-        consent: who agreed to what.
+        consent: the record of who consented to what.
     """
     from mcpkg.inference.provenance import save_portraits
     from mcpkg.util.files import write_json
@@ -39,9 +39,9 @@ def write_results(
     save_portraits(result.generated, folder / "portraits")
     sheet = portraits_sheet(source, reference, result.generated, restored, result.scores)
     save_figure(sheet, folder / "portraits.png")
-    words = {role: word.token for role, word in result.adapter.placeholders.items()}
+    tokens = {role: placeholder.token for role, placeholder in result.adapter.placeholders.items()}
     rows = {outcome.name: (outcome.generated, outcome.scores) for outcome in outcomes}
-    save_figure(attention_sheet(rows, words), folder / "attention.png")
+    save_figure(attention_sheet(rows, tokens), folder / "attention.png")
     summary = {
         "source": str(source.paths[0].parent),
         "reference": str(reference.paths[0].parent),
@@ -54,8 +54,8 @@ def write_results(
 
 
 def command_line() -> str:
-    """What was typed, but for the place where the program lies."""
+    """The command as typed, without the program's folder; empty if mcpkg was called from another program."""
     name = Path(sys.argv[0]).name
     if name not in ("mcpkg", "demo.py"):
-        return ""  # called from a program; there is no command to repeat
+        return ""
     return shlex.join(["mcpkg", *(["demo"] if name == "demo.py" else []), *sys.argv[1:]])

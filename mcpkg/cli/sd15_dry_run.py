@@ -1,4 +1,4 @@
-"""Everything that personalisation does, at Stable Diffusion 1.5's full size, on random weights: does it run, and fit?
+"""Runs all of personalisation at Stable Diffusion 1.5's full size with random weights, to check that it runs and fits.
 
 python -m mcpkg.cli.sd15_dry_run --out runs/dry-run
 """
@@ -38,29 +38,29 @@ from mcpkg.util.files import write_json
 from mcpkg.util.images import save_image
 
 PICTURES = 2
-"""Of the source and of the reference each."""
+"""Number of images of the source, and of the reference."""
 LANDMARKS = ((0.42, 0.42), (0.58, 0.42), (0.5, 0.5), (0.44, 0.58), (0.56, 0.58))
-"""Of the face that is assumed in every picture."""
+"""Landmarks of the face that is assumed in every image."""
 
 
 @dataclass
 class Result:
-    """What a dry run found."""
+    """Measurements of a dry run."""
 
     parameters: dict[str, int]
     image_size_px: int
     device: str
     precision: str
     identity: str
-    """Whether the identity network had its own weights or random ones."""
+    """Weights of the identity network: "real" or "random"."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Stage -> time."""
     peak_gib: dict[str, float] = field(default_factory=dict)
     """Stage -> largest memory by its end: of the GPU, or of the whole process."""
     steps: list[dict] = field(default_factory=list)
-    """The training's reports."""
+    """Phase, seconds and loss terms of each training step."""
     largest_difference: float = float("nan")
-    """Between the image that mcpkg drew and that of plain diffusers with the exported files, of pixels in [0, 1]."""
+    """Between the images of mcpkg and of plain diffusers with the exported files, of pixels in [0, 1]."""
 
 
 def dry_run(
@@ -77,10 +77,10 @@ def dry_run(
         out: folder for the adapter, the exported files, the portraits (noise, of random weights) and dry_run.json.
         steps: of each phase.
         drawing_steps: of denoising.
-        shapes: of the model; others than the default are for tests.
+        shapes: of the model; smaller ones are for tests.
 
     Raises:
-        RuntimeError: nothing was learned, or plain diffusers draws another picture than mcpkg.
+        RuntimeError: nothing was learned, or plain diffusers draws another image than mcpkg.
     """
     backend, identity = random_backend(shapes, device, DTYPES[precision])
     models = {name: getattr(backend.pipeline, name) for name in ("unet", "vae", "text_encoder")}
@@ -92,7 +92,9 @@ def dry_run(
     with stage(result, "training"):
         adapter = personalise(backend, source, reference, method, on_step=_recorder(result))
     if not any(tensor.any() for name, tensor in adapter.lora.items() if ".lora_B." in name):
-        raise RuntimeError(f"nothing was learned in {steps} steps: in fp16 the first ones may overflow. Give more.")
+        raise RuntimeError(
+            f"nothing was learned in {steps} steps: in fp16 the first ones may overflow. Give more steps."
+        )
     with stage(result, "saving"):
         export_adapter(adapter, backend, out / "adapter", name="dry-run")
         adapter = Adapter.load(out / "adapter")
@@ -110,9 +112,7 @@ def dry_run(
     result.largest_difference = (plain - drawn.images).abs().max().item()
     write_json(_as_dict(result), out / "dry_run.json")
     if not result.largest_difference < _TOLERANCE[precision]:
-        raise RuntimeError(
-            f"plain diffusers draws another picture: a pixel differs by {result.largest_difference:.3f}."
-        )
+        raise RuntimeError(f"plain diffusers draws another image: a pixel differs by {result.largest_difference:.3f}.")
     return result
 
 
@@ -122,7 +122,7 @@ _TOLERANCE = {"fp32": 1e-2, "bf16": 0.2, "fp16": 5e-2}
 def random_backend(
     shapes: Shapes = SD15, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[Backend, str]:
-    """The backend with random weights, and whether its identity network is real."""
+    """The backend with random weights, and "real" or "random" for its identity network."""
     pipeline = random_pipeline(shapes, device, dtype)
     generator = torch.Generator(device).manual_seed(1)
     nets = [DlibFaceNet().to(device) for _ in range(2)]
@@ -134,7 +134,7 @@ def random_backend(
 
 
 class AssumedFace:
-    """`FaceParser` that sees a face in the middle of every picture, noise included, where a real one would see none."""
+    """`FaceParser` that reports a face in the middle of every image, even of noise, where a real one finds none."""
 
     def parse(self, images: Float[Tensor, "b 3 h w"]) -> Faces:
         b, size = len(images), images.shape[-1]
@@ -146,7 +146,7 @@ class AssumedFace:
 
 
 def assumed_portraits(backend: Backend, seed: int, n: int = PICTURES) -> Portraits:
-    """Smooth noise in which `AssumedFace` sees faces."""
+    """Smooth noise in which `AssumedFace` reports faces."""
     generator, size = torch.Generator().manual_seed(seed), (backend.image_size_px,) * 2
     noise = torch.rand(n, 3, 16, 16, generator=generator)
     images = torch.nn.functional.interpolate(noise, size, mode="bicubic").clamp(0, 1).to(backend.device)
@@ -154,7 +154,7 @@ def assumed_portraits(backend: Backend, seed: int, n: int = PICTURES) -> Portrai
 
 
 def shortened(method: Method, steps: int) -> Method:
-    """A few large steps of each phase, each of one pass, the identity loss in every one whatever its timestep."""
+    """The method with a few large steps per phase, each of one pass, with the identity loss at every timestep."""
     phases = tuple(
         replace(phase, steps=steps, learning_rate=1e-2, embedding_learning_rate=1e-2) for phase in method.phases
     )
@@ -162,7 +162,7 @@ def shortened(method: Method, steps: int) -> Method:
 
 
 def draw_with_diffusers(backend: Backend, adapter: Adapter, folder: Path, steps: int) -> Float[Tensor, "1 3 h w"]:
-    """The same portrait by diffusers alone, which reads the exported files; words and LoRA stay in the models."""
+    """The same portrait by plain diffusers from the exported files; placeholders and LoRA stay in the models."""
     pipeline = backend.sampler()
     pipeline.load_lora_weights(folder, weight_name=LORA_FILE)
     for role, file in EMBEDDING_FILES.items():
@@ -171,24 +171,24 @@ def draw_with_diffusers(backend: Backend, adapter: Adapter, folder: Path, steps:
     encode = lambda text: encode_prompts(pipeline.tokenizer, pipeline.text_encoder, [text])  # noqa: E731
     with torch.no_grad():
         images = pipeline(
-            prompt_embeds=encode(adapter.prompt), negative_prompt_embeds=encode(""), latents=starting_noise(backend, [0]),
-            height=backend.image_size_px, width=backend.image_size_px, num_inference_steps=steps, guidance_scale=2.0,
-            output_type="pt",
+            prompt_embeds=encode(adapter.prompt), negative_prompt_embeds=encode(""),
+            latents=starting_noise(backend, [0]), height=backend.image_size_px, width=backend.image_size_px,
+            num_inference_steps=steps, guidance_scale=2.0, output_type="pt",
         ).images  # fmt: skip
     return images.float().to(backend.device)
 
 
 def check_loaded(pipeline, adapter: Adapter) -> None:
-    """Whether diffusers read every number of the adapter.
+    """Raise unless diffusers read every value of the adapter.
 
     Raises:
-        RuntimeError: it did not; names the first that is missing.
+        RuntimeError: a tensor is missing or differs; the message names the first.
     """
     from peft import get_peft_model_state_dict
 
     read = get_peft_model_state_dict(pipeline.unet, adapter_name=pipeline.get_active_adapters()[0])
     rows = pipeline.text_encoder.get_input_embeddings().weight
-    for token, vectors in adapter.embeddings.items():
+    for token in adapter.embeddings:
         read[token] = rows[[pipeline.tokenizer.convert_tokens_to_ids(token)]]
     for name, tensor in (adapter.lora | adapter.embeddings).items():
         if name not in read or not torch.equal(read[name].cpu(), tensor.to(read[name].dtype)):
@@ -197,7 +197,7 @@ def check_loaded(pipeline, adapter: Adapter) -> None:
 
 @contextmanager
 def stage(result: Result, name: str) -> Iterator[None]:
-    """Time and memory of one stage, told as soon as it is over."""
+    """Measure time and memory of one stage, and print them at its end."""
     print(f"{name} ...", file=sys.stderr)
     started, cuda = time.perf_counter(), result.device.startswith("cuda")
     if cuda:
@@ -227,10 +227,10 @@ def main(
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
     steps: int | None = None,
 ) -> None:
-    """Run all of personalisation once at Stable Diffusion 1.5's full size, with random weights, and tell time and memory.
+    """Run all of personalisation at Stable Diffusion 1.5's full size with random weights; print time and memory.
 
     Args:
-        out: folder for what it writes.
+        out: folder for the adapter, the exported files and the images.
         device: as torch names it.
         precision: of the weights; by default fp16 on a GPU, fp32 elsewhere.
         steps: of each phase of training, and of drawing; by default 1 on a processor, 4 elsewhere.

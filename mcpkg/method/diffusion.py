@@ -1,4 +1,4 @@
-"""Adding noise to latents and guessing them back (Eqs. 1 and 7)."""
+"""Adding noise to latents (Eq. 1), and estimating the clean latents (Eq. 7)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ def add_noise(
     generator: torch.Generator,
     max_timestep: int | Int[Tensor, " b"] | None = None,
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"], Int[Tensor, " b"]]:
-    """Noise every latent at a timestep of its own: z_t = sqrt(a_t) z + sqrt(1 - a_t) eps.
+    """Add noise to each sample at a random timestep: z_t = sqrt(a_t) z + sqrt(1 - a_t) eps.
 
     Args:
         latents: clean z, scaled as the UNet expects.
         scheduler: a diffusers scheduler; only its noise schedule is used.
-        generator: the source of noise and timesteps; on any device.
+        generator: draws noise and timesteps; on any device.
         max_timestep: t is drawn uniformly from 0 to max_timestep - 1, for all samples or for each;
             the schedule's whole length if None.
 
     Returns:
-        noisy latents, the noise eps, and the timesteps t.
+        Noisy latents, the noise eps, and the timesteps t.
 
     Raises:
         ValueError: if max_timestep lies outside 1 to the schedule's length.
@@ -34,7 +34,7 @@ def add_noise(
         raise ValueError(f"max_timestep: {highest.tolist()} is not in 1 to {length}, the schedule's length.")
     b, source = len(latents), generator.device
     noise = torch.randn(latents.shape, generator=generator, device=source).to(latents)
-    # In float64 u < 1 can not round up to the bound itself.
+    # in float64, u < 1 cannot round up to the bound itself
     u = torch.rand(b, generator=generator, device=source, dtype=torch.float64)
     t = (u * highest.to(source)).long().to(latents.device)  # b
     return scheduler.add_noise(latents, noise, t), noise, t
@@ -46,7 +46,11 @@ def training_target(
     t: Int[Tensor, " b"],
     scheduler,
 ) -> Float[Tensor, "b c h w"]:
-    """What the UNet should predict: the noise, or the velocity where the scheduler says so."""
+    """What the UNet should predict: the noise or the velocity, by the scheduler's prediction type.
+
+    Raises:
+        ValueError: another prediction type.
+    """
     match scheduler.config.prediction_type:
         case "epsilon":
             return noise
@@ -57,13 +61,13 @@ def training_target(
 
 
 def velocity_weight(t: Int[Tensor, " b"], scheduler, highest: float = 20.0) -> Float[Tensor, " b"]:
-    """What a squared noise error weighs, so that noise levels count as in v-prediction: 1 / a_t, at most `highest`.
+    """Weight of a squared noise error that makes noise levels count as in v-prediction: 1 / a_t, at most `highest`.
 
     The error in the velocity v is the error in eps over sqrt(a_t) (Salimans and Ho 2022). The plain noise error of a
-    trained model is tens of times smaller at high noise than at low, though it is there that colours are settled.
+    trained model is tens of times smaller at high noise than at low, although high noise decides the colours.
     """
     if scheduler.config.prediction_type == "v_prediction":
-        return torch.ones(len(t), device=t.device)  # that error is one in the velocity as it is
+        return torch.ones(len(t), device=t.device)  # that error is already one in the velocity
     return (1 / scheduler.alphas_cumprod[t.cpu()]).clamp(max=highest).to(t.device)
 
 
@@ -77,12 +81,15 @@ def predict_x0(
 
     Args:
         noisy: z_t.
-        noise_pred: the UNet's output, noise or velocity as the scheduler says.
+        noise_pred: the UNet's output, noise or velocity by the scheduler's prediction type.
         t: timesteps.
 
+    Raises:
+        ValueError: another prediction type.
+
     Note:
-        The estimate is a mean over all images that fit z_t, so it is blurred where t is high:
-        the reason why the identity loss keeps t below T'.
+        The estimate is a mean over all images that fit z_t, so it is blurred where t is high.
+        This is why the identity loss keeps t below T'.
     """
     a = scheduler.alphas_cumprod.to(noisy)[t.to(noisy.device)].reshape(-1, 1, 1, 1)
     match scheduler.config.prediction_type:

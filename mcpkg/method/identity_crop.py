@@ -1,4 +1,4 @@
-"""What the identity loss decodes (D in Eq. 7): the face's part of the latents is enough, and cheaper than the whole."""
+"""Decoding for the identity loss (D in Eq. 7): the face's part of the latents suffices, and costs less."""
 
 import math
 
@@ -9,9 +9,10 @@ from torch import Tensor
 from mcpkg.method.interfaces import Backend
 
 REACH = 3.0
-"""From the middle of the five landmarks to the edge of what embedders crop, in mean distances of the landmarks to it."""
+"""Distance from the middle of the five landmarks to the edge of an embedder's crop, in mean distances of the landmarks
+from their middle."""
 CONTEXT_CELLS = 4
-"""Latent cells around that: a decoder's convolutions look about so far."""
+"""Margin around the crop, in latent cells: about the reach of a decoder's convolutions."""
 
 
 def decode_faces(
@@ -25,14 +26,14 @@ def decode_faces(
     Args:
         landmarks: x, y in [0, 1] of the whole frame.
         decoding: "whole", as in the paper; "face", a square around each face, of one size for all; "tiny", the whole
-            by the backend's tiny autoencoder.
+            with the backend's tiny autoencoder.
 
     Raises:
         ValueError: the backend has no tiny autoencoder.
 
     Note:
-        A decoder's normalisation and attention take in the whole frame, so that a part decodes to nearly, not exactly,
-        what it is in the whole. `python -m benchmarks.identity_decoding` measures how far the gradients agree.
+        A decoder's normalisation and attention depend on the whole frame, so that a part decodes to nearly the same as
+        within the whole. `python -m benchmarks.identity_decoding` measures how far the gradients agree.
     """
     match decoding:
         case "whole":
@@ -48,18 +49,18 @@ def decode_faces(
 
 
 def check_decoding(backend: Backend, decoding: str) -> None:
-    """Whether the backend can decode so.
+    """Raise unless the backend has the decoder that `decoding` needs.
 
     Raises:
-        ValueError: it has no tiny autoencoder.
+        ValueError: `decoding` is "tiny" and the backend has no tiny autoencoder.
     """
     if decoding == "tiny" and backend.tiny_autoencoder is None:
-        advice = "Take 'face'; for sd15 there is `mcpkg weights --get tiny-autoencoder`."
-        raise ValueError(f"identity_decoding 'tiny': {backend.name} has no tiny autoencoder here. {advice}")
+        advice = "; ".join(filter(None, ("Take 'face'", backend.tiny_autoencoder_advice)))
+        raise ValueError(f"identity_decoding 'tiny': {backend.name} has no tiny autoencoder here. {advice}.")
 
 
 def face_squares(landmarks: Float[Tensor, "b 5 2"], cells: int) -> tuple[Tensor, int]:
-    """Left and top corner of a square around each face, and their common side, in latent cells of a frame of `cells`."""
+    """Left upper corner of a square around each face, and the common side, in latent cells of a frame of `cells`."""
     centre = landmarks.mean(dim=1)  # b 2
     size = (landmarks - centre[:, None]).norm(dim=2).mean(dim=1)  # b
     side = min(cells, 2 * math.ceil(REACH * size.max().item() * cells + CONTEXT_CELLS))

@@ -1,4 +1,4 @@
-"""What every backend gives: a diffusion pipeline and the models that look at faces."""
+"""What a backend must offer: a diffusion pipeline, and models that find, recognise and score faces."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, StableDiffusionPipeline
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Precisions by their usual names."""
+"""Usual name of a precision -> torch's type."""
 
 
 @dataclass(frozen=True)
 class Faces:
-    """What the parser saw in a batch of images, one row per image."""
+    """Result of the face parser for a batch of images, one row per image."""
 
     found: Bool[Tensor, " b"]
-    """Whether there is a face at all."""
+    """Whether there is at least one face."""
     count: Int[Tensor, " b"]
-    """Number of faces; the other fields speak of the largest."""
+    """Number of faces; the other fields describe the largest."""
     face_mask: Float[Tensor, "b 1 h w"]
     """1 on facial skin and features, 0 elsewhere, soft at the edges."""
     parts: Float[Tensor, "b p h w"]
@@ -48,7 +48,7 @@ class FaceParser(Protocol):
 
 @runtime_checkable
 class FaceEmbedder(Protocol):
-    """Says who is in the picture; differentiable in the images."""
+    """Embeds the identity of a face; differentiable in the images."""
 
     def embed(self, images: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b 5 2"]) -> Float[Tensor, "b d"]:
         """Unit vectors: their cosine is the similarity of two faces."""
@@ -56,7 +56,7 @@ class FaceEmbedder(Protocol):
 
 @runtime_checkable
 class StyleReader(Protocol):
-    """Says what the picture looks like where `keep_mask` is 1."""
+    """Embeds the style of the part of an image where `keep_mask` is 1."""
 
     def embed(self, images: Float[Tensor, "b 3 h w"], keep_mask: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b d"]:
         """Unit vectors: their cosine is the similarity of two styles."""
@@ -71,7 +71,7 @@ class Restorer(Protocol):
 
 @runtime_checkable
 class Aesthetic(Protocol):
-    """Says how much people would like a picture, whoever is in it."""
+    """Scores how much people would like an image."""
 
     def score(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]: ...
 
@@ -85,7 +85,7 @@ class SafetyChecker(Protocol):
 
 @dataclass
 class Backend:
-    """One set of models; everything outside `backends/` talks to this class only."""
+    """One set of models; all code outside `backends/` uses only this class."""
 
     name: str
     pipeline: "StableDiffusionPipeline"
@@ -96,25 +96,27 @@ class Backend:
     identity_trainer: FaceEmbedder
     """Gives the gradient of the identity loss (Eq. 7)."""
     identity_scorer: FaceEmbedder
-    """Measures identity with other weights than the trainer's; where both learned from one kind of data and share
-    an architecture, they may share blind spots too."""
+    """Measures identity with other weights than the trainer's; if both have the same architecture and kind of training
+    data, they may have the same blind spots."""
     style_reader: StyleReader
     restorer: Restorer | None
-    """None where this machine has none for such pictures."""
+    """None if this machine has no restorer for this kind of image."""
     tiny_autoencoder: "AutoencoderTiny | None" = None
-    """Decodes the same latents in a fraction of the time, a little less well."""
+    """Decodes the same latents in a fraction of the time, at slightly lower quality."""
+    tiny_autoencoder_advice: str = ""
+    """How to get one; ends the error message if it is missing. Without a full stop."""
     safety_checker: SafetyChecker | None = None
-    """Without one, nothing is withheld."""
+    """If None, no image is withheld."""
     strangers: Callable[[int], tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 5 2"]]] | None = None
-    """Draws n portraits of other people with landmarks: the zero of the scaled identity score."""
+    """Draws n portraits of other people, with landmarks: their similarity is the zero of the scaled identity score."""
     aesthetic: Aesthetic | None = None
-    """Marks generated images; without it, that score is NaN."""
+    """Scores generated images; if None, that score is NaN."""
     default_guidance: float = 7.5
     """Classifier-free guidance scale that suits these weights."""
     attention_size: int = 16
-    """Grid of the cross-attention maps that are refocused and scored, in cells a side."""
+    """Side, in cells, of the cross-attention maps that are refocused and scored."""
     tune: Callable[[Method], Method] = lambda method: method
-    """Gives a method the steps and learning rates that suit these weights."""
+    """Returns a method with the steps and learning rates that suit these weights."""
 
     @property
     def device(self) -> torch.device:
@@ -122,11 +124,11 @@ class Backend:
 
     @property
     def precision(self) -> str:
-        """In which the models' own weights are, as `DTYPES` names it; what learns is in fp32 whatever they are in."""
+        """Precision of the models' own weights, as `DTYPES` names it; trained parameters are always in fp32."""
         return next(name for name, dtype in DTYPES.items() if dtype == self.pipeline.text_encoder.dtype)
 
     def sampler(self) -> "StableDiffusionPipeline":
-        """The same models with a scheduler of their own that needs few steps, and no progress bar."""
+        """The same models with another scheduler, which needs few steps, and no progress bar."""
         from diffusers import DPMSolverMultistepScheduler
 
         parts = dict(self.pipeline.components)
@@ -142,7 +144,7 @@ class Backend:
         return ((mean - _shift(vae)) * vae.config.scaling_factor).float()
 
     def decode(self, latents: Float[Tensor, "b c k k"]) -> Float[Tensor, "b 3 h w"]:
-        """Images in about [0, 1] of latents; not clamped, so that no gradient is lost."""
+        """Images of latents, in about [0, 1]; not clamped, so that no gradient is lost."""
         vae = self.pipeline.vae
         return vae.decode((latents / vae.config.scaling_factor + _shift(vae)).to(vae.dtype)).sample / 2 + 0.5
 
@@ -153,5 +155,6 @@ def _shift(vae) -> float:
 
 @torch.no_grad()
 def parse_in_batches(backend: Backend, images: Float[Tensor, "b 3 h w"]) -> Faces:
+    """The parser's result for any number of images, in batches of 64."""
     faces = [backend.face_parser.parse(chunk) for chunk in images.split(64)]
     return Faces(*(torch.cat([getattr(f, field.name) for f in faces]) for field in fields(Faces)))

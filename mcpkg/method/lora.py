@@ -12,7 +12,7 @@ LORA_TARGETS = {
         "conv1", "conv2", "conv_shortcut",
     ),
 }  # fmt: skip
-"""`Method.lora_layers` -> ends of the names of the layers; Eq. 3 adapts the projections of cross-attention."""
+"""`Method.lora_layers` -> suffixes of the layers' names; Eq. 3 adapts the projections of cross-attention."""
 
 
 PEFT_NAME = "mcpkg"
@@ -21,10 +21,10 @@ PEFT_NAME = "mcpkg"
 def add_lora(
     unet: nn.Module, rank: int, layers: str = "cross_attention", generator: torch.Generator | None = None
 ) -> dict[str, nn.Parameter]:
-    """Put W' = W + U V^T (Eq. 3) on the layers that `LORA_TARGETS` names, V drawn from the generator, U zero."""
+    """Add U V^T (Eq. 3) to the layers in `LORA_TARGETS`, V drawn from the generator, U zero; return U and V."""
     parameters = _wrap(unet, rank, LORA_TARGETS[layers])
     for name, parameter in parameters.items():
-        if generator is not None and "lora_A" in name:  # V, which reads the layer's input
+        if generator is not None and "lora_A" in name:  # V, which is applied to the layer's input
             bound = parameter[0].numel() ** -0.5
             noise = torch.rand(parameter.shape, generator=generator, device=generator.device)
             parameter.data.copy_((2 * noise - 1) * bound)
@@ -34,23 +34,23 @@ def add_lora(
 def _wrap(unet: nn.Module, rank: int, targets: Iterable[str]) -> dict[str, nn.Parameter]:
     from peft import LoraConfig
 
-    with torch.random.fork_rng(devices=[]):  # peft draws from torch's global state; ours come from the generator
+    with torch.random.fork_rng(devices=[]):  # peft draws from torch's global generator, which must not advance
         unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), PEFT_NAME)
     parameters = {name: parameter for name, parameter in unet.named_parameters() if f".{PEFT_NAME}." in name}
     for parameter in parameters.values():
-        parameter.data = parameter.data.float()  # peft took the type of the layer's own weight
+        parameter.data = parameter.data.float()  # peft uses the type of the layer's own weight
     return parameters
 
 
 def read_lora(unet: nn.Module) -> dict[str, Tensor]:
-    """The LoRA that `add_lora` put in, as the adapter keeps it."""
+    """Return the LoRA that `add_lora` added, in the adapter's format."""
     from peft import get_peft_model_state_dict
 
     return on_cpu(get_peft_model_state_dict(unet, adapter_name=PEFT_NAME))
 
 
 def load_lora(unet: nn.Module, lora: dict[str, Tensor], rank: int, scale: float) -> None:
-    """Put a LoRA that `read_lora` gave back in, on the layers that it names, at a strength of `scale`."""
+    """Add a LoRA that `read_lora` returned to the layers that it names, at strength `scale`."""
     from peft import set_peft_model_state_dict
 
     _wrap(unet, rank, sorted({name.partition(".lora_")[0] for name in lora}))
@@ -59,5 +59,5 @@ def load_lora(unet: nn.Module, lora: dict[str, Tensor], rank: int, scale: float)
 
 
 def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Detached float32 copies that outlive the models."""
+    """Return detached float32 copies, independent of the models."""
     return {name: tensor.detach().to("cpu", torch.float32).clone().contiguous() for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""Placeholder tokens, prompt templates, and the few embedding rows that learn."""
+"""Placeholder tokens, prompt templates, and the placeholders' trainable embedding rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEMPLATES = {
     ),
     "prior": ("a photo of a person",),
 }
-"""Per task, the prompts that one is drawn from."""
+"""Task -> prompt templates, one of which is drawn."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Placeholder:
     token: str
     """As written in prompts, such as "<v1>"."""
     initializer: str
-    """What it starts from: one token of the model's vocabulary, or as many as it has vectors ("young woman" for 2)."""
+    """Text that it is initialised from: one token of the vocabulary, or one per vector ("young woman" for 2)."""
     vectors: int = 1
-    """How many embedding vectors it stands for."""
+    """Number of its embedding vectors."""
 
     def __post_init__(self):
         if self.vectors < 1:
@@ -42,7 +42,7 @@ class Placeholder:
 
 
 PIECES_FROM = 10_000
-"""Size from which a vocabulary is taken to be of pieces of words; CLIP's has 49,408, one of whole words far fewer."""
+"""A vocabulary of at least this size is taken to hold pieces of words (CLIP's has 49,408); a smaller one, words."""
 
 SOURCE = Placeholder("<v1>", "person")
 REFERENCE = Placeholder("<v2>", "style")
@@ -72,7 +72,7 @@ def draw_prompts(
 
 
 def vector_tokens(placeholder: Placeholder) -> list[str]:
-    """A placeholder's tokens, "<v1>", "<v1>_1", ...: the naming that diffusers' textual inversion reads."""
+    """A placeholder's tokens, "<v1>", "<v1>_1", ..., named as diffusers' textual inversion reads them."""
     return [placeholder.token] + [f"{placeholder.token}_{i}" for i in range(1, placeholder.vectors)]
 
 
@@ -82,8 +82,8 @@ def add_placeholders(
     """Add placeholder tokens to a tokenizer and their rows to the text encoder's embedding.
 
     Args:
-        tokenizer, text_encoder: changed in place; a placeholder added before is initialised anew.
-        generator: of the small noise that tells several vectors of one placeholder apart.
+        tokenizer, text_encoder: changed in place; a placeholder added before is initialised again.
+        generator: of the small noise that separates several vectors of one placeholder.
 
     Returns:
         The token ids of every placeholder, one per vector.
@@ -110,7 +110,7 @@ def add_placeholders(
 
 
 def _start_ids(tokenizer, placeholder: Placeholder) -> list[int]:
-    """The token that each vector starts from."""
+    """Ids of the token that each vector is initialised from."""
     ids = tokenizer(placeholder.initializer, add_special_tokens=False)["input_ids"]
     if len(ids) not in (1, placeholder.vectors) or unknown_words(tokenizer, placeholder.initializer):
         wanted = "one token" if placeholder.vectors == 1 else f"one token or {placeholder.vectors}"
@@ -145,16 +145,16 @@ def _family(added: Mapping[str, int], token: str) -> list[str]:
 class PlaceholderEmbeddings(nn.Module):
     """The placeholders' embedding rows as the only trainable part of the text encoder.
 
-    While attached, the rows stand in for those of the embedding matrix, which itself is never written:
-    every other row stays bit-identical whatever the optimizer does. Use as a context manager, or call `remove`.
+    While attached, the rows replace those of the embedding matrix, which itself is never written:
+    every other row stays bit-identical for every optimizer. Use as a context manager, or call `remove`.
 
         with PlaceholderEmbeddings(text_encoder, ids) as embeddings:
             optimizer = AdamW(embeddings.parameters())
             ...
-            embeddings.fold()                # to keep in the matrix what was learned
+            embeddings.fold()                # keep the learned vectors in the matrix
 
     Args:
-        text_encoder: with rows for the ids, see `add_placeholders`. Its own parameters are left as they are;
+        text_encoder: with rows for the ids, see `add_placeholders`. Its own parameters are not changed here;
             freeze them to train nothing else.
         ids: token -> token ids.
         vectors: token -> Float[v d] to start from, as `as_dict` gives them; the matrix's rows if None.
@@ -171,7 +171,7 @@ class PlaceholderEmbeddings(nn.Module):
     ):
         super().__init__()
         self.ids = {token: list(of_token) for token, of_token in ids.items()}
-        # In a tuple, or the module would count the whole matrix among its own parameters.
+        # in a tuple, else the module would count the whole matrix among its own parameters
         self._embedding = (text_encoder.get_input_embeddings(),)
         flat = [i for of_token in self.ids.values() for i in of_token]
         matrix = self._embedding[0].weight
@@ -190,7 +190,7 @@ class PlaceholderEmbeddings(nn.Module):
         return torch.where(match.any(dim=-1, keepdim=True), rows, output)
 
     def as_dict(self) -> dict[str, Float[Tensor, "v d"]]:
-        """Token -> its vectors, detached copies: what textual-inversion files hold."""
+        """Token -> its vectors, detached copies, as textual-inversion files hold them."""
         parts = self.weight.detach().clone().split([len(of_token) for of_token in self.ids.values()])
         return dict(zip(self.ids, parts, strict=True))
 
@@ -215,10 +215,10 @@ def tokenize_prompts(tokenizer, texts: Sequence[str]) -> Int[Tensor, "b n"]:
     """Token ids, padded to the model's full length; a placeholder of several vectors becomes several tokens.
 
     Raises:
-        ValueError: if a text is too long; cut words would vanish, a placeholder among them.
+        ValueError: if a text is too long; it is not cut, because a placeholder could be lost.
 
     Warns:
-        Notice: naming the `unknown_words` of a text.
+        Notice: if a text has `unknown_words`.
     """
     added, length = tokenizer.get_added_vocab(), tokenizer.model_max_length
     rows = []
@@ -227,37 +227,42 @@ def tokenize_prompts(tokenizer, texts: Sequence[str]) -> Int[Tensor, "b n"]:
         for token in added:
             if len(family := _family(added, token)) > 1:
                 expanded = re.sub(re.escape(token) + r"(?!_\d)", lambda _: " ".join(family), expanded)
-        ids = tokenizer(expanded, add_special_tokens=False, verbose=False)["input_ids"]  # we say what is too long
+        ids = tokenizer(expanded, add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]  # the error below replaces its warning
         if len(ids) + 2 > length:
             raise ValueError(f"prompt {text!r}: {len(ids)} tokens; the model reads at most {length - 2}. Shorten it.")
         if unknown := unknown_words(tokenizer, text):
-            notify(f"prompt {text!r}: the model never learned {', '.join(map(repr, unknown))}. Use other words.")
+            notify(f"prompt {text!r}: the model does not know {', '.join(map(repr, unknown))}. Use other words.")
         padding = [tokenizer.pad_token_id] * (length - len(ids) - 2)
         rows.append([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *padding])
     return torch.tensor(rows)
 
 
 def unknown_words(tokenizer, text: str) -> list[str]:
-    """Words of a text that mean nothing to the model, in order.
+    """Words of a text that the model does not know, in order.
 
     These are words with a part for which the tokenizer has no token, and, under a vocabulary of whole words, words
-    that it spells out. CLIP's own vocabulary is of pieces, which its model learned to read together: it has none.
+    that it spells out. CLIP's own vocabulary holds pieces of words, which its model learned to combine: no word is
+    unknown to it.
     """
     added, whole_words = tokenizer.get_added_vocab(), len(tokenizer) < PIECES_FROM
 
     def is_unknown(text: str) -> bool:
         pieces = tokenizer.tokenize(text)
-        spelled_out = (not piece.endswith("</w>") and piece not in added for piece in pieces)  # CLIP's mark of an end
+        spelled_out = (
+            not piece.endswith("</w>") and piece not in added for piece in pieces
+        )  # CLIP's mark of a word's end
         return tokenizer.unk_token in pieces or (whole_words and any(spelled_out))
 
-    if not is_unknown(text):  # as almost always
+    if not is_unknown(text):  # the usual case
         return []
     unknown = ((word, word.strip(",.;:!?")) for word in text.split() if is_unknown(word))
     return list(dict.fromkeys(bare if bare and is_unknown(bare) else word for word, bare in unknown))
 
 
 def encode_prompts(tokenizer, text_encoder, texts: Sequence[str]) -> Float[Tensor, "b n d"]:
-    """Text embeddings for the UNet, with gradient to the placeholders.
+    """Text embeddings for the UNet, with gradients to the placeholders.
 
     Raises:
         ValueError: see `tokenize_prompts`.
@@ -267,10 +272,10 @@ def encode_prompts(tokenizer, text_encoder, texts: Sequence[str]) -> Float[Tenso
 
 
 def token_positions(tokenizer, texts: Sequence[str], placeholder: str, required: bool = True) -> Bool[Tensor, "b n"]:
-    """Where a placeholder's vectors stand in the encoded prompts.
+    """Positions of a placeholder's vectors in the encoded prompts.
 
     Args:
-        placeholder: the token, such as "<v1>"; all its vectors count.
+        placeholder: the token, such as "<v1>"; all its vectors are marked.
         required: whether every text must hold it; if False, rows of texts without it are all False.
 
     Raises:

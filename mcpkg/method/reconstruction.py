@@ -9,7 +9,7 @@ def masked_reconstruction(
     noise: Float[Tensor, "b c h w"],
     mask: Float[Tensor, "b 1 h w"],
 ) -> Float[Tensor, " b"]:
-    """Squared noise error per masked latent value (Eqs. 4-6); a mask of ones gives Eq. 1, and prior preservation.
+    """Squared noise error per masked latent value (Eqs. 4-6); a mask of ones gives Eq. 1 and prior preservation.
 
     Args:
         noise_pred, noise: in latent units, standard deviation about 1.

@@ -1,4 +1,4 @@
-"""What every package needs: errors, files, tensors on disk, images, statistics. Imports nothing of mcpkg."""
+"""Errors, files, registries, tensors on disk, images, statistics: used by every package. Imports nothing of mcpkg."""
 
 from mcpkg.util.lazy import lazy_exports
 

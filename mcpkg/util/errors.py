@@ -1,4 +1,4 @@
-"""How commands speak of bad input, and of what they chose for the user."""
+"""Errors and notices of commands: one line each."""
 
 import errno
 import sys
@@ -12,27 +12,30 @@ EXIT_CODE = 2
 
 
 class MissingPackage(ImportError):
-    """An optional package is not installed, or does not load; one line that says what to install."""
+    """An optional package is not installed, or does not load; one line that names what to install."""
 
 
 EXPECTED = (OSError, ValueError, FloatingPointError, MissingPackage)
-"""Bad input, trouble with files, diverged training; anything else is our own mistake and keeps its traceback."""
+"""Bad input, trouble with files, diverged training. Any other error is a bug of ours and keeps its traceback."""
 
 
 class Notice(UserWarning):
-    """Something that the user should know although all goes on; one line."""
+    """One line that the user should read although the command continues."""
 
 
 def notify(text: str) -> None:
-    """Tell the user, once for each text: a line in a command, a warning in a notebook or a program."""
+    """Give the user a notice, once for each text: a line in a command, a warning in a notebook or a program."""
     warnings.warn(text, Notice, stacklevel=3)
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Bad input ends the command with one line and exit code 2, without a traceback; a notice is one line too.
+    """Within the block, bad input ends the command with one line and exit code 2; a notice is one line too.
 
     Both go to standard error, so that standard output stays clean for programs.
+
+    Raises:
+        SystemExit: on bad input, see `EXPECTED`.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("default", Notice)
@@ -55,12 +58,12 @@ def one_line_errors() -> Iterator[None]:
 
 
 def describe_error(error: Exception) -> str | None:
-    """One line about what is wrong and what to do; None for our own mistakes."""
-    if type(error).__name__ == "SafetensorError":  # by name, for safetensors may not be imported
+    """One line about what is wrong and what to do; None for a bug of ours."""
+    if type(error).__name__ == "SafetensorError":  # by name, because safetensors may not be imported
         return f"{_weights_file(error)}: damaged, or not a safetensors file ({_joined(error)}). Copy or train it again."
     if not isinstance(error, EXPECTED):
         return None
-    if isinstance(error, OSError) and error.strerror:  # the system's own words
+    if isinstance(error, OSError) and error.strerror:  # the operating system's message
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"{error.filename or 'disk'}: no space left. Free some and repeat the command."
         return f"{error.filename or 'file'}: {_joined(error.strerror).lower()}."
@@ -68,7 +71,7 @@ def describe_error(error: Exception) -> str | None:
 
 
 def _weights_file(error: Exception) -> str:
-    """The safetensors file that was being read; the error itself does not say."""
+    """The safetensors file that was being read; the error itself does not name it."""
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         for value in frame.f_locals.values():
             if isinstance(value, str | Path) and str(value).endswith(".safetensors"):

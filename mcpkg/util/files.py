@@ -1,6 +1,7 @@
-"""Writing files that a reader finds whole or not at all, and one clear line where that fails."""
+"""Files that appear whole or not at all, and clear one-line errors where that fails."""
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def replace_whole(path: str | Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to; what is there at the end becomes `path`, after an error it is gone.
+    """Yield a path beside `path` to write to; at the end it becomes `path`, after an error it is deleted.
 
     Raises:
         OSError: no space left; the message names the folder.
@@ -22,7 +23,7 @@ def replace_whole(path: str | Path) -> Iterator[Path]:
         try:
             yield partial
             with partial.open("rb+") as file:
-                os.fsync(file.fileno())  # else a power cut could leave the new name with nothing behind it
+                os.fsync(file.fileno())  # else a power cut could leave an empty file under the new name
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
@@ -30,7 +31,7 @@ def replace_whole(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def explain_full_disk(folder: str | Path) -> Iterator[None]:
-    """An error for want of space within the block becomes one line that names the folder.
+    """Turn an error about a full disk within the block into one line that names the folder.
 
     Raises:
         OSError: no space left.
@@ -38,24 +39,28 @@ def explain_full_disk(folder: str | Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # libraries wrap the system's error in one of their own and keep only its text
+        # libraries wrap the system's error in their own and keep only its text
         if getattr(error, "errno", None) != errno.ENOSPC and "os error 28" not in str(error):
             raise
         raise OSError(f"{folder}: no space left on the disk. Free some and repeat the command.") from None
 
 
 def write_json(values: dict, path: str | Path) -> None:
-    """Indented JSON; what JSON cannot say, such as NaN, is an error."""
+    """Write indented JSON.
+
+    Raises:
+        ValueError: a value that JSON does not have, such as NaN.
+    """
     with replace_whole(path) as partial:
         partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> dict:
-    """What `write_json` wrote.
+    """Read what `write_json` wrote.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is damaged.
+        ValueError: the file is damaged.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,3 +72,9 @@ def read_json(path: str | Path) -> dict:
     if not isinstance(values, dict):
         raise ValueError(f"{path}: damaged (holds no settings). Copy it again, or remove its folder.")
     return values
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

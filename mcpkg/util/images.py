@@ -14,7 +14,7 @@ from mcpkg.util.files import replace_whole
 
 
 def to_tensor(image: Image.Image) -> Float[Tensor, "c h w"]:
-    """Values in [0, 1] of an image with 8 bits per channel."""
+    """Convert an image of 8 bits per channel to values in [0, 1]."""
     pixels = np.atleast_3d(np.asarray(image, dtype=np.float32) / 255)  # h w c
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
@@ -26,18 +26,18 @@ def save_image(image: Float[Tensor, "3 h w"], path: str | Path) -> None:
         Image.fromarray(pixels).save(partial, format="PNG")
 
 
-def overlay(image: Float[Tensor, "3 h w"], heat: Float[Tensor, "k l"]) -> np.ndarray:
-    """The image in grey with the map over it, brightest at the map's own maximum: h w 3."""
+def overlay(image: Float[Tensor, "3 h w"], heatmap: Float[Tensor, "k l"]) -> np.ndarray:
+    """The image in grey with a heatmap over it, brightest at the heatmap's own maximum: h w 3."""
     from matplotlib import colormaps
 
-    heat = functional.interpolate(heat[None, None].float(), image.shape[-2:], mode="bicubic")[0, 0].clamp_min(0)
-    heat = (heat / heat.amax().clamp_min(1e-12)).cpu().numpy()  # h w
+    heatmap = functional.interpolate(heatmap[None, None].float(), image.shape[-2:], mode="bicubic")[0, 0].clamp_min(0)
+    heatmap = (heatmap / heatmap.amax().clamp_min(1e-12)).cpu().numpy()  # h w
     grey = to_pixels(image).mean(axis=-1, keepdims=True)
-    return 0.4 * grey + 0.6 * colormaps["magma"](heat)[..., :3]
+    return 0.4 * grey + 0.6 * colormaps["magma"](heatmap)[..., :3]
 
 
 def to_pixels(image: Float[Tensor, "3 h w"]) -> Float[np.ndarray, "h w 3"]:
-    """As matplotlib and Pillow want it: values in [0, 1], channels last."""
+    """Convert to the format of matplotlib and Pillow: values in [0, 1], channels last."""
     return image.detach().clamp(0, 1).permute(1, 2, 0).cpu().float().numpy()
 
 

@@ -8,10 +8,10 @@ from typing import Any
 def lazy_exports(
     package: str, exports: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package.
+    """Return `__getattr__`, `__dir__` and `__all__` of a package.
 
     Args:
-        package: its name, as `__name__` gives it.
+        package: its `__name__`.
         exports: module below it -> the names that the package exports from there, separated by spaces.
     """
     home = {name: f"{package}.{module}" for module, names in exports.items() for name in names.split()}
@@ -24,3 +24,13 @@ def lazy_exports(
         return getattr(import_module(home[name]), name)
 
     return __getattr__, lambda: sorted(home), sorted(home)
+
+
+def import_function(path: str) -> Callable[..., Any]:
+    """Return the function that "package.module:function" names.
+
+    Raises:
+        ImportError, AttributeError: no such module, or no such function in it.
+    """
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)

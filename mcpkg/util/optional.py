@@ -1,4 +1,4 @@
-"""Packages that only some backends need, imported when they are."""
+"""Optional packages, imported only when a backend needs them."""
 
 import importlib
 from types import ModuleType
@@ -7,19 +7,19 @@ from mcpkg.util.errors import MissingPackage
 
 EXTRAS = {
     "face": "pip install 'mcpkg[face]'",
-    "restore": "pip install 'mcpkg[restore]' in an environment of its own, see `make test-real`",
+    "restore": "pip install 'mcpkg[restore]' in a separate environment, see `make test-real`",
 }
-"""Extra -> how it is installed."""
+"""Extra -> the command that installs it."""
 
 
 def import_optional(module: str, extra: str) -> ModuleType:
-    """A module of a package that the base install lacks.
+    """Import a module of a package that the base install lacks.
 
     Raises:
-        MissingPackage: it is not there, or cannot be imported.
+        MissingPackage: the package is not installed, or cannot be imported.
 
     Note:
-        A torchvision that was not built for the installed torch says so by a RuntimeError.
+        A torchvision that was not built for the installed torch raises RuntimeError.
     """
     try:
         return importlib.import_module(module)

@@ -1,13 +1,12 @@
-"""Weights in files: ours are safetensors, written whole; of whatever is read, one clear line says what is wrong."""
+"""Weights in files: ours are safetensors, written whole; damaged or foreign files raise clear one-line errors."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mcpkg.util.files import replace_whole
+from mcpkg.util.files import file_sha256, replace_whole
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")  # torch.save's zip archive, and a bare pickle
@@ -17,7 +16,7 @@ def write_weights(tensors: Mapping[str, Tensor], path: str | Path, metadata: Map
     """Write tensors; the file appears whole or not at all.
 
     Raises:
-        OSError: it cannot be written, for want of space for example.
+        OSError: the file cannot be written, for example because the disk is full.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -34,7 +33,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is damaged, holds infinite or undefined values, or is a pickle, whatever it is called.
+        ValueError: the file is damaged, holds infinite or undefined values, or is a pickle under any name.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -59,41 +58,45 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_published(path: str | Path, sha256: str = "") -> dict[str, Tensor]:
-    """Read weights that others published, a safetensors file or torch's own format; of the latter, tensors alone.
+    """Read published weights from a safetensors file or torch's own format; of the latter, only tensors.
 
     Args:
-        sha256: what the file must be; empty for any.
+        sha256: expected hash of the file; empty for any.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is damaged, another file than expected, or holds more than tensors.
+        ValueError: the file is damaged, has another hash, or holds more than tensors.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file.")
     if sha256 and file_sha256(path) != sha256:
-        raise ValueError(f"{path}: another file than was published (its sha256 is not {sha256}). Download it again.")
+        raise ValueError(f"{path}: not the published file (its sha256 is not {sha256}). Download it again.")
     if path.suffix == ".safetensors":
         return read_weights(path)
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)  # of a pickle, nothing is run
-    except Exception as error:  # UnpicklingError, RuntimeError, EOFError, KeyError: by how it is damaged
+        tensors = torch.load(path, map_location="cpu", weights_only=True)  # no code of a pickle is run
+    except Exception as error:  # UnpicklingError, RuntimeError, EOFError, KeyError, depending on the damage
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: damaged, or holds more than tensors ({reason}). Download it again.") from None
-    for key in ("params_ema", "params", "state_dict"):  # some keep the weights one level down, the averaged ones first
+    for key in (
+        "params_ema",
+        "params",
+        "state_dict",
+    ):  # some files keep the weights one level down; averaged ones first
         if isinstance(tensors, Mapping) and isinstance(tensors.get(key), Mapping):
             tensors = tensors[key]
             break
     if not (isinstance(tensors, Mapping) and all(isinstance(tensor, Tensor) for tensor in tensors.values())):
-        raise ValueError(f"{path}: holds no weights by name. Give another file.")
+        raise ValueError(f"{path}: holds no named weights. Give another file.")
     return dict(tensors)
 
 
 def load_published(net: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Put weights into a network that will not learn.
+    """Load weights into a network and freeze it.
 
     Raises:
-        ValueError: they are those of another network.
+        ValueError: the weights belong to another network.
     """
     try:
         net.load_state_dict(dict(tensors))
@@ -101,11 +104,6 @@ def load_published(net: nn.Module, tensors: Mapping[str, Tensor], path: str | Pa
         first = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: holds another network than expected ({first}). Give another file.") from None
     net.eval().requires_grad_(False)
-
-
-def file_sha256(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pickle_refused(path: Path) -> ValueError:

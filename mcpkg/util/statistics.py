@@ -19,11 +19,11 @@ class Interval:
     low: float
     high: float
     n: int
-    """What the mean is over."""
+    """Number of values that the mean is over."""
 
 
 def bootstrap_interval(values: Float[Tensor, " n"], generator: torch.Generator) -> Interval:
-    """Mean and 95 % interval by drawing the images again with replacement; NaN are left out."""
+    """Mean and 95 % interval by drawing the images again with replacement; NaN values are left out."""
     values = values[values.isfinite()].double().cpu()
     if len(values) == 0:
         return Interval(NAN, NAN, NAN, 0)
@@ -32,7 +32,7 @@ def bootstrap_interval(values: Float[Tensor, " n"], generator: torch.Generator) 
 
 
 def bootstrap_diversity(vectors: Float[Tensor, "n d"], generator: torch.Generator) -> Interval:
-    """1 - mean cosine of different images, 0 where all are alike; of fewer than two images, NaN.
+    """1 - mean cosine of different images, 0 if all are equal; NaN for fewer than two images.
 
     Args:
         vectors: of unit length, one per image. An image that is drawn twice is not compared with itself.
@@ -49,7 +49,7 @@ def bootstrap_diversity(vectors: Float[Tensor, "n d"], generator: torch.Generato
 
 
 def mean_pairwise_cosine(vectors: Float[Tensor, "n d"]) -> float:
-    """Mean cosine of different unit vectors; 1 where there is only one."""
+    """Mean cosine of different unit vectors; 1 if there is only one."""
     n = len(vectors)
     if n == 1:
         return 1.0
@@ -57,27 +57,27 @@ def mean_pairwise_cosine(vectors: Float[Tensor, "n d"]) -> float:
 
 
 def wilson_interval(successes: int, n: int) -> Interval:
-    """A share with its 95 % interval (Wilson, 1927), which also holds for few trials and for shares of 0 and 1.
+    """A fraction with its 95 % interval (Wilson, 1927), which also holds for few trials and for fractions of 0 and 1.
 
     Args:
-        successes: out of `n` independent trials; of none, everything is NaN.
+        successes: out of `n` independent trials; without trials, all values are NaN.
     """
     if n == 0:
         return Interval(NAN, NAN, NAN, 0)
-    share, z = successes / n, 1.959964
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), n)
+    fraction, z = successes / n, 1.959964
+    middle = (fraction + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * math.sqrt(fraction * (1 - fraction) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return Interval(fraction, max(0.0, middle - half), min(1.0, middle + half), n)
 
 
 def _draw_again(n: int, generator: torch.Generator) -> Float[Tensor, "r n"]:
-    """How often each of n images is in each of the resamples."""
+    """Count of each of n images in each of the resamples."""
     draws: Int[Tensor, "r n"] = torch.randint(n, (RESAMPLES, n), generator=generator)
     return torch.zeros(RESAMPLES, n).double().scatter_add_(1, draws, torch.ones(RESAMPLES, n).double())
 
 
 def _mean_of_pairs(counts: Float[Tensor, "r n"], pairs: Float[Tensor, "n n"]) -> Float[Tensor, " r"]:
-    """Mean over pairs of different images, each as often as the two were drawn; NaN where one image is all there is."""
+    """Mean over pairs of different images, each as often as both were drawn; NaN if only one image was drawn."""
     pairs = pairs - pairs.diag().diag()
     weight = counts.sum(dim=1).square() - counts.square().sum(dim=1)  # r
     return ((counts @ pairs) * counts).sum(dim=1) / weight

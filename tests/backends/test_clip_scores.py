@@ -19,7 +19,7 @@ from mcpkg.method.interfaces import Aesthetic, StyleReader
 
 @pytest.fixture(scope="module")
 def clip():
-    """ViT-L/14's 768 numbers from a network of four pieces of a picture."""
+    """ViT-L/14's 768 values from a network of four patches."""
     torch.manual_seed(0)
     config = CLIPVisionConfig(hidden_size=16, intermediate_size=16, projection_dim=768, num_hidden_layers=1,
                               num_attention_heads=2, image_size=8, patch_size=4)  # fmt: skip
@@ -37,7 +37,7 @@ def test_style_is_blind_to_the_face(clip, generator):
     assert isinstance(style, StyleReader)
 
 
-def test_clip_is_given_pictures_of_its_size_and_scale():
+def test_clip_reads_images_of_its_size_and_scale():
     class Keeps:
         config, dtype = CLIPVisionConfig(image_size=8), torch.float32
 
@@ -59,7 +59,7 @@ def test_the_head_has_the_published_shapes():
     }  # fmt: skip
 
 
-def test_the_mark_is_that_of_the_heads_weights(clip, tmp_path, generator):
+def test_the_aesthetic_score_follows_the_heads_weights(clip, tmp_path, generator):
     head = AestheticHead()
     state = {name: torch.zeros_like(tensor) for name, tensor in head.state_dict().items()}
     state["layers.7.bias"] += 5.5
@@ -69,7 +69,7 @@ def test_the_mark_is_that_of_the_heads_weights(clip, tmp_path, generator):
     assert isinstance(aesthetic, Aesthetic) and not aesthetic.head.training  # its dropouts would blur the mark
 
 
-def test_the_mark_depends_on_the_picture(clip, generator):
+def test_the_aesthetic_score_depends_on_the_image(clip, generator):
     images = torch.rand(2, 3, 16, 16, generator=generator)
     first, second = ClipAesthetic(clip, AestheticHead().eval()).score(images).tolist()
     assert first != second
@@ -79,7 +79,7 @@ def test_another_clip_than_the_heads_is_refused(tmp_path):
     config = CLIPVisionConfig(hidden_size=16, intermediate_size=16, projection_dim=512, num_hidden_layers=1,
                               num_attention_heads=2, image_size=8, patch_size=4)  # fmt: skip
     torch.save(AestheticHead().state_dict(), tmp_path / "head.pth")
-    with pytest.raises(ValueError, match="fitted to CLIP vectors of 768 numbers, given one of 512"):
+    with pytest.raises(ValueError, match="trained on CLIP vectors of 768 values, but `clip` gives 512"):
         load_aesthetic(tmp_path / "head.pth", ClipImages(CLIPVisionModelWithProjection(config)))
 
 

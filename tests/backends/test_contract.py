@@ -1,5 +1,6 @@
 """One contract for every backend."""
 
+import inspect
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from mcpkg.backends import BACKENDS, load_backend
+from mcpkg.backends import BACKENDS, BUILT_IN, load_backend
 from mcpkg.backends.mini import backend as mini
 from mcpkg.data.portraits import Portraits
 from mcpkg.factory.recipes import RECIPES
@@ -17,10 +18,10 @@ from mcpkg.inference.generate import generate_portraits
 from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import CUSTOM_DIFFUSION, MAGICAPTURE, WITHOUT_COMPOSED, WITHOUT_REFOCUSING
 from mcpkg.training.trainer import personalise
+from mcpkg.util.lazy import import_function
 from tests.helpers.tiny_backend import tiny_backend
 from tests.helpers.tiny_sd15 import tiny_sd15
 
-SHIPPED = [name for name in BACKENDS if name != "sd15"]  # that one's weights are not ours to ship
 STAND_INS = {"tiny": tiny_backend, "sd15": tiny_sd15}
 
 
@@ -61,7 +62,7 @@ def test_identity_is_a_unit_vector_with_a_gradient(backend, portraits, role):
     assert all(gradient.abs().sum() > 0 for gradient in images.grad)
 
 
-def test_the_two_identity_embedders_are_not_one(backend, portraits):
+def test_the_two_identity_embedders_differ(backend, portraits):
     where = portraits.faces.landmarks
     trainer, scorer = (e.embed(portraits.images, where) for e in (backend.identity_trainer, backend.identity_scorer))
     assert not torch.allclose(trainer @ trainer.T, scorer @ scorer.T, atol=1e-3)
@@ -78,7 +79,7 @@ def test_style_is_a_unit_vector_blind_outside_the_mask(backend, portraits):
     assert not torch.allclose(backend.style_reader.embed(shown, keep), vectors, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["tiny", *SHIPPED])
+@pytest.mark.parametrize("name", ["tiny", *BUILT_IN])
 def test_the_restorer_doubles_the_size(name):
     backend = (
         STAND_INS[name]() if name in STAND_INS else load_backend(name)
@@ -132,12 +133,23 @@ def test_tuning_leaves_off_what_a_method_does_without():
     assert mini.tune(WITHOUT_COMPOSED).phases[0] == mini.tune(MAGICAPTURE).phases[0]
 
 
+@pytest.mark.parametrize("entry", BACKENDS.values(), ids=BACKENDS)
+def test_a_loader_takes_the_options_of_its_entry(entry):
+    parameters = inspect.signature(import_function(entry.loader)).parameters
+    assert {"device", *entry.arguments, *entry.options} <= parameters.keys()
+
+
+def test_choices_that_no_backend_has_are_refused():
+    with pytest.raises(ValueError, match="colour: nothing to choose in backend 'mini'. It has: none."):
+        load_backend("mini", colour="red")
+
+
 def test_unknown_backends_are_refused():
     with pytest.raises(ValueError, match="backend 'maxi' is not known. Choose one of: mini"):
         load_backend("maxi")
 
 
-def test_missing_weights_say_how_to_get_them(tmp_path):
+def test_missing_weights_name_how_to_get_them(tmp_path):
     with pytest.raises(
         FileNotFoundError, match="no weights. Train them: python -m mcpkg.factory.train autoencoder; .*base$"
     ):
@@ -152,7 +164,7 @@ def test_every_model_to_train_is_named(tmp_path):
     assert RECIPES.keys() - named == {"autoencoder_decoder"}  # goes on from the autoencoder
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_loading_prints_nothing(name):
     code = f"from mcpkg.backends import load_backend; load_backend({name!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,21 +18,21 @@ def published(monkeypatch, tmp_path):
     web.mkdir()
     (web / "a+b.bin").write_bytes(b"numbers")
     url = (web / "a%2Bb.bin").as_uri().replace("%25", "%")
-    one = Published("one", "tells", "MIT", 1, files=((url, hashlib.sha256(b"numbers").hexdigest()),))
+    one = Published("one", "does something", "MIT", 1, files=((url, hashlib.sha256(b"numbers").hexdigest()),))
     monkeypatch.setitem(WEIGHTS, "one", one)
     return one
 
 
-def test_what_is_missing_is_told_in_one_line_with_source_licence_and_place(published):
+def test_missing_weights_are_reported_in_one_line_with_source_licence_and_folder(published):
     with pytest.raises(FileNotFoundError) as error:
         require("one")
     line = str(error.value)
     assert "\n" not in line
-    assert line.startswith("one: not there. It tells; 1 MB; MIT.")
+    assert line.startswith("one: not there. It does something; 1 MB; MIT.")
     assert published.files[0][0] in line and str(weights_folder() / "one") in line and "mcpkg weights --get one" in line
 
 
-def test_what_was_fetched_is_there(published):
+def test_downloaded_weights_are_there(published):
     with pytest.warns(UserWarning, match="one: 1 MB. Licence: MIT."):
         place = fetch("one")
     assert place == require("one") == weights_folder() / "one" / "a+b.bin"
@@ -40,13 +40,13 @@ def test_what_was_fetched_is_there(published):
     assert fetch("one") == place  # without a notice, for nothing is fetched
 
 
-def test_of_an_archive_what_is_wanted_is_kept(published, monkeypatch, tmp_path):
+def test_only_the_named_files_of_an_archive_are_kept(published, monkeypatch, tmp_path):
     archive = tmp_path / "web" / "pack.zip"
     with zipfile.ZipFile(archive, "w") as pack:
         pack.writestr("pack/wanted.onnx", b"network")
         pack.writestr("pack/other.onnx", b"another")
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
-    zipped = Published("one", "tells", "MIT", 1, probes=("wanted.onnx",), files=((archive.as_uri(), sha256),))
+    zipped = Published("one", "does something", "MIT", 1, probes=("wanted.onnx",), files=((archive.as_uri(), sha256),))
     monkeypatch.setitem(WEIGHTS, "one", zipped)
     with pytest.warns(UserWarning):
         place = fetch("one")
@@ -54,15 +54,15 @@ def test_of_an_archive_what_is_wanted_is_kept(published, monkeypatch, tmp_path):
     assert (place / "wanted.onnx").read_bytes() == b"network"
 
 
-def test_a_file_that_is_not_what_was_published_is_not_kept(published, monkeypatch):
+def test_a_file_with_another_hash_is_not_kept(published, monkeypatch):
     other = replace(published, files=((published.files[0][0], "0" * 64),))
     monkeypatch.setitem(WEIGHTS, "one", other)
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="not the file that was published"):
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="not the published one"):
         fetch("one")
     assert not list(weights_folder().rglob("*.*"))
 
 
-def test_what_excludes_commerce_is_not_fetched_before_its_licence_was_accepted(published, monkeypatch):
+def test_restricted_weights_are_not_downloaded_before_their_licence_is_accepted(published, monkeypatch):
     monkeypatch.setitem(WEIGHTS, "one", replace(published, restricted=True, licence="for research only"))
     with pytest.raises(ValueError, match="one: for research only. .*--accept-licence"):
         fetch("one")
@@ -74,11 +74,11 @@ def test_what_excludes_commerce_is_not_fetched_before_its_licence_was_accepted(p
 def test_a_source_that_cannot_be_reached_is_one_line(published, monkeypatch):
     gone = replace(published, files=(("file:///nowhere/x.bin", "0" * 64),))
     monkeypatch.setitem(WEIGHTS, "one", gone)
-    with pytest.warns(UserWarning), pytest.raises(ConnectionError, match="x.bin: cannot be fetched"):
+    with pytest.warns(UserWarning), pytest.raises(ConnectionError, match="x.bin: cannot be downloaded"):
         fetch("one")
 
 
-def test_every_entry_says_all_that_one_needs_to_decide():
+def test_every_entry_has_purpose_licence_and_source():
     for name, published in WEIGHTS.items():
         assert name == published.name and published.purpose and published.licence and published.size_mb > 0
         assert bool(published.hub) != bool(published.files)
@@ -90,8 +90,8 @@ def test_every_entry_says_all_that_one_needs_to_decide():
 def test_the_command_lists_all_and_refuses_unknown_names(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     cli.main(["weights"])
-    told = capsys.readouterr().out
-    assert all(name in told and published.licence in told for name, published in WEIGHTS.items())
+    output = capsys.readouterr().out
+    assert all(name in output and published.licence in output for name, published in WEIGHTS.items())
     with pytest.raises(SystemExit, match="2"):
         cli.main(["weights", "--get", "sd16"])
     assert "weights 'sd16' are not known" in capsys.readouterr().err
@@ -104,5 +104,5 @@ def test_the_doctor_names_every_missing_weight(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     with contextlib.suppress(SystemExit):
         cli.main(["doctor"])
-    told = capsys.readouterr().out
-    assert all(f"mcpkg weights --get {name}" in told for name, published in WEIGHTS.items() if not published.is_there)
+    output = capsys.readouterr().out
+    assert all(f"mcpkg weights --get {name}" in output for name, published in WEIGHTS.items() if not published.is_there)

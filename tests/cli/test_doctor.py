@@ -21,9 +21,9 @@ def answer(capsys, *more):
         cli.main(["doctor", "--json", *more])
     except SystemExit as stop:
         code = stop.code
-    told = json.loads(capsys.readouterr().out)
-    assert told["can_run"] == (code == 0)
-    return code, {finding["what"]: finding for finding in told["findings"]}
+    output = json.loads(capsys.readouterr().out)
+    assert output["can_run"] == (code == 0)
+    return code, {finding["what"]: finding for finding in output["findings"]}
 
 
 def test_a_machine_with_everything_can_run(all_weights, capsys):
@@ -62,7 +62,7 @@ def test_an_old_package_is_named_with_what_to_install(all_weights, monkeypatch, 
     assert findings["numpy"]["advice"] == "pip install 'numpy<3,>=2'"
 
 
-def test_another_version_than_the_tested_one_is_a_remark(all_weights, monkeypatch, capsys, tmp_path):
+def test_another_version_than_the_tested_one_is_reported(all_weights, monkeypatch, capsys, tmp_path):
     (tmp_path / "constraints.txt").write_text("# tested\npillow==11.0.0\n")
     monkeypatch.setattr(doctor, "CONSTRAINTS", tmp_path / "constraints.txt")
     code, findings = answer(capsys)
@@ -71,7 +71,7 @@ def test_another_version_than_the_tested_one_is_a_remark(all_weights, monkeypatc
 
 
 @pytest.mark.parametrize("failure", [ImportError("no module _C"), RuntimeError("built for another torch\nmore")])
-def test_an_extra_that_is_there_but_broken_is_told_apart(all_weights, monkeypatch, capsys, failure):
+def test_a_broken_extra_is_distinguished_from_a_missing_one(all_weights, monkeypatch, capsys, failure):
     def broken(name):
         raise failure
 

@@ -59,7 +59,7 @@ def test_the_gradient_of_the_faces_part_is_nearly_that_of_the_whole():
 
 
 @pytest.mark.parametrize("decoding", ["face", "tiny"])
-def test_training_uses_it(decoding):
+def test_training_uses_the_chosen_decoding(decoding):
     backend = tiny_backend()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

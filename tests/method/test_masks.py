@@ -5,7 +5,7 @@ from mcpkg.method.masks import grow_mask, reference_mask, shift_mask, source_mas
 from tests.helpers.tiny_backend import DiscParser
 
 
-def test_a_cell_holds_the_share_that_the_mask_covers():
+def test_a_cell_holds_the_fraction_that_the_mask_covers():
     mask = torch.zeros(1, 1, 4, 4)
     mask[..., 0, 0] = 1  # one of the four pixels of the first cell
     mask[..., 2:, 2:] = 1  # the whole of the last cell
@@ -30,17 +30,17 @@ def test_a_thin_line_stays_a_line():
     mask = torch.zeros(1, 1, 128, 128)
     mask[..., 63, :] = 1  # 8 pixels of each cell that it crosses: 8 / 64 = 1 / 8, just enough
     assert to_latent_mask(mask, 16)[0, 0, 7].tolist() == [1 / 8] * 16
-    # at 4 cells a side it covers 32 of 1024 pixels, too few for a share: whole cells instead
+    # at 4 cells a side it covers 32 of 1024 pixels, too few for a fraction: whole cells instead
     assert to_latent_mask(mask, 4)[0, 0, 1].tolist() == [1.0] * 4
 
 
-def test_outlines_do_not_swell():
+def test_outlines_do_not_grow():
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 4:9, 4:9] = 1  # of four cells of 4 x 4 pixels, one full, two with 1/4, one with 1/16: below the eighth
     assert to_latent_mask(mask, 4)[0, 0].tolist() == [[0, 0, 0, 0], [0, 1, 0.25, 0], [0, 0.25, 0, 0], [0, 0, 0, 0]]
 
 
-def test_a_parsers_faint_doubt_is_no_part():
+def test_faint_values_of_a_parser_are_no_part():
     mask = torch.full((1, 1, 16, 16), 0.01)
     mask[..., :4, :4] = 1
     assert (to_latent_mask(mask, 4) > 0).sum() == 1
@@ -57,13 +57,13 @@ def test_masks_do_not_grow():
         to_latent_mask(torch.ones(1, 1, 8, 8), 16)
 
 
-def test_a_word_may_look_wherever_the_mask_touches():
+def test_a_placeholder_may_attend_wherever_the_mask_touches():
     mask = torch.zeros(1, 1, 4, 4)
     mask[..., 0, 0] = 0.7
     assert to_attention_mask(mask, 2)[0, 0].flatten().tolist() == pytest.approx([0.7, 0, 0, 0])
 
 
-def test_the_two_masks_share_the_image_between_them():
+def test_the_two_masks_add_up_to_the_image():
     faces = DiscParser().parse(torch.full((2, 3, 16, 16), 0.5))
     assert torch.equal(source_mask(faces), faces.face_mask)
     assert torch.equal(source_mask(faces) + reference_mask(faces), torch.ones(2, 1, 16, 16))

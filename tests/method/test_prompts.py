@@ -44,7 +44,7 @@ def test_a_placeholder_starts_from_its_initializer(parts):
     assert (rows - start).std() < 0.3 * start.std()
 
 
-def test_several_vectors_may_start_from_a_word_each(pipeline, generator):
+def test_several_vectors_may_start_from_one_word_each(pipeline, generator):
     ids = add_placeholders(
         pipeline.tokenizer, pipeline.text_encoder, [Placeholder("<v1>", "red hat", vectors=2)], generator
     )
@@ -60,7 +60,7 @@ def test_adding_placeholders_leaves_the_other_rows(pipeline, generator):
     assert torch.equal(after[: len(before)], before)
 
 
-def test_adding_again_starts_anew_with_the_same_ids(parts, generator):
+def test_adding_again_initialises_again_with_the_same_ids(parts, generator):
     tokenizer, text_encoder, ids = parts
     matrix(text_encoder)[ids["<v1>"]] = 7.0
     again = add_placeholders(tokenizer, text_encoder, [SOURCE], generator)
@@ -161,7 +161,7 @@ def test_ids_are_those_the_pipeline_makes_itself(parts, pipeline):
 
 def test_unknown_words_are_named_in_a_notice(parts):
     # 9 has no token at all, "hot" and "tub" are spelled out in letters; "red" and the placeholders are known.
-    with pytest.warns(Notice, match=r"'a red hot <v2> tub, 9!': the model never learned 'hot', 'tub', '9'\."):
+    with pytest.warns(Notice, match=r"'a red hot <v2> tub, 9!': the model does not know 'hot', 'tub', '9'\."):
         ids = tokenize_prompts(parts[0], ["a red hot <v2> tub, 9!"])
     assert ids.shape == (1, TEXT_LENGTH)
 
@@ -213,7 +213,7 @@ def test_templates_hold_the_tokens_of_their_task(generator):
     ]
 
 
-def test_a_share_of_the_source_is_shown_under_composed_prompts(generator):
+def test_a_fraction_of_the_source_gets_composed_prompts(generator):
     drawn = draw_prompts(["source", "reference"] * 200, generator, composed_source=0.25)
     composed = ["<v2>" in prompt for prompt in drawn[::2]]
     assert sum(composed) / 200 == pytest.approx(0.25, abs=0.08)

@@ -21,7 +21,7 @@ ROOT = Path(mcpkg.__file__).parent.parent
 
 
 def ends_with(capsys, action):
-    """What a command that does this says on standard error."""
+    """What a command that does this prints on standard error."""
     with pytest.raises(SystemExit) as stop, one_line_errors():
         action()
     assert stop.value.code == 2
@@ -39,46 +39,46 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, kind):
     assert ends_with(capsys, lambda: fail(kind("n: 0.\n  Give more."))) == "error: n: 0. Give more."
 
 
-def test_our_own_mistakes_keep_their_traceback():
+def test_bugs_keep_their_traceback():
     with pytest.raises(KeyError), one_line_errors():
         raise KeyError("missing")
 
 
 @pytest.mark.parametrize("where, named", [(None, "disk"), ("runs/a.png", "runs/a.png")])
-def test_a_full_disk_says_so(capsys, where, named):
+def test_a_full_disk_is_named(capsys, where, named):
     error = OSError(errno.ENOSPC, "No space left on device", where)
     assert ends_with(capsys, lambda: fail(error)) == f"error: {named}: no space left. Free some and repeat the command."
 
 
 def test_the_systems_errors_name_the_file_first(capsys, tmp_path):
     (tmp_path / "taken").touch()
-    said = ends_with(capsys, lambda: (tmp_path / "taken").mkdir())
-    assert said == f"error: {tmp_path / 'taken'}: file exists."
+    message = ends_with(capsys, lambda: (tmp_path / "taken").mkdir())
+    assert message == f"error: {tmp_path / 'taken'}: file exists."
 
 
 def test_damaged_weights_are_named_although_safetensors_does_not(capsys, tmp_path):
     path = tmp_path / "lora.safetensors"
     path.write_bytes(b"\xff" * 40)
-    said = ends_with(capsys, lambda: load_file(path))
-    assert said.startswith(f"error: {path}: damaged, or not a safetensors file (")
-    assert said.endswith("Copy or train it again.")
+    message = ends_with(capsys, lambda: load_file(path))
+    assert message.startswith(f"error: {path}: damaged, or not a safetensors file (")
+    assert message.endswith("Copy or train it again.")
 
 
 @pytest.mark.parametrize("name", ["a.bin", "a.pt", "a.ckpt", "a.pkl", "a.safetensors"])
 def test_a_pickle_is_refused_with_the_reason(capsys, tmp_path, name):
     torch.save({"weight": torch.zeros(2)}, tmp_path / name)
-    said = ends_with(capsys, lambda: read_weights(tmp_path / name))
-    assert said.startswith(f"error: {tmp_path / name}: a pickle, which can run any code")
+    message = ends_with(capsys, lambda: read_weights(tmp_path / name))
+    assert message.startswith(f"error: {tmp_path / name}: a pickle, which can run any code")
 
 
-def test_a_notice_is_one_line_and_told_once(capsys):
+def test_a_notice_is_one_line_and_given_once(capsys):
     with one_line_errors():
         for _ in range(3):
             notify("a.png: several\n faces.")
     assert capsys.readouterr() == ("", "notice: a.png: several faces.\n")
 
 
-def test_other_warnings_are_shown_as_ever_and_afterwards_all_is_as_before():
+def test_other_warnings_are_shown_as_before_and_nothing_stays_changed():
     before = warnings.showwarning, list(warnings.filters)
     with pytest.warns(DeprecationWarning, match="old"), one_line_errors():
         warnings.warn("old", DeprecationWarning, stacklevel=1)
@@ -103,7 +103,7 @@ with one_line_errors():
 """
 
 
-def test_a_command_tells_notices_and_errors_apart_from_its_output(tmp_path):
+def test_notices_and_errors_of_a_command_are_separate_from_its_output(tmp_path):
     def run():
         quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error"}  # its advice on torchvision is none of ours
         command = [sys.executable, "-c", COMMAND, tmp_path]

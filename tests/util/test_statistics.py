@@ -49,7 +49,8 @@ def test_one_image_has_no_diversity(generator):
 
 
 def test_wilson_by_hand():
-    # 8 of 10: middle (0.8 + 3.8415 / 20) / 1.38415 = 0.71674; half 1.95996 * sqrt(0.016 + 3.8415 / 400) / 1.38415 = 0.22659
+    # 8 of 10: middle (0.8 + 3.8415 / 20) / 1.38415 = 0.71674;
+    # half 1.95996 * sqrt(0.016 + 3.8415 / 400) / 1.38415 = 0.22659
     interval = wilson_interval(8, 10)
     assert (interval.mean, interval.n) == (0.8, 10)
     assert interval.low == pytest.approx(0.4902, abs=1e-4) and interval.high == pytest.approx(0.9433, abs=1e-4)

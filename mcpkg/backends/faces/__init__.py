@@ -1,1 +1,1 @@
-"""Models that look at real faces, each behind a protocol of `mcpkg.method.interfaces`; none is loaded unless asked for."""
+"""Face models for photographs, each behind a protocol of `mcpkg.method.interfaces`."""

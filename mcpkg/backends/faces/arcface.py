@@ -1,4 +1,4 @@
-"""Who is it, by ArcFace (Deng et al. 2019), with gradient: facexlib's network and weights."""
+"""Identity embedder by ArcFace (Deng et al. 2019), with gradient: facexlib's network and weights."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ class ArcFaceEmbedder:
     """`FaceEmbedder`, differentiable; strangers have a cosine of about 0.
 
     Note:
-        The network sees blue first: the code that trained these weights (TreB1eN/InsightFace_Pytorch) decoded its
-        pictures with OpenCV and stored them as if they were RGB.
+        The network reads the channels in the order BGR: the code that trained these weights
+        (TreB1eN/InsightFace_Pytorch) decoded its images with OpenCV and stored them as if they were RGB.
     """
 
     trainable = True
@@ -35,14 +35,14 @@ def load_arcface(path: str | Path, sha256: str = "") -> ArcFaceEmbedder:
     """The embedder with the weights of recognition_arcface_ir_se50.pth, or the same as safetensors.
 
     Args:
-        sha256: what the file must be; empty for any.
+        sha256: expected hash of the file; empty for any.
 
     Raises:
         FileNotFoundError, ValueError: see `read_published`.
         MissingPackage: facexlib or its torchvision is missing.
 
     Note:
-        Not by facexlib's own loader, which puts the network on a GPU whether there is one or not.
+        facexlib's own loader is not used, because it always puts the network on a GPU.
     """
     tensors = read_published(path, sha256)
     net = build_arcface()
@@ -51,5 +51,5 @@ def load_arcface(path: str | Path, sha256: str = "") -> ArcFaceEmbedder:
 
 
 def build_arcface() -> nn.Module:
-    """The network without its weights: crops of 112 px, BGR in [-1, 1], to 512 numbers."""
+    """The network without its weights: crops of 112 px, BGR in [-1, 1], to 512 values."""
     return import_optional("facexlib.recognition.arcface_arch", "restore").Backbone(50, 0.6, "ir_se").eval()

@@ -1,4 +1,4 @@
-"""Where is the face: a small detector and 68 landmarks, with face-api's weights (MIT)."""
+"""Face parser by a small detector and 68 landmarks, with face-api's weights (MIT)."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from mcpkg.backends.faces.face_api import MEAN_RGB, load_arrays, read_arrays
 from mcpkg.method.interfaces import Faces
 
 SIZES_PX = (416, 608, 320)
-"""At which the picture is looked at, until there is a face in it: a large face wants a small one."""
+"""Sizes that the image is scaled to, one after another until a face is found; small ones suit large faces."""
 PADDINGS = (0.0, 0.5)
-"""Border around the picture, as a share of its side: a face that fills the frame is found with some space around it."""
-SURE = 0.5  # least score of a detection
-OVERLAP = 0.4  # intersection over union from which on two detections are one face
+"""Border around the image, as a fraction of its side: a face that fills the frame needs space around it to be found."""
+LEAST_SCORE = 0.5  # of a detection
+OVERLAP = 0.4  # intersection over union from which two detections count as one face
 ANCHORS = ((1.603231, 2.094468), (6.041143, 7.080126), (2.882459, 3.518061), (4.266906, 5.178857), (9.041765, 10.66308))
 """Width and height of the detector's prototype boxes, in cells."""
-DETECTOR_MEAN_RGB = (117.001, 114.697, 97.404)  # of its training pictures, 0 to 255
+DETECTOR_MEAN_RGB = (117.001, 114.697, 97.404)  # of its training images, 0 to 255
 EYES, NOSE, MOUTH = (slice(36, 42), slice(42, 48)), 30, (48, 54)
 """Of the 68 landmarks (iBUG 300-W): eye contours, nose tip and mouth corners, viewer's left first."""
 FOREHEAD = 0.5  # height above the brows, in distances from brows to nose tip
 
 
 class _Separable(nn.Module):
-    """Each channel by itself, then all channels at each place."""
+    """Depthwise separable convolution."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1):
         super().__init__()
@@ -41,7 +41,7 @@ class _Separable(nn.Module):
 
 
 def _pad(x: Tensor, stride: int) -> Tensor:
-    """As TensorFlow's "same" for a window of 3: at a stride of 2 an even side is padded at its end only."""
+    """Pad as TensorFlow's "same" does for a window of 3: at a stride of 2 an even side only at its end."""
     return functional.pad(x, (1, 1, 1, 1) if stride == 1 else (0, 1, 0, 1))
 
 
@@ -73,7 +73,7 @@ class Detector(nn.Module):
 
 
 class Landmarks(nn.Module):
-    """68 landmarks of a face that fills the picture."""
+    """68 landmarks of a face that fills the image."""
 
     def __init__(self):
         super().__init__()
@@ -90,16 +90,16 @@ class Landmarks(nn.Module):
         for first, *others in self.levels:
             x = first(_pad(x, 2) if isinstance(first, nn.Conv2d) else x).relu()
             total = x
-            for layer in others:  # each reads the sum of all before it
+            for layer in others:  # each reads the sum of all outputs before it
                 total = total + layer(total.relu())
             x = total.relu()
         return self.head(functional.avg_pool2d(x, 7).flatten(1)).unflatten(1, (68, 2))
 
 
 class LandmarkParser:
-    """`FaceParser` whose face is the hull of its landmarks, with the forehead up to about the hairline.
+    """`FaceParser` that takes the hull of the landmarks as face, with the forehead up to about the hairline.
 
-    Its parts are two: everything else, and the face.
+    It has two parts: everything else, and the face.
     """
 
     def __init__(self, detector: nn.Module, landmarks: nn.Module):
@@ -116,7 +116,7 @@ class LandmarkParser:
         return Faces(count > 0, count, mask, torch.cat((1 - mask, mask), dim=1), torch.stack(five, dim=1))
 
     def _parse_one(self, image: Float[Tensor, "3 s s"]) -> tuple[int, Float[Tensor, "68 2"]]:
-        """How many faces, and the landmarks of the largest."""
+        """Number of faces, and the landmarks of the largest."""
         for padding in PADDINGS:
             border = round(padding * image.shape[-1])
             padded = functional.pad(image[None], (border,) * 4, mode="constant", value=0.5)
@@ -124,7 +124,7 @@ class LandmarkParser:
             for size in SIZES_PX:
                 small = functional.interpolate(padded, (size, size), mode="bilinear", antialias=True)
                 scores, boxes = self.detector(small)
-                if len(found := distinct(scores[0], boxes[0])):
+                if len(found := remove_overlaps(scores[0], boxes[0])):
                     areas = (found[:, 2:] - found[:, :2]).prod(dim=1)
                     return len(found), self._landmarks(padded, found[areas.argmax()]) * scale - shift
         return 0, image.new_zeros(68, 2)
@@ -137,10 +137,10 @@ class LandmarkParser:
         return (self.landmarks(crop)[0] - 0.5) * side + centre
 
 
-def distinct(scores: Float[Tensor, " n"], boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "m 4"]:
-    """The sure boxes, best first, without those that overlap a better one."""
+def remove_overlaps(scores: Float[Tensor, " n"], boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "m 4"]:
+    """Boxes with at least `LEAST_SCORE`, best first, without those that overlap a better one."""
     order = scores.argsort(descending=True)
-    left, kept = boxes[order[scores[order] >= SURE]], []
+    left, kept = boxes[order[scores[order] >= LEAST_SCORE]], []
     while len(left):
         best, others = left[0], left[1:]
         kept.append(best)

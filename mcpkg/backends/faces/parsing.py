@@ -1,4 +1,4 @@
-"""Which pixel is skin, brow, eye, nose, lip: facexlib's face parsing networks."""
+"""Face parser that separates skin, brows, eyes, nose, lips and more: facexlib's face parsing networks."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,9 +19,9 @@ PARTS = (
     "background", "skin", "brows", "eyes", "glasses", "ears", "earrings", "nose", "lips", "hair", "hat", "necklace",
     "neck", "clothes",
 )  # fmt: skip
-"""What is told apart: the classes of CelebAMask-HQ, left and right as one; lips with all between them."""
+"""The parts: classes of CelebAMask-HQ, left and right as one; lips with everything between them."""
 FACE = ("skin", "brows", "eyes", "nose", "lips")
-"""Parts that are the face, unless others are chosen."""
+"""Parts that count as face by default."""
 CLASSES = {
     "parsenet": (
         "background", "skin", "nose", "glasses", "eyes", "eyes", "brows", "brows", "ears", "ears", "lips", "lips",
@@ -37,15 +37,15 @@ SCALES = {
     "parsenet": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "bisenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
-"""Network -> mean and deviation of RGB that it was trained with."""
-AGREES = 0.3
-"""Share of the hull of the landmarks that must be face, for a parse to have found it."""
+"""Network -> mean and standard deviation of RGB that it was trained with."""
+LEAST_OVERLAP = 0.3
+"""Fraction of the landmarks' hull that a parse must mark as face; below, it counts as failed."""
 
 
 class PartsParser:
-    """`FaceParser` that cuts out the face which another parser found, and tells its parts.
+    """`FaceParser` that separates the parts of the face that another parser found.
 
-    Where it sees no face there, the mask stays what the other parser says, and a notice tells so.
+    If it sees no face there, the mask of the other parser stays, and a notice states it.
     """
 
     def __init__(self, net: nn.Module, kind: str, finder: FaceParser, parts: Sequence[str] = FACE):
@@ -74,19 +74,19 @@ class PartsParser:
         parts = torch.zeros(len(images), len(PARTS), size, size, device=images.device)  # b p s s
         parts[:, 0], parts[:, 1] = 1 - faces.face_mask[:, 0], faces.face_mask[:, 0]
         mask, missed = faces.face_mask.clone(), 0
-        for i in faces.found.nonzero().flatten().tolist():  # one by one: a crop has 512 pixels a side
-            told = self._tell_parts(images[i : i + 1], faces.landmarks[i : i + 1])
-            face = told[0, [PARTS.index(part) for part in self.face]].sum(dim=0)  # s s
+        for i in faces.found.nonzero().flatten().tolist():  # one by one, because a crop has 512 pixels a side
+            parsed = self._parse_parts(images[i : i + 1], faces.landmarks[i : i + 1])
+            face = parsed[0, [PARTS.index(part) for part in self.face]].sum(dim=0)  # s s
             hull = faces.face_mask[i, 0]
-            if (face * hull).sum() >= AGREES * hull.sum():
-                parts[i], mask[i, 0] = told[0], face.clamp(0, 1)
+            if (face * hull).sum() >= LEAST_OVERLAP * hull.sum():
+                parts[i], mask[i, 0] = parsed[0], face.clamp(0, 1)
             else:
                 missed += 1
         if missed:
-            notify(f"{self.kind} sees no face where the landmarks are; there, their hull is the mask.")
+            notify(f"{self.kind} finds no face where the landmarks are; their hull is the mask there.")
         return replace(faces, face_mask=mask, parts=parts)
 
-    def _tell_parts(
+    def _parse_parts(
         self, image: Float[Tensor, "1 3 s s"], landmarks: Float[Tensor, "1 5 2"]
     ) -> Float[Tensor, "1 p s s"]:
         mean, deviation = (torch.tensor(values, device=image.device).view(3, 1, 1) for values in SCALES[self.kind])
@@ -103,11 +103,11 @@ class PartsParser:
 def load_parts_parser(
     path: str | Path, finder: FaceParser, parts: Sequence[str] = FACE, sha256: str = ""
 ) -> PartsParser:
-    """The parser with the weights of parsing_parsenet.pth or parsing_bisenet.pth, told apart by what is in the file.
+    """The parser with the weights of parsing_parsenet.pth or parsing_bisenet.pth, recognised by the names in the file.
 
     Args:
         finder, parts: see `PartsParser`.
-        sha256: what the file must be; empty for any.
+        sha256: expected hash of the file; empty for any.
 
     Raises:
         FileNotFoundError, ValueError: see `read_published`.

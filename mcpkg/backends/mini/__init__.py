@@ -1,4 +1,4 @@
-"""The built-in model of rendered portraits, for inference: its networks, and how methods are suited to them."""
+"""The built-in model of rendered portraits, for inference: its networks, and settings that suit them."""
 
 from mcpkg.backends.mini.backend import load_mini
 

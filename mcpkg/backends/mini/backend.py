@@ -1,4 +1,4 @@
-"""The built-in model of rendered portraits: loads its weights and suits methods to them."""
+"""The built-in model of rendered portraits: loads its weights and gives methods settings that suit them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,44 +21,48 @@ from mcpkg.world.render import render_portraits
 
 WEIGHTS = Path(__file__).parent / "weights"
 IMAGE_SIZE_PX = 128
-STRANGERS_SEED = 8_500_000  # of people that no model was trained on
+STRANGERS_SEED = 8_500_000  # of people on whom no model was trained
 JUDGES = ("identity_train", "identity_score", "parser", "style_reader", "restorer")
 
 STEPS = 370
-"""Optimiser steps of every method, shared among its phases."""
-WORD_STEPS = 150
-"""Of them, those of a first phase in which only words learn: the cheap ones, and what the look is learned by."""
+"""Optimiser steps of every method, over all its phases."""
+PLACEHOLDER_STEPS = 150
+"""Of `STEPS`, those of a first phase in which only placeholders learn: they are cheap, and most of the style is learned
+in them."""
 LEARNING_RATES = {"lora": 4e-3, "cross_attention_kv": 3e-3, "unet": 1e-3, "text_encoder": 1e-3}
-"""Higher than the paper's, for the model is small and the steps are few. The baselines' are the best of those tried on
-one pair, by identity_scaled + style: keys and values 1.5e-3, 3e-3, 6e-3; all weights 4e-4, 1e-3."""
+"""Higher than the paper's, because the model is small and the steps are few. The baselines' are the best of those tried
+on one pair, by identity_scaled + style: keys and values 1.5e-3, 3e-3, 6e-3; all weights 4e-4, 1e-3."""
 LORA_LAYERS = "all"
 """Cross-attention alone, six layers of few channels, draws the right skin and merges the eyes: identity_scaled 0.51 and
 style 0.85 for 0.80 and 0.95 (`python -m benchmarks.pairs --pairs amara:kimono --methods magicapture --out runs/cross
 --overrides '{"lora_layers": "cross_attention"}'`, and without overrides)."""
-EMBEDDING_LEARNING_RATES = {"words only": 3e-2, "with weights": 1e-2}
-"""Words only: the best of 1e-2, 3e-2 and 8e-2 for Textual Inversion, found likewise."""
+EMBEDDING_LEARNING_RATES = {"placeholders only": 3e-2, "with weights": 1e-2}
+"""Placeholders only: the best of 1e-2, 3e-2 and 8e-2 for Textual Inversion, found in the same way."""
 VECTORS = 4
-"""Per placeholder: a word of this model names one thing, hair or garment or background, and a look has all of them."""
+"""Per placeholder: each word of this model's vocabulary names one thing, such as hair, garment or background; a style
+has all of them."""
 IDENTITY_WEIGHT = 0.05
-"""Above, training finds patterns that please the embedder rather than faces."""
+"""With a higher weight, training finds patterns that satisfy the embedder and are no faces."""
 REFOCUSING_WEIGHT = 0.25
-"""Of the loss on the fraction itself, `attention_losses.attention_fraction`. Eq. 8 can be met by looking at [V1] less everywhere, and
-this model does so in part: leakage 0.27 and mean attention 0.04 on the face, where the fraction gives 0.10 and 0.22 and no
-refocusing 0.66 and 0.14 (`python -m benchmarks.pairs --pairs bruno:noir_suit --out runs/eq8
+"""Of the loss on the fraction of attention inside the mask, `attention_losses.attention_fraction`. Less attention to [V1]
+everywhere also lowers Eq. 8, and this model does so in part: leakage 0.27 and mean attention 0.04 on the face, where
+the fraction gives 0.10 and 0.22 and no refocusing 0.66 and 0.14
+(`python -m benchmarks.pairs --pairs bruno:noir_suit --out runs/eq8
 --overrides '{"refocusing": {"weight": 2.5, "form": "mask"}}'`, and without overrides)."""
 COMPOSED_SOURCE = 0.6
-"""Each token of this text encoder tells of all before it, so that a face is drawn by what comes after [V1] as much as by
-[V1] itself; in the composed prompt that is the style's. Unless shown, the face is lost there."""
+"""Each token of this text encoder carries information about all tokens before it, so that the tokens after [V1] draw
+the face as much as [V1] itself; in the composed prompt these are the style's. Without source images under composed
+prompts, the face is lost there."""
 
 
 def load_mini(device: str = "cpu", weights: Path = WEIGHTS, population: str = "web") -> Backend:
     """Load the mini model.
 
     Args:
-        population: of which it learned, "web" or "balanced"; the models that judge its images are the same.
+        population: whose portraits it was trained on, "web" or "balanced"; the face models and scores are the same.
 
     Raises:
-        FileNotFoundError: weights are missing; says how to train them.
+        FileNotFoundError: weights are missing; the message names the commands that train them.
     """
     missing = missing_weights(weights, population)
     if missing:
@@ -85,7 +89,7 @@ def load_mini(device: str = "cpu", weights: Path = WEIGHTS, population: str = "w
 
 
 def missing_weights(weights: Path = WEIGHTS, population: str = "web") -> dict[str, Path]:
-    """What `load_mini` would miss: the command that trains it, in the order of training -> its file."""
+    """Weights that `load_mini` would miss: command that trains them, in the order of training -> file."""
     files = {"autoencoder": weights / "base" / "vae" / "diffusion_pytorch_model.safetensors"}
     files |= {name: weights / f"{name}.safetensors" for name in JUDGES}
     which = "base" if population == "web" else f"base --population {population}"
@@ -94,34 +98,36 @@ def missing_weights(weights: Path = WEIGHTS, population: str = "web") -> dict[st
 
 
 def base_folder(population: str) -> str:
-    """Where among the weights the diffusion model of a population is."""
+    """Folder of a population's diffusion model, within the weights."""
     return "base" if population == "web" else f"base_{population}"
 
 
 def tune(method: Method) -> Method:
-    """The method as it suits a small model: fewer steps and higher rates, more vectors, LoRA on more layers, other loss
-    weights and another form of refocusing."""
+    """The method with settings that suit a small model: fewer steps, higher learning rates, more vectors, LoRA on more
+    layers, other loss weights and another form of refocusing."""
     first = method.phases[0]
-    word_steps = WORD_STEPS if len(method.phases) > 1 and first.trains == ("embeddings",) else 0
-    rest = sum(phase.steps for phase in method.phases) - (first.steps if word_steps else 0)
+    placeholder_steps = PLACEHOLDER_STEPS if len(method.phases) > 1 and first.trains == ("embeddings",) else 0
+    rest = sum(phase.steps for phase in method.phases) - (first.steps if placeholder_steps else 0)
 
     def suit(phase: Phase) -> Phase:
         rates = [LEARNING_RATES[kind] for kind in phase.trains if kind in LEARNING_RATES]
         return replace(
             phase,
-            steps=word_steps if phase is first and word_steps else round((STEPS - word_steps) * phase.steps / rest),
+            steps=placeholder_steps
+            if phase is first and placeholder_steps
+            else round((STEPS - placeholder_steps) * phase.steps / rest),
             learning_rate=min(rates, default=phase.learning_rate),
-            embedding_learning_rate=EMBEDDING_LEARNING_RATES["with weights" if rates else "words only"],
+            embedding_learning_rate=EMBEDDING_LEARNING_RATES["with weights" if rates else "placeholders only"],
             weights=suit_weights(phase.weights),
             refocusing=suit_refocusing(phase.refocusing),
-            max_timestep=1.0,  # the colours of a background are settled in the very first steps of drawing
+            max_timestep=1.0,  # the first steps of drawing decide the colours of a background
         )
 
     def suit_weights(weights: LossWeights) -> LossWeights:
         return replace(
             weights,
             source=2 * weights.source,
-            composed=2 * weights.composed,  # what is drawn with in the end
+            composed=2 * weights.composed,  # the prompt that portraits are drawn with
             identity=min(weights.identity, IDENTITY_WEIGHT),
         )
 
@@ -146,7 +152,7 @@ def tune(method: Method) -> Method:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No bars for a load of half a second, and no advice on image processors that nothing here uses."""
+    """No progress bars for a load of half a second, and no advice on image processors that are not used here."""
     logs = (diffusers.utils.logging, transformers.utils.logging)
     levels = [log.get_verbosity() for log in logs]
     with_bars = [log for log in logs if log.is_progress_bar_enabled()]
@@ -165,7 +171,7 @@ def _quiet() -> Iterator[None]:
 
 @cache
 def draw_strangers(n: int) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 5 2"]]:
-    """Portraits of n people whom nobody asked for, with landmarks."""
+    """Portraits of n strangers, on whom no model was trained, with their landmarks."""
     generator = torch.Generator().manual_seed(STRANGERS_SEED)
     people = BALANCED.people(n, generator)
     renders = render_portraits(people, BALANCED.looks(people, generator), sample_nuisance(n, generator), IMAGE_SIZE_PX)

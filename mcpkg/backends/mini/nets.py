@@ -1,4 +1,4 @@
-"""The small vision models around the diffusion model: who is it, where is what, in which style, and sharper please."""
+"""The small vision models of mini: identity embedder, face parser, style reader and restorer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEMPLATE = ((0.33, 0.40), (0.67, 0.40), (0.50, 0.593), (0.373, 0.743), (0.627, 0
 
 
 class Net(nn.Module):
-    """A network that remembers its arguments, so that a weights file is enough to build it again."""
+    """A network that keeps its arguments, so that a weights file is enough to build it again."""
 
     def __init__(self, **arguments: int):
         super().__init__()
@@ -28,7 +28,7 @@ class Net(nn.Module):
 
     @classmethod
     def load(cls, path: Path) -> Net:
-        """The trained network in `path`, in full precision, ready for use.
+        """The trained network of a weights file, in float32, frozen and in evaluation mode.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -39,7 +39,7 @@ class Net(nn.Module):
             )
         with safe_open(path, "pt") as file:
             net = cls(**json.loads(file.metadata()["arguments"]))
-            net.load_state_dict({key: file.get_tensor(key).float() for key in file.keys()}, strict=True)
+            net.load_state_dict({key: file.get_tensor(key).float() for key in file.keys()}, strict=True)  # noqa: SIM118
         return net.eval().requires_grad_(False)
 
 
@@ -61,23 +61,23 @@ class _Residual(nn.Module):
 
 
 def _stage(inputs: int, outputs: int) -> nn.Sequential:
-    """Half the resolution, then a look around."""
+    """Half the resolution, then a residual block."""
     return nn.Sequential(_conv(inputs, outputs, stride=2), _Residual(outputs))
 
 
-# --- Who ---------------------------------------------------------------------------------------------------------------
+# --- Identity embedder ---
 
 
 def crop_faces(images: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b 5 2"]) -> Float[Tensor, "b 3 c c"]:
-    """What an embedder sees of each image."""
+    """Aligned crops of the faces, as the embedder reads them."""
     return align_faces(images, landmarks, TEMPLATE, CROP_PX)
 
 
 class IdentityEmbedder(Net):
-    """Unit vectors that are close for pictures of the same person.
+    """Unit vectors that are close for images of the same person.
 
-    It predicts the person's true parameters; `directions` then turns predictions into the coordinates that tell
-    people apart best (`fit_directions`), so that one cosine threshold serves all.
+    It predicts the person's true parameters; `directions` then turns predictions into the coordinates that separate
+    people best (`fit_directions`), so that one cosine threshold serves everyone.
     """
 
     def __init__(self, width: int = 32):
@@ -89,7 +89,7 @@ class IdentityEmbedder(Net):
             _stage(width, 2 * width),  # 20 20
             _stage(2 * width, 3 * width),  # 10 10
             _stage(3 * width, 4 * width),  # 5 5
-            nn.Flatten(),  # not pooled: where things are is who one is
+            nn.Flatten(),  # not pooled: positions within the face carry the identity
             nn.Linear(25 * 4 * width, 256),
             nn.BatchNorm1d(256),
             nn.SiLU(),
@@ -108,26 +108,27 @@ class IdentityEmbedder(Net):
     def fit_directions(self, traits: Float[Tensor, "n t"], identity: Int64[Tensor, " n"]) -> None:
         """Linear discriminant analysis: whiten the scatter within people, then weight each axis by its reliability.
 
-        An axis on which people scatter `spread` times more than one person's pictures do gets the weight
+        An axis on which people scatter `spread` times as much as the images of one person do gets the weight
         sqrt(spread / (1 + spread)).
         """
         traits = traits.double()
-        _, who, times = identity.unique(return_inverse=True, return_counts=True)
-        means = torch.zeros(len(times), traits.shape[1], dtype=traits.dtype).index_add_(0, who, traits)
+        _, person, times = identity.unique(return_inverse=True, return_counts=True)
+        means = torch.zeros(len(times), traits.shape[1], dtype=traits.dtype).index_add_(0, person, traits)
         means = means / times[:, None]
-        apart = traits - means[who]
-        within = apart.T @ apart / (len(traits) - len(times))  # each person's mean costs a degree of freedom
+        deviations = traits - means[person]
+        degrees = len(traits) - len(times)  # each person's mean takes one degree of freedom
+        within = deviations.T @ deviations / degrees
         within = within + 1e-4 * torch.eye(traits.shape[1], dtype=traits.dtype)
         values, vectors = torch.linalg.eigh(within)
         whiten = vectors / values.sqrt()
         between = (means @ whiten).T.cov()
         spread, axes = torch.linalg.eigh(between)
-        spread = (spread - 1 / times.double().mean()).clamp(min=0)  # a mean of few pictures still scatters
+        spread = (spread - 1 / times.double().mean()).clamp(min=0)  # a mean of few images still scatters
         self.centre.copy_(means.mean(dim=0))
         self.directions.copy_(whiten @ axes * (spread / (1 + spread)).sqrt())
 
 
-# --- Where -------------------------------------------------------------------------------------------------------------
+# --- Face parser ---
 
 
 class FaceParserNet(Net):
@@ -143,7 +144,7 @@ class FaceParserNet(Net):
         self.heatmaps = nn.Conv2d(2 * w, 5, 1)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b p h w"], Float[Tensor, "b 5 2"]]:
-        """(part logits, landmarks); height and width must be multiples of 32."""
+        """Part logits and landmarks; height and width are multiples of 32."""
         x = self.enter(F.pixel_unshuffle(images * 2 - 1, 2))
         skips = []
         for stage in self.down:
@@ -159,35 +160,38 @@ class FaceParserNet(Net):
 def _soft_argmax(heatmaps: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k 2"]:
     """Mean position under each map, x and y in [0, 1]."""
     h, w = heatmaps.shape[-2:]
-    share = heatmaps.flatten(2).softmax(dim=-1).unflatten(2, (h, w))
-    x = (torch.arange(w, device=share.device) + 0.5) / w
-    y = (torch.arange(h, device=share.device) + 0.5) / h
-    return torch.stack([(share.sum(dim=2) * x).sum(dim=-1), (share.sum(dim=3) * y).sum(dim=-1)], dim=-1)
+    weight = heatmaps.flatten(2).softmax(dim=-1).unflatten(2, (h, w))
+    x = (torch.arange(w, device=weight.device) + 0.5) / w
+    y = (torch.arange(h, device=weight.device) + 0.5) / h
+    return torch.stack([(weight.sum(dim=2) * x).sum(dim=-1), (weight.sum(dim=3) * y).sum(dim=-1)], dim=-1)
 
 
-def count_faces(part_logits: Float[Tensor, "b p h w"], min_share: float = 0.01, cells: int = 32) -> Int64[Tensor, " b"]:
-    """Connected regions of face that cover at least `min_share` of the frame.
+def count_faces(
+    part_logits: Float[Tensor, "b p h w"], min_fraction: float = 0.01, cells: int = 32
+) -> Int64[Tensor, " b"]:
+    """Connected regions of face that cover at least `min_fraction` of the frame.
 
-    Cells that touch, also diagonally, belong together, and so does what glasses, hair or a beard part by one cell.
+    Cells that touch, also diagonally, belong to one region; so do parts that glasses, hair or a beard separate by one
+    cell.
     """
     face = F.adaptive_avg_pool2d(part_logits.softmax(dim=1)[:, PARTS.index("face")][:, None], cells)
     near = F.max_pool2d((face > 0.35).float(), 3, stride=1, padding=1)
     labels = torch.arange(1, cells * cells + 1, device=face.device, dtype=torch.float32).view(1, 1, cells, cells) * near
-    for _ in range(cells * cells):  # the highest number floods its region; a few dozen rounds do
+    for _ in range(cells * cells):  # the highest label spreads over its region; a few dozen rounds suffice
         flooded = F.max_pool2d(labels, 3, stride=1, padding=1) * near
         if torch.equal(flooded, labels):
             break
         labels = flooded
     area = torch.zeros(len(face), cells * cells + 1, device=face.device)
     area.scatter_add_(1, labels.flatten(1).long(), face.flatten(1) / cells**2)
-    return (area[:, 1:] >= min_share).sum(dim=1)
+    return (area[:, 1:] >= min_fraction).sum(dim=1)
 
 
-# --- In which style ------------------------------------------------------------------------------------------------------
+# --- Style reader ---
 
 
 class StyleReaderNet(Net):
-    """Reads hair, garment, background and treatment from what a mask keeps of the picture."""
+    """Reads hair, garment, background and treatment from the part of the image that a mask keeps."""
 
     def __init__(self, width: int = 24, features: int = 64):
         super().__init__(width=width, features=features)
@@ -207,7 +211,7 @@ class StyleReaderNet(Net):
 
     def features(self, images: Float[Tensor, "b 3 h w"], keep_mask: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b d"]:
         keep = keep_mask.to(images)
-        seen = (images - 0.5) * keep  # what is not kept is mid-grey
+        seen = (images - 0.5) * keep  # the rest becomes mid-grey
         return self.body(F.pixel_unshuffle(torch.cat([seen * 2, keep], dim=1), 2)).float()
 
     def forward(
@@ -218,15 +222,15 @@ class StyleReaderNet(Net):
         return {name: head(features).float() for name, head in self.heads.items()}
 
     def embed(self, images: Float[Tensor, "b 3 h w"], keep_mask: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b d"]:
-        """Unit vectors that are close for pictures in the same style."""
+        """Unit vectors that are close for images in the same style."""
         return F.normalize(self.features(images, keep_mask), dim=1)
 
 
-# --- Sharper -------------------------------------------------------------------------------------------------------------
+# --- Restorer ---
 
 
 class RestorerNet(Net):
-    """Twice the size, and clean: a learned correction on top of bicubic enlargement."""
+    """Doubles the size and removes noise and blur: a learned correction on top of bicubic enlargement."""
 
     def __init__(self, width: int = 32, blocks: int = 5):
         super().__init__(width=width, blocks=blocks)
@@ -236,11 +240,11 @@ class RestorerNet(Net):
             for _ in range(blocks)
         )
         self.leave = nn.Conv2d(width, 12, 3, padding=1)
-        for name, module in self.named_modules():  # from torch's own start a signal shrinks at every layer
+        for name, module in self.named_modules():  # with torch's default initialisation a signal shrinks at every layer
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
                 nn.init.zeros_(module.bias)
-                if name.endswith(".2") or name == "leave":  # it starts as plain enlargement
+                if name.endswith(".2") or name == "leave":  # so that training starts from plain enlargement
                     nn.init.zeros_(module.weight)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 2*h 2*w"]:

@@ -1,1 +1,1 @@
-"""Post-processing: sharpen and enlarge portraits, and measure what that costs in likeness."""
+"""Post-processing: restorers that sharpen and enlarge portraits."""

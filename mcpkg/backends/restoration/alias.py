@@ -1,4 +1,4 @@
-"""basicsr 1.4.2 imports a module that torchvision has dropped; while it is imported, there is one of that name."""
+"""A stand-in for a module that torchvision has dropped and basicsr 1.4.2 still imports."""
 
 import sys
 from collections.abc import Iterator
@@ -12,7 +12,11 @@ GONE = "torchvision.transforms.functional_tensor"
 
 @contextmanager
 def old_torchvision() -> Iterator[None]:
-    """Within, `from torchvision.transforms.functional_tensor import rgb_to_grayscale` works."""
+    """Within the block, `from torchvision.transforms.functional_tensor import rgb_to_grayscale` works.
+
+    Raises:
+        MissingPackage: torchvision is not installed.
+    """
     if GONE in sys.modules:
         yield
         return

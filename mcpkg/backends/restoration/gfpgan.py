@@ -13,21 +13,21 @@ from mcpkg.backends.restoration.alias import old_torchvision
 from mcpkg.util.optional import import_optional
 
 HELPERS = ("detection_Resnet50_Final.pth", "parsing_parsenet.pth")
-"""Weights that the package needs beside its own, to find the face and to paste it back."""
+"""Further weights that the package needs, to find the face and to paste it back."""
 
 
 class Gfpgan:
-    """`Restorer` of the faces in pictures; their size stays, and what is not face too."""
+    """`Restorer` of the faces in images; the size and everything but the face stay as they are."""
 
     def __init__(self, enhancer):
-        """Args: enhancer: a `gfpgan.GFPGANer` with an upscale of 1, or what has its `enhance`."""
+        """Args: enhancer: a `gfpgan.GFPGANer` with an upscale of 1, or an object with the same `enhance`."""
         self.enhancer = enhancer
 
     @torch.no_grad()
     def restore(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Pictures in which the package finds no face come back as they are."""
+        """Images in which the package finds no face come back unchanged."""
         pixels = (images.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # b h w 3
-        restored = [self.enhancer.enhance(picture[..., ::-1].copy())[2][..., ::-1] for picture in pixels]  # BGR
+        restored = [self.enhancer.enhance(image[..., ::-1].copy())[2][..., ::-1] for image in pixels]  # BGR
         return torch.from_numpy(np.stack(restored)).permute(0, 3, 1, 2).to(images) / 255
 
 
@@ -41,10 +41,11 @@ def load_gfpgan(path: str | Path, helpers: str | Path, device: str = "cpu") -> G
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: the weights are damaged, or those of another network.
-        MissingPackage: gfpgan, or what it needs, is missing.
+        MissingPackage: gfpgan or one of its requirements is missing.
 
     Note:
-        The package looks for its helpers in a folder relative to wherever one is, and downloads what is not there.
+        By itself the package looks for the further weights in a folder below the working directory, and downloads those
+        that are missing.
     """
     files = (Path(path), *(Path(helpers) / name for name in HELPERS))
     for file in files:

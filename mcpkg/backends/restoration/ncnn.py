@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-HALF = 0x01306B47  # says that a layer's weights are float16; 0 that they are float32
-OUTPUTS, KERNEL, BIAS, WEIGHTS = "0", "1", "5", "6"  # keys of a convolution, the last for how many numbers
+HALF = 0x01306B47  # marks a layer's weights as float16; 0 marks them as float32
+OUTPUTS, KERNEL, BIAS, WEIGHTS = "0", "1", "5", "6"  # keys of a convolution, the last for the number of weights
 
 
 def read_convolutions(path: str | Path) -> list[tuple[Tensor, Tensor]]:
@@ -18,7 +18,7 @@ def read_convolutions(path: str | Path) -> list[tuple[Tensor, Tensor]]:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a layer with weights that is no convolution with bias, or a file cut short or too long.
+        ValueError: a convolution without bias, weights of another type, or a file cut short or too long.
     """
     path = Path(path)
     for file in (path, path.with_suffix(".bin")):
@@ -32,20 +32,22 @@ def read_convolutions(path: str | Path) -> list[tuple[Tensor, Tensor]]:
         options = dict(item.split("=", 1) for item in rest[int(inputs) + int(outputs) :])
         channels, count, kernel = int(options[OUTPUTS]), int(options[WEIGHTS]), int(options[KERNEL])
         if options.get(BIAS) != "1":
-            raise ValueError(f"{path}: a convolution without bias, which is not read.")
+            raise ValueError(f"{path}: a convolution without bias, which is not supported.")
         weight, at = _take(content, at, count, path)
         bias, at = _numbers(content, at, channels, "<f4", path)
         layers.append((weight.reshape(channels, -1, kernel, kernel), bias))
     if at != len(content):
-        raise ValueError(f"{path}: names {at} bytes of weights, there are {len(content)}. Copy both files again.")
+        raise ValueError(
+            f"{path}: describes {at} bytes of weights, but there are {len(content)}. Copy both files again."
+        )
     return layers
 
 
 def _take(content: bytes, at: int, count: int, path: Path) -> tuple[Tensor, int]:
-    """Weights behind the word that says how they are written; each layer's begin at a multiple of four bytes."""
+    """Weights after the four bytes that give their type; each layer begins at a multiple of four bytes."""
     kind, at = int.from_bytes(content[at : at + 4], "little"), at + 4
     if kind not in (0, HALF):
-        raise ValueError(f"{path.with_suffix('.bin')}: weights of kind {kind:#x}, which is not read.")
+        raise ValueError(f"{path.with_suffix('.bin')}: weights of type {kind:#x}, which is not supported.")
     numbers, at = _numbers(content, at, count, "<f2" if kind == HALF else "<f4", path)
     return numbers, at + -at % 4
 

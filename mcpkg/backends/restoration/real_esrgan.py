@@ -12,13 +12,13 @@ from mcpkg.util.safetensors_io import load_published, read_published
 
 SCALE = 4
 TILE_PX = 192
-"""Side of the pieces that are enlarged one at a time, so that memory does not grow with the picture."""
+"""Side of the tiles that are enlarged one at a time, so that memory does not grow with the image."""
 OVERLAP_PX = 16
-"""Around each piece, seen and then cut away, so that no seams show."""
+"""Margin around each tile, enlarged with it and then cut away, so that no seams show."""
 
 
 class DenseBlock(nn.Module):
-    """Five convolutions, each of which sees all before it."""
+    """Five convolutions, each of which reads the outputs of all before it."""
 
     def __init__(self, width: int, growth: int):
         super().__init__()
@@ -62,7 +62,7 @@ class RRDBNet(nn.Module):
 
 
 class RealEsrgan:
-    """`Restorer` that enlarges four times, piece by piece."""
+    """`Restorer` that enlarges four times, tile by tile."""
 
     def __init__(self, net: nn.Module, tile_px: int = TILE_PX, overlap_px: int = OVERLAP_PX):
         self.net, self.tile_px, self.overlap_px = net, tile_px, overlap_px
@@ -75,8 +75,8 @@ class RealEsrgan:
         for top in range(0, height, self.tile_px):
             for left in range(0, width, self.tile_px):
                 rows, columns = self._around(top, height), self._around(left, width)
-                piece = images[..., slice(*rows), slice(*columns)].to(weight)
-                large = torch.cat([self.net(one) for one in piece.split(1)])
+                tile = images[..., slice(*rows), slice(*columns)].to(weight)
+                large = torch.cat([self.net(one) for one in tile.split(1)])
                 up, aside = SCALE * (top - rows[0]), SCALE * (left - columns[0])
                 below, beside = SCALE * (top + self.tile_px), SCALE * (left + self.tile_px)
                 target = out[..., SCALE * top : below, SCALE * left : beside]
@@ -84,7 +84,7 @@ class RealEsrgan:
         return out.clamp(0, 1)
 
     def _around(self, start: int, length: int) -> tuple[int, int]:
-        """Of the piece that begins at `start`, with its overlap."""
+        """Start and end of the tile that begins at `start`, with its overlap."""
         return max(0, start - self.overlap_px), min(length, start + self.tile_px + self.overlap_px)
 
 
@@ -93,11 +93,11 @@ def load_real_esrgan(path: str | Path, sha256: str = "") -> RealEsrgan:
 
     Args:
         path: RealESRGAN_x4plus.pth, the same as safetensors, or realesrgan-x4plus.param in ncnn's format.
-        sha256: what the file must be; empty for any.
+        sha256: expected hash of the file; empty for any.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is damaged, or holds another network.
+        ValueError: the file is damaged, or holds another network.
     """
     path, net = Path(path), RRDBNet()
     if path.suffix == ".param":
@@ -109,11 +109,11 @@ def load_real_esrgan(path: str | Path, sha256: str = "") -> RealEsrgan:
 
 
 def _by_order(net: RRDBNet, path: Path) -> dict[str, Tensor]:
-    """ncnn has numbers for names; its layers come in the order of our modules."""
+    """Weights by our names: ncnn numbers its layers, in the order of our modules."""
     layers = read_convolutions(path)
     names = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
     if len(names) != len(layers):
-        have = f"{len(layers)} convolutions, x4plus has {len(names)}"
-        raise ValueError(f"{path}: has {have}. Give realesrgan-x4plus.param.")
+        found = f"{len(layers)} convolutions, x4plus has {len(names)}"
+        raise ValueError(f"{path}: has {found}. Give realesrgan-x4plus.param.")
     named = zip(names, layers)
     return {f"{name}.{kind}": part for name, layer in named for kind, part in zip(("weight", "bias"), layer)}

@@ -1,4 +1,4 @@
-"""How much of a restoration is taken, and several restorers in turn."""
+"""The strength of a restoration, and several restorers one after another."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ from mcpkg.method.interfaces import Restorer
 def restore_portraits(
     restorer: Restorer | None, images: Float[Tensor, "b 3 h w"], strength: float = 1.0
 ) -> Float[Tensor, "b 3 H W"]:
-    """Restored images, blended with the same merely enlarged.
+    """Restored images, blended with the same images enlarged without restoration.
 
     Args:
         restorer: the backend's.
-        strength: 1 for all of the restoration, 0 for bicubic enlargement alone.
+        strength: 1 for the restoration alone, 0 for bicubic enlargement alone.
 
     Raises:
         ValueError: a strength outside 0 to 1.
@@ -28,7 +28,7 @@ def restore_portraits(
     if not 0 <= strength <= 1:
         raise ValueError(f"strength of restoration: {strength} is not between 0 and 1.")
     if restorer is None:
-        raise FileNotFoundError("no restorer here. `mcpkg weights` lists what can be had.")
+        raise FileNotFoundError("no restorer here. `mcpkg weights` lists those to download.")
     restored = restorer.restore(images)
     if strength == 1:
         return restored
@@ -36,8 +36,8 @@ def restore_portraits(
     return enlarged + strength * (restored - enlarged)
 
 
-class InTurn:
-    """`Restorer` of several, such as Real-ESRGAN for all of the picture and then GFPGAN for the face."""
+class RestorerChain:
+    """`Restorer` that applies several in order, such as Real-ESRGAN to the whole image and then GFPGAN to the face."""
 
     def __init__(self, restorers: Sequence[Restorer]):
         self.restorers = tuple(restorers)

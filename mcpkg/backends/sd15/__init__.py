@@ -4,7 +4,7 @@ import transformers
 
 _logs = transformers.utils.logging
 _level = _logs.get_verbosity()
-_logs.set_verbosity_error()  # no advice to install torchvision for image processors that nothing here uses
+_logs.set_verbosity_error()  # no advice to install torchvision for image processors that are not used here
 try:
     from mcpkg.backends.sd15.models import load_sd15
 finally:

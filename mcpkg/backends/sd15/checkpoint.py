@@ -1,4 +1,4 @@
-"""A Stable Diffusion 1.x checkpoint from the Hub's cache, a folder or one file; others are refused by what is in them."""
+"""Loads a Stable Diffusion 1.x checkpoint from the Hub's cache, a folder or one file; other families are refused."""
 
 import json
 import tempfile
@@ -15,27 +15,27 @@ from mcpkg.backends.sd15.shapes import write_configs
 DEFAULT = WEIGHTS["sd15"].hub
 SUPPORTED = "Supported are Stable Diffusion 1.x checkpoints and what was fine-tuned from them."
 WIDTHS = {1024: "Stable Diffusion 2.x", 1280: "a model of another family", 2048: "SDXL"}
-"""Width of the text embeddings that a UNet reads -> whose it is; that of Stable Diffusion 1.x is 768."""
+"""Width of the text embeddings that a UNet reads -> family of the model; 768 is Stable Diffusion 1.x."""
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 ATTENTION_KEY = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 FIRST_KEY = "model.diffusion_model.input_blocks.0.0.weight"
-"""In a single file: its first cross-attention, and the convolution that takes the latents in."""
+"""Names in a single file: of its first cross-attention, and of the convolution that reads the latents."""
 OTHER_PARTS = {"first_stage_model.": "autoencoder", "cond_stage_model.": "text encoder"}
-"""How names in a single file begin -> what they are of."""
+"""Prefix of names in a single file -> part of the model."""
 
 
 def load_pipeline(checkpoint: str | Path = "") -> StableDiffusionPipeline:
     """The checkpoint's pipeline in fp32, with its safety checker if it has one; nothing is downloaded.
 
-    Whatever scheduler it was published with is replaced by DDIM's of the same noise schedule: training needs the noise
-    level of single timesteps, which others know only while they draw.
+    DDIM of the same noise schedule replaces its scheduler: training needs the noise level of single timesteps, which
+    some schedulers give only while they draw.
 
     Args:
         checkpoint: a hub id, a folder in diffusers' layout, or a .safetensors file; empty for Stable Diffusion 1.5.
 
     Raises:
-        FileNotFoundError: it is not there, or lacks a part; one line says what and from where.
-        ValueError: it is a pickle, damaged, or of another kind of model.
+        FileNotFoundError: the checkpoint or a part of it is missing; the message names how to get it.
+        ValueError: the checkpoint is a pickle, damaged, or of another family.
     """
     name = str(checkpoint or DEFAULT)
     path = Path(name).expanduser()
@@ -96,11 +96,11 @@ def _from_file(path: Path) -> StableDiffusionPipeline:
 
 
 def check_file(path: Path) -> None:
-    """Whether a single file holds a checkpoint that is supported; only its header is read.
+    """Raise unless a single file holds a supported checkpoint; only its header is read.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is damaged, no checkpoint, or of another kind of model.
+        ValueError: the file is damaged, holds no whole model, or a model of another family.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file.")
@@ -111,29 +111,29 @@ def check_file(path: Path) -> None:
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged, or not a safetensors file ({_first_line(error)}). Copy it again.") from None
     if FIRST_KEY not in shapes:
-        raise ValueError(f"{path}: holds no whole model, such as a LoRA does not. {SUPPORTED}")
+        raise ValueError(f"{path}: holds no whole model; it may be a LoRA. {SUPPORTED}")
     lacking = [part for start, part in OTHER_PARTS.items() if not any(name.startswith(start) for name in names)]
-    width = shapes[ATTENTION_KEY][1] if ATTENTION_KEY in shapes else 2048  # SDXL has no attention that early
+    width = shapes[ATTENTION_KEY][1] if ATTENTION_KEY in shapes else 2048  # SDXL has no attention in its first block
     check_family(width, shapes[FIRST_KEY][1], str(path))
     if lacking:
-        raise ValueError(f"{path}: lacks the {' and the '.join(lacking)}. Give a checkpoint that has all of the model.")
+        raise ValueError(f"{path}: lacks the {' and the '.join(lacking)}. Give a checkpoint of the whole model.")
 
 
 def check_family(width: int | None, channels: int, name: str) -> None:
-    """Refuses what is not Stable Diffusion 1.x.
+    """Raise unless the model is Stable Diffusion 1.x.
 
     Args:
         width: of the text embeddings that the UNet reads.
-        channels: of the latents that it takes in.
+        channels: of the latents that the UNet reads.
 
     Raises:
-        ValueError: names what it seems to be.
+        ValueError: the model is of another family; the message names it.
     """
     if width != 768:
-        raise ValueError(f"{name}: {WIDTHS.get(width, 'another model')}, whose text embeddings have {width} numbers. "
+        raise ValueError(f"{name}: {WIDTHS.get(width, 'another model')}, with text embeddings of {width} values. "
                          f"{SUPPORTED}")  # fmt: skip
     if channels != 4:
-        raise ValueError(f"{name}: takes {channels} channels of latents, as inpainting models do. {SUPPORTED}")
+        raise ValueError(f"{name}: reads {channels} channels of latents, as inpainting models do. {SUPPORTED}")
 
 
 def _read_json(path: Path, name: str) -> Mapping:

@@ -1,8 +1,10 @@
-"""The backend for photographs: a Stable Diffusion 1.x checkpoint, and whichever face models are on this machine."""
+"""The backend for photographs: a Stable Diffusion 1.x checkpoint with the face models that are on this machine."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
@@ -12,26 +14,20 @@ from torch.nn import functional
 
 from mcpkg.backends.clip_scores import DEVIATION, MEAN, MaskedClipStyle, load_aesthetic, load_clip
 from mcpkg.backends.downloads import WEIGHTS, require
-from mcpkg.backends.faces.arcface import load_arcface
-from mcpkg.backends.faces.detector import LandmarkParser, load_landmark_parser
-from mcpkg.backends.faces.dlib_net import DlibEmbedder, load_dlib_net
-from mcpkg.backends.faces.insight import load_insightface
-from mcpkg.backends.faces.parsing import FACE, load_parts_parser
-from mcpkg.backends.restoration.gfpgan import load_gfpgan
-from mcpkg.backends.restoration.real_esrgan import load_real_esrgan
-from mcpkg.backends.restoration.strength import InTurn
+from mcpkg.backends.faces.detector import load_landmark_parser
+from mcpkg.backends.faces.parsing import FACE
+from mcpkg.backends.photo_models import FACE_PARSERS, IDENTITY_SCORERS, IDENTITY_TRAINERS, RESTORERS, to_device
+from mcpkg.backends.restoration.strength import RestorerChain
 from mcpkg.backends.sd15.checkpoint import DEFAULT, load_pipeline
 from mcpkg.method.config import Method
 from mcpkg.method.interfaces import DTYPES, Backend, FaceEmbedder, FaceParser, Restorer, SafetyChecker
 from mcpkg.util.errors import MissingPackage, notify
 
-IDENTITY_TRAINERS = ("dlib", "arcface")
-IDENTITY_SCORERS = ("insightface", "arcface")
-"""In the order in which one that is there is taken; never the one that was trained by. In dlib's space the cosines of
-strangers are 0.8 to 0.9, which makes it a poor scale."""
 GUIDANCE = 7.5
 ATTENTION_SIZE = 16
 """Of the grids of 64, 32, 16 and 8 cells, the one that the authors' code refocuses."""
+
+Loaded = TypeVar("Loaded")
 
 
 def load_sd15(
@@ -44,44 +40,43 @@ def load_sd15(
 ) -> Backend:
     """Load Stable Diffusion 1.x and the models that look at its images; nothing is downloaded.
 
-    Scores, restoration and the parsing of faces use what `mcpkg weights` lists as there. A score whose weights are not is
-    NaN, and one line says what is missing, from where it comes, and under which licence. Without weights for parsing,
-    the hull of the landmarks is the face; without a restorer there is none.
+    Scores, restoration and the parsing of faces use what is on this machine (`mcpkg weights` lists it).
+    A score without weights is NaN, and a notice names what is missing, where it comes from, and its licence. Without
+    weights for parsing, the hull of the landmarks is the face; without those of a restorer, `restorer` is None.
 
     Args:
         checkpoint: a hub id, a folder in diffusers' layout, or a .safetensors file; empty for Stable Diffusion 1.5.
-        precision: of its weights, "fp32", "bf16" or "fp16"; by default fp16 on a GPU, fp32 elsewhere. Faces are looked
-            at in fp32 whatever it is.
+        precision: of its weights, "fp32", "bf16" or "fp16"; by default fp16 on a GPU, fp32 elsewhere. The face models
+            always run in fp32.
         safety: withhold images that the checkpoint's safety checker finds unsafe.
-        identity: which network the identity loss pulls by, of `IDENTITY_TRAINERS`. dlib's cosines lie close together, so
-            that its loss is several times smaller than ArcFace's under the same weight.
-        face_parts: what counts as face, of `faces.parsing.PARTS`, where the weights "parsenet" or "bisenet" are there.
+        identity: network of the identity loss, one of `IDENTITY_TRAINERS`. dlib's cosines lie close together, so that
+            its loss is several times smaller than ArcFace's under the same weight.
+        face_parts: what counts as face, from `faces.parsing.PARTS`; used if one of `FACE_PARSERS` has its weights here.
 
     Raises:
-        FileNotFoundError: the checkpoint, its safety checker or the face models are not there.
-        ValueError: another kind of model, or an unknown choice.
+        FileNotFoundError: the checkpoint, its safety checker or the face models are missing.
+        ValueError: a model of another family, or an unknown choice.
     """
     precision = precision or ("fp16" if torch.device(device).type == "cuda" else "fp32")
     if precision not in DTYPES:
         raise ValueError(f"precision: {precision!r} unknown. Choose from {list(DTYPES)}.")
     if identity not in IDENTITY_TRAINERS:
-        why = " Its networks are ONNX and give no gradient; they score only." if identity == "insightface" else ""
-        raise ValueError(f"identity: {identity!r} cannot be trained by.{why} Choose from {list(IDENTITY_TRAINERS)}.")
+        why = " It gives no gradient and only scores." if identity in IDENTITY_SCORERS else ""
+        raise ValueError(f"identity: {identity!r} cannot be trained with.{why} Choose from {list(IDENTITY_TRAINERS)}.")
     needed = [p for p in WEIGHTS.values() if p.needed and (p.name != "sd15" or checkpoint in ("", DEFAULT))]
     if missing := [published.missing_line() for published in needed if not published.is_there]:
         raise FileNotFoundError(" ".join(missing))
-    finder = _on(load_landmark_parser(require("face-api")), device)  # first: small, and nothing works without it
+    finder = to_device(load_landmark_parser(require("face-api")), device)  # first: it is small, and always needed
     pipeline = load_pipeline(checkpoint)
     checker = safety_checker(pipeline) if safety else None
-    pipeline.safety_checker = pipeline.feature_extractor = (
-        None  # ours looks at what is drawn; the pipeline sees latents
-    )
+    # our checker reads decoded images; the pipeline works on latents
+    pipeline.safety_checker = pipeline.feature_extractor = None
     for model in (pipeline.unet, pipeline.vae, pipeline.text_encoder, *((checker.model,) if checker else ())):
-        torch.nn.Module.to(model, device, DTYPES[precision])  # diffusers' own asks for modules to be kept in fp32: none
+        torch.nn.Module.to(model, device, DTYPES[precision])  # diffusers' own `to` may keep modules in fp32
     return assemble(
         pipeline,
         face_parser=_face_parser(finder, face_parts, device),
-        identity_trainer=_embedder(identity, device),
+        identity_trainer=IDENTITY_TRAINERS[identity](device),
         identity_scorer=_scorer(identity, device),
         safety=checker,
         checkpoint="" if checkpoint in ("", DEFAULT) else str(checkpoint),
@@ -96,7 +91,7 @@ def assemble(
     safety: SafetyChecker | None = None,
     checkpoint: str = "",
 ) -> Backend:
-    """A pipeline and face models made into a backend, with the scores and restorers that are there.
+    """A backend of a pipeline and face models, with the scores and restorers that are on this machine.
 
     Gradients are checkpointed and the autoencoder works on one image at a time, so that training fits a small GPU.
     """
@@ -104,9 +99,9 @@ def assemble(
     for model in (pipeline.unet, pipeline.vae):
         model.enable_gradient_checkpointing()
     pipeline.vae.enable_slicing()
-    clip = _optional(lambda: load_clip(require("clip"), str(device)), None)
+    clip = _optional(lambda: load_clip(require("clip"), str(device)))
     return Backend(
-        name=f"sd15 {checkpoint}".strip(),  # what belongs to one checkpoint is not taken for another's
+        name=f"sd15 {checkpoint}".strip(),  # so that an adapter of another checkpoint is noticed
         pipeline=pipeline,
         image_size_px=pipeline.unet.config.sample_size * pipeline.vae_scale_factor,
         face_parser=face_parser,
@@ -114,9 +109,10 @@ def assemble(
         identity_scorer=identity_scorer,
         style_reader=Absent(WEIGHTS["clip"].missing_line()) if clip is None else MaskedClipStyle(clip),
         restorer=_restorer(str(device)),
-        tiny_autoencoder=_optional(lambda: load_tiny_autoencoder().to(device), None),
+        tiny_autoencoder=_optional(lambda: load_tiny_autoencoder().to(device)),
+        tiny_autoencoder_advice="for sd15 there is `mcpkg weights --get tiny-autoencoder`",
         safety_checker=safety,
-        aesthetic=None if clip is None else _optional(lambda: load_aesthetic(require("aesthetic"), clip), None),
+        aesthetic=None if clip is None else _optional(lambda: load_aesthetic(require("aesthetic"), clip)),
         default_guidance=GUIDANCE,
         attention_size=ATTENTION_SIZE,
         tune=tune,
@@ -124,28 +120,28 @@ def assemble(
 
 
 def tune(method: Method) -> Method:
-    """The paper's settings as they are, but for the cost of the identity loss: it decodes the face's part alone."""
+    """The paper's settings, except that the identity loss decodes only the face's part of the latents, to save time."""
     return replace(method, identity_decoding="face")
 
 
 @dataclass(frozen=True)
 class Absent:
-    """Stands in for a model whose weights are not on this machine, and says so when it is used.
+    """Replaces a model whose weights are not on this machine; gives a notice when it is used.
 
-    What it would have measured is NaN, so that a training does not end in an error for want of a score.
+    Its measurements are NaN, so that a missing score does not end a training with an error.
     """
 
     line: str
-    """What is missing, and what to do."""
+    """The notice: what is missing, and what to do."""
 
     def embed(self, images: Float[Tensor, "b 3 h w"], where: Tensor) -> Float[Tensor, "b 1"]:
         notify(self.line)
-        return images.flatten(1).sum(dim=1, keepdim=True) * torch.nan  # so that it has a gradient, which is NaN too
+        return images.flatten(1).sum(dim=1, keepdim=True) * torch.nan  # so that there is a gradient, which is NaN too
 
 
 @dataclass(frozen=True)
 class Checker:
-    """`SafetyChecker` of a checkpoint: compares CLIP's view of an image with that of unsafe concepts."""
+    """`SafetyChecker` of a checkpoint: compares CLIP's vector of an image with those of unsafe concepts."""
 
     model: torch.nn.Module
 
@@ -155,15 +151,16 @@ class Checker:
         small = functional.interpolate(images.float(), (side, side), mode="bicubic", antialias=True).clamp(0, 1)
         mean, deviation = (torch.tensor(x, device=images.device).view(3, 1, 1) for x in (MEAN, DEVIATION))
         seen = ((small - mean) / deviation).to(self.model.device, self.model.dtype)
-        _, flags = self.model(clip_input=seen, images=[image.cpu().numpy() for image in small])  # blackens these copies
+        copies = [image.cpu().numpy() for image in small]  # which the model blackens
+        _, flags = self.model(clip_input=seen, images=copies)
         return torch.tensor(flags, device=images.device)
 
 
 def safety_checker(pipeline: StableDiffusionPipeline) -> Checker:
-    """The checkpoint's own, or else that of Stable Diffusion 1.5.
+    """The checkpoint's own safety checker, or else that of Stable Diffusion 1.5.
 
     Raises:
-        FileNotFoundError: there is neither.
+        FileNotFoundError: neither is on this machine.
     """
     if pipeline.safety_checker is not None:
         return Checker(pipeline.safety_checker)
@@ -172,7 +169,7 @@ def safety_checker(pipeline: StableDiffusionPipeline) -> Checker:
     try:
         folder = require("safety-checker")
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error} Or go without, by --no-safety.") from None
+        raise FileNotFoundError(f"{error} Or use --no-safety.") from None
     model = StableDiffusionSafetyChecker.from_pretrained(folder / "safety_checker", local_files_only=True)
     return Checker(model.eval())
 
@@ -184,58 +181,44 @@ def load_tiny_autoencoder() -> AutoencoderTiny:
     )
 
 
-def _embedder(name: str, device: str) -> FaceEmbedder:
-    match name:
-        case "insightface":
-            return load_insightface(WEIGHTS[name].place if WEIGHTS[name].is_there else "buffalo_l")
-        case "arcface":
-            return _on(load_arcface(require("arcface")), device)
-    return _on(DlibEmbedder(load_dlib_net(require("face-api"))), device)
-
-
 def _scorer(trainer: str, device: str) -> FaceEmbedder:
+    """Load the first scorer on this machine other than the network that was trained with; else one that is absent."""
     line = ""
-    for name in IDENTITY_SCORERS:
+    for name, load in IDENTITY_SCORERS.items():
         if name != trainer:
             try:
-                return _embedder(name, device)
+                return load(device)
             except (FileNotFoundError, MissingPackage) as error:
                 line = str(error)
     return Absent(line)
 
 
-def _face_parser(finder: LandmarkParser, parts: Sequence[str], device: str) -> FaceParser:
-    for name in ("parsenet", "bisenet"):
-        parser = _optional(lambda: _on(load_parts_parser(require(name), finder, parts), device), None)  # noqa: B023
+def _face_parser(finder: FaceParser, parts: Sequence[str], device: str) -> FaceParser:
+    """Load the first parser of parts on this machine, else return `finder`."""
+    for load in FACE_PARSERS.values():
+        parser = _optional(partial(load, finder, parts, device))
         if parser is not None:
             return parser
     return finder
 
 
 def _restorer(device: str) -> Restorer | None:
-    """Enlarges, then restores faces; whichever of the two is there."""
-    loaders = (
-        lambda: _on(load_real_esrgan(require("real-esrgan")), device),
-        lambda: load_gfpgan(require("gfpgan") / "GFPGANv1.4.pth", require("gfpgan"), device),
-    )
-    restorers = [restorer for load in loaders if (restorer := _optional(load, None)) is not None]
-    return InTurn(restorers) if restorers else None
+    """Load all restorers on this machine, as one that applies them in order; None if there is none."""
+    loaded = (_optional(partial(load, device)) for load in RESTORERS.values())
+    restorers = [restorer for restorer in loaded if restorer is not None]
+    return RestorerChain(restorers) if restorers else None
 
 
-def _on(model, device: str):
-    """The same, its networks on the device."""
-    for net in vars(model).values():
-        if isinstance(net, torch.nn.Module):
-            net.to(device)
-    return model
+def _optional(load: Callable[[], Loaded]) -> Loaded | None:
+    """Return what loads, or None if its weights are not here.
 
-
-def _optional(load: Callable, otherwise):
-    """What loads, or another thing if it is not on this machine; weights without the package that runs them are told."""
+    Warns:
+        Notice: the weights are here, but the package that runs them is not.
+    """
     try:
         return load()
     except FileNotFoundError:
-        return otherwise
+        return None
     except MissingPackage as error:
         notify(str(error))
-        return otherwise
+        return None

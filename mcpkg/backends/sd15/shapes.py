@@ -1,4 +1,4 @@
-"""The exact shapes of Stable Diffusion 1.5, and a model of them with random weights: all of it but what it learned."""
+"""The exact shapes of Stable Diffusion 1.5, and a model of these shapes with random weights."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Shapes:
 
 SD15 = Shapes()
 PARAMETERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
-"""How many the published model has."""
+"""Number of parameters of the published model."""
 _PARTS = {
     "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
     "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
@@ -53,13 +53,13 @@ _PARTS = {
 def random_pipeline(
     shapes: Shapes = SD15, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> StableDiffusionPipeline:
-    """Random weights, scaled so that signals neither vanish nor explode, and a tokenizer of as many words."""
+    """A pipeline with random weights, scaled so that signals neither vanish nor explode, and a tokenizer."""
     generator = torch.Generator(device).manual_seed(seed)
-    with torch.device("meta"):  # the libraries' own initialisation of a billion numbers takes minutes
+    with torch.device("meta"):  # the libraries' own initialisation of a billion values takes minutes
         unet, vae = UNet2DConditionModel(**shapes.unet), AutoencoderKL(**shapes.vae)
     models = [nn.Module.to(model, dtype).to_empty(device=device) for model in (unet, vae)]
     with torch.random.fork_rng(devices=[]):
-        text_encoder = CLIPTextModel(_text_config(shapes)).to(device, dtype)  # it has buffers that must be filled
+        text_encoder = CLIPTextModel(_text_config(shapes)).to(device, dtype)  # its buffers need their values
     for model in (*models, text_encoder):
         fill(model, generator)
     unet, vae = models
@@ -71,14 +71,14 @@ def random_pipeline(
 
 
 def count_parameters(shapes: Shapes = SD15) -> dict[str, int]:
-    """By model, without making any."""
+    """Number of parameters by model, without allocating any."""
     with torch.device("meta"):
         models = UNet2DConditionModel(**shapes.unet), AutoencoderKL(**shapes.vae), CLIPTextModel(_text_config(shapes))
     return {name: sum(p.numel() for p in model.parameters()) for name, model in zip(PARAMETERS, models, strict=True)}
 
 
 def write_configs(folder: Path, shapes: Shapes = SD15) -> None:
-    """A folder in diffusers' layout, but for the weights and the tokenizer: how a single file is to be read."""
+    """Write the configurations in diffusers' layout, without weights and tokenizer, to load a single file with."""
     with torch.device("meta"):
         UNet2DConditionModel(**shapes.unet).save_config(folder / "unet")
         AutoencoderKL(**shapes.vae).save_config(folder / "vae")
@@ -89,7 +89,7 @@ def write_configs(folder: Path, shapes: Shapes = SD15) -> None:
 
 @torch.no_grad()
 def fill(model: nn.Module, generator: torch.Generator) -> None:
-    """Weights of deviation 1 / sqrt(inputs); norms and biases that do nothing."""
+    """Fill with random weights of standard deviation 1 / sqrt(inputs); norms and biases have no effect."""
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
             parameter.normal_(0, 1 / math.sqrt(parameter[0].numel()), generator=generator)
@@ -99,7 +99,7 @@ def fill(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def stand_in_tokenizer(size: int = SD15.vocabulary, words: Sequence[str] = ()) -> CLIPTokenizer:
-    """As many tokens as CLIP's, at the same length; knows the words of our prompts, and letters.
+    """A tokenizer of the same size and length as CLIP's; its vocabulary holds the words of our prompts, and letters.
 
     Args:
         words: further words that are one token each.

@@ -12,9 +12,9 @@ from mcpkg.backends.faces.detector import (
     LandmarkParser,
     Landmarks,
     convex_hull,
-    distinct,
     face_hull,
     load_landmark_parser,
+    remove_overlaps,
 )
 from mcpkg.backends.faces.dlib_net import TEMPLATE, DlibEmbedder, DlibFaceNet, load_dlib_net
 
@@ -74,11 +74,11 @@ def test_weights_that_are_cut_short_are_refused(dlib_folder):
     folder, _ = dlib_folder
     path = folder / "face_recognition.bin"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="fc: the file of weights ends before it"):
+    with pytest.raises(ValueError, match="fc: the file of weights ends before this array"):
         load_dlib_net(folder)
 
 
-def test_missing_weights_say_what_to_unpack(tmp_path):
+def test_missing_weights_name_what_to_unpack(tmp_path):
     for load in (load_dlib_net, load_landmark_parser):
         with pytest.raises(FileNotFoundError, match="Unpack the folder model of @vladmandic/face-api there"):
             load(tmp_path)
@@ -141,7 +141,7 @@ def test_the_embedding_is_a_unit_vector_with_a_gradient(generator):
     assert all(gradient.abs().sum() > 0 for gradient in images.grad)
 
 
-def test_centring_opens_the_cone_of_faces(generator):
+def test_centring_widens_the_cone_of_faces(generator):
     torch.manual_seed(0)
     embedder, where = DlibEmbedder(DlibFaceNet().eval()), LANDMARKS.repeat(4, 1, 1)
     images = torch.rand(4, 3, 150, 150, generator=generator)
@@ -151,10 +151,10 @@ def test_centring_opens_the_cone_of_faces(generator):
     assert ((open_ @ open_.T).sum() - 4) / 12 < 0
 
 
-def test_of_boxes_that_overlap_the_best_is_kept():
+def test_the_best_of_overlapping_boxes_is_kept():
     boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.1, 0.0, 0.6, 0.5], [0.6, 0.6, 0.9, 0.9], [0.0, 0.6, 0.2, 0.9]])
-    # The first two share 0.4 x 0.5 of 2 x 0.25 - 0.2: 0.67. The last is unsure.
-    assert distinct(torch.tensor([0.8, 0.9, 0.7, 0.4]), boxes).tolist() == boxes[[1, 2]].tolist()
+    # The first two share 0.4 x 0.5 of 2 x 0.25 - 0.2: 0.67. The last has a low score.
+    assert remove_overlaps(torch.tensor([0.8, 0.9, 0.7, 0.4]), boxes).tolist() == boxes[[1, 2]].tolist()
 
 
 def test_the_hull_leaves_out_what_is_inside():
@@ -176,7 +176,7 @@ def test_the_face_reaches_from_the_chin_to_above_the_brows():
 
 
 class OnlySmallFaces(nn.Module):
-    """Sees a face only in the bordered picture at 320 px, then all of it."""
+    """Detects a face only in the image with a border at 320 px, then in all of it."""
 
     def __init__(self):
         super().__init__()
@@ -189,14 +189,14 @@ class OnlySmallFaces(nn.Module):
         return torch.tensor([[score]]), torch.tensor([[[0.25, 0.25, 0.75, 0.75]]])
 
 
-def test_a_tight_picture_is_looked_at_with_space_around_it(generator):
+def test_a_tight_image_is_searched_with_space_around_it(generator):
     detector, points = OnlySmallFaces(), torch.rand(1, 68, 2, generator=generator)
     landmarks = Landmarks()
     landmarks.forward = lambda crops: points
     faces = LandmarkParser(detector, landmarks).parse(torch.rand(1, 3, 64, 64, generator=generator))
     assert detector.looks == [(416, False), (608, False), (320, False), (416, True), (608, True), (320, True)]
     assert faces.count.tolist() == [1]
-    # With half its side around it the picture is the middle half of what was looked at: the box is all of it.
+    # With a border of half its side, the image is the middle half of the searched frame: the box is all of it.
     assert torch.allclose(faces.landmarks[0, 2], points[0, 30], atol=1e-5)
 
 

@@ -14,8 +14,9 @@ from mcpkg.backends.faces.parsing import CLASSES, PARTS, PartsParser, load_parts
 from mcpkg.method.face_alignment import ARCFACE_TEMPLATE, FFHQ_TEMPLATE, align_faces, place_back
 from mcpkg.method.interfaces import FaceEmbedder, FaceParser
 from mcpkg.util.errors import MissingPackage, Notice, describe_error
+from mcpkg.util.files import file_sha256
 from mcpkg.util.optional import import_optional
-from mcpkg.util.safetensors_io import file_sha256, read_published
+from mcpkg.util.safetensors_io import read_published
 from tests.helpers.tiny_backend import DiscParser
 
 ALIGNED = torch.tensor([ARCFACE_TEMPLATE])
@@ -29,10 +30,10 @@ class Mean(nn.Module):
         return crops.mean(dim=(2, 3))
 
 
-# --- ArcFace ---------------------------------------------
+# --- ArcFace ---
 
 
-def test_arcface_sees_blue_first_from_minus_one_to_one():
+def test_arcface_reads_bgr_from_minus_one_to_one():
     images = torch.tensor([1.0, 0.5, 0.0]).view(1, 3, 1, 1).expand(1, 3, 112, 112)
     net = Mean()
     vector = ArcFaceEmbedder(net).embed(images, ALIGNED)
@@ -55,7 +56,7 @@ def test_arcface_weights_are_checked_before_they_are_read(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{path}: no such file"):
         load_arcface(path)
     torch.save({"a": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="another file than was published"):
+    with pytest.raises(ValueError, match="not the published file"):
         load_arcface(path, sha256="a" * 64)
 
 
@@ -70,30 +71,33 @@ def test_published_weights_are_tensors_alone_and_as_expected(tmp_path):
     with pytest.raises(ValueError, match="x.pth: damaged, or holds more than tensors"):
         read_published(path)
     torch.save(torch.ones(2), path)
-    with pytest.raises(ValueError, match="holds no weights by name"):
+    with pytest.raises(ValueError, match="holds no named weights"):
         read_published(path)
 
 
-# --- Packages that are not there ---------------------------------------------
+# --- Packages that are not there ---
 
 
-def test_a_missing_package_is_one_line_that_says_what_to_install(tmp_path):
+def test_a_missing_package_is_one_line_that_names_what_to_install(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "x.pth")
-    path, said = tmp_path / "x.pth", "facexlib: not installed. pip install 'mcpkg[restore]' in an environment"
+    path, message = (
+        tmp_path / "x.pth",
+        "facexlib: not installed. pip install 'mcpkg[restore]' in a separate environment",
+    )
     for load in (lambda: load_arcface(path), lambda: load_parts_parser(path, DiscParser())):
         with pytest.raises(MissingPackage) as caught:
             load()
-        assert describe_error(caught.value).startswith(said)
+        assert describe_error(caught.value).startswith(message)
 
 
-def test_a_torchvision_that_does_not_fit_is_told_apart_from_none(monkeypatch, tmp_path):
+def test_an_incompatible_torchvision_is_distinguished_from_a_missing_one(monkeypatch, tmp_path):
     (tmp_path / "misfit.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(MissingPackage, match="misfit: cannot be imported .operator torchvision::nms does not exist."):
         import_optional("misfit", "restore")
 
 
-# --- insightface ---------------------------------------------
+# --- insightface ---
 
 
 class Onnx:
@@ -115,7 +119,7 @@ def test_a_scorer_gives_unit_vectors_of_crops_in_0_to_255():
 def test_a_scorer_refuses_to_be_trained_against():
     images = torch.zeros(1, 3, 112, 112, requires_grad=True)
     scorer = InsightFaceScorer(Onnx())
-    with pytest.raises(ValueError, match="ONNX and give no gradient. Score with them; train .* dlib's network"):
+    with pytest.raises(ValueError, match="ONNX and give no gradient. Score with them; use dlib's network"):
         scorer.embed(images, ALIGNED)
     with torch.no_grad():
         assert scorer.embed(images, ALIGNED).shape == (1, 3)
@@ -130,7 +134,7 @@ def test_a_missing_or_empty_pack_is_one_line_with_its_licence(tmp_path):
         load_insightface(tmp_path / "buffalo_l")
 
 
-def test_a_pack_that_was_unpacked_into_a_doubled_folder_is_found(tmp_path):
+def test_a_pack_that_was_unpacked_into_a_nested_folder_is_found(tmp_path):
     inner = tmp_path / "antelopev2" / "antelopev2"
     inner.mkdir(parents=True)
     (inner / "scrfd_10g_bnkps.onnx").touch()
@@ -139,10 +143,10 @@ def test_a_pack_that_was_unpacked_into_a_doubled_folder_is_found(tmp_path):
 
 
 def test_the_licence_is_shown_before_the_download_which_ends_in_one_line_offline(monkeypatch, tmp_path):
-    told = []
+    events = []
 
     def unreachable(*_):
-        told.append("download")
+        events.append("download")
         raise OSError("Name or service not known\nand much more")
 
     storage = ModuleType("insightface.utils.storage")
@@ -151,13 +155,13 @@ def test_the_licence_is_shown_before_the_download_which_ends_in_one_line_offline
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "insightface.utils.storage", storage)
     monkeypatch.setattr("mcpkg.backends.faces.insight.PACKS", tmp_path)
-    monkeypatch.setattr("mcpkg.backends.faces.insight.notify", told.append)
+    monkeypatch.setattr("mcpkg.backends.faces.insight.notify", events.append)
     with pytest.raises(ConnectionError, match=r"buffalo_l: cannot be downloaded \(Name or service not known\)"):
         load_insightface(download=True)
-    assert "non-commercial" in told[0] and told[1] == "download"
+    assert "non-commercial" in events[0] and events[1] == "download"
 
 
-# --- Parts of the face ---------------------------------------------
+# --- Parts of the face ---
 
 
 class Sees(nn.Module):
@@ -195,9 +199,9 @@ def test_chosen_parts_are_the_face(generator):
     assert isinstance(PartsParser(net, "bisenet", finder), FaceParser)
 
 
-def test_the_hull_stays_where_the_parse_finds_no_face_and_a_notice_says_so(generator):
+def test_the_hull_stays_where_the_parse_finds_no_face_and_a_notice_states_it(generator):
     images = torch.rand(1, 3, 64, 64, generator=generator)
-    with pytest.warns(Notice, match="parsenet sees no face where the landmarks are; there, their hull is the mask"):
+    with pytest.warns(Notice, match="parsenet finds no face where the landmarks are; their hull is the mask there"):
         faces = PartsParser(Sees(0, 18), "parsenet", DiscParser()).parse(images)  # background and clothes
     assert torch.equal(faces.face_mask, DiscParser().parse(images).face_mask)
     assert torch.allclose(faces.parts.sum(dim=1), torch.ones(1, 64, 64))

@@ -27,8 +27,8 @@ def test_identity_is_a_unit_vector_with_a_gradient(generator):
     assert images.grad.abs().sum() > 0
 
 
-def test_fitted_directions_listen_to_what_is_reliable(generator):
-    # One trait is told without error, the other ten drown in each picture's own noise.
+def test_fitted_directions_weight_reliable_traits(generator):
+    # One trait is predicted without error, the other ten are lost in each image's noise.
     net, people = IdentityEmbedder(width=8), 100
     identity = torch.arange(people).repeat_interleave(4)
     traits = torch.randn(people, net.centre.numel(), generator=generator).repeat_interleave(4, dim=0)
@@ -46,7 +46,7 @@ def test_fitted_directions_listen_to_what_is_reliable(generator):
 
 
 def test_fitted_directions_whiten_the_scatter_within_people(generator):
-    # Two pictures of each: deviations from the mean of two have half the variance, whatever the number of people.
+    # Two images of each: deviations from the mean of two have half the variance, whatever the number of people.
     net, people = IdentityEmbedder(width=8), 2000
     identity = torch.arange(people).repeat_interleave(2)
     traits = 3.0 * torch.randn(people, net.centre.numel(), generator=generator).repeat_interleave(2, dim=0)

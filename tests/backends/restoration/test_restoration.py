@@ -1,4 +1,4 @@
-"""What is restored, how much of it, and what it costs; tests/real/restore does it with the real networks."""
+"""Restorers, their strength and their cost in identity; tests/real/restore uses the real networks."""
 
 import sys
 
@@ -11,7 +11,7 @@ from mcpkg.backends.restoration.alias import GONE, old_torchvision
 from mcpkg.backends.restoration.gfpgan import HELPERS, Gfpgan, load_gfpgan
 from mcpkg.backends.restoration.ncnn import HALF, read_convolutions
 from mcpkg.backends.restoration.real_esrgan import RealEsrgan, RRDBNet, load_real_esrgan
-from mcpkg.backends.restoration.strength import InTurn, restore_portraits
+from mcpkg.backends.restoration.strength import RestorerChain, restore_portraits
 from mcpkg.metrics.restoration_cost import IdentityCost, identity_cost, warn_of_cost
 from mcpkg.util.errors import MissingPackage, Notice
 from mcpkg.util.statistics import Interval
@@ -26,7 +26,7 @@ class White:
 
 
 @pytest.mark.parametrize("strength, expected", [(0.0, 0.2), (0.25, 0.4), (1.0, 1.0)])
-def test_strength_blends_with_what_is_merely_enlarged(strength, expected):
+def test_strength_blends_with_plain_enlargement(strength, expected):
     images = torch.full((2, 3, 8, 8), 0.2)  # 0.2 + 0.25 (1 - 0.2) = 0.4
     restored = restore_portraits(White(), images, strength)
     assert restored.shape == (2, 3, 16, 16) and torch.allclose(restored, torch.full_like(restored, expected))
@@ -38,11 +38,11 @@ def test_a_strength_outside_its_range_is_refused(strength):
         restore_portraits(White(), torch.zeros(1, 3, 8, 8), strength)
 
 
-def test_restorers_work_in_turn():
-    assert InTurn([Doubler(), Doubler()]).restore(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 32, 32)
+def test_a_chain_applies_restorers_one_after_another():
+    assert RestorerChain([Doubler(), Doubler()]).restore(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 32, 32)
 
 
-# --- What it costs ---------------------------------------------
+# --- Identity cost ---
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_the_papers_own_loss_is_just_within_the_threshold():
         warn_of_cost(IdentityCost(*(Interval(value, value, value, 100) for value in (0.566, 0.5, 0.066))))
 
 
-# --- Real-ESRGAN ---------------------------------------------
+# --- Real-ESRGAN ---
 
 
 def small_net(blocks=1):
@@ -102,7 +102,7 @@ def test_the_full_network_has_the_published_weights_names_and_number():
     assert sum(p.numel() for p in net.parameters()) == 16_697_987  # as basicsr's
 
 
-def test_pieces_give_the_same_as_the_whole_where_the_overlap_is_what_the_network_sees(generator):
+def test_tiles_give_the_same_as_the_whole_if_the_overlap_covers_the_receptive_field(generator):
     images = torch.rand(1, 3, 50, 37, generator=generator)
     net = RRDBNet(width=4, blocks=0, growth=2).eval().requires_grad_(False)  # sees 4 pixels around each
     whole = RealEsrgan(net, tile_px=64).restore(images)
@@ -139,12 +139,15 @@ def test_ncnn_files_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "x.param"
     write_ncnn(path, [small_net().conv_first])
     content = path.with_suffix(".bin").read_bytes()
-    for wrong, said in ((content[:-1], "ends too early"), (content + b"\0", "names .* bytes of weights, there are")):
+    for wrong, message in (
+        (content[:-1], "ends too early"),
+        (content + b"\0", "describes .* bytes of weights, but there are"),
+    ):
         path.with_suffix(".bin").write_bytes(wrong)
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             read_convolutions(path)
     path.with_suffix(".bin").write_bytes(b"\1" + content[1:])
-    with pytest.raises(ValueError, match="weights of kind"):
+    with pytest.raises(ValueError, match="weights of type"):
         read_convolutions(path)
     with pytest.raises(ValueError, match="has 1 convolutions, x4plus has 351"):
         path.with_suffix(".bin").write_bytes(content)
@@ -159,18 +162,18 @@ def test_missing_and_wrong_weights_are_named(tmp_path):
         load_real_esrgan(tmp_path / "x.pth")
 
 
-# --- GFPGAN ---------------------------------------------
+# --- GFPGAN ---
 
 
 class Recorder:
     """Stands for GFPGANer: blue first, 0 to 255; keeps what it was given."""
 
-    def enhance(self, picture):
-        self.given = picture
-        return [], [], picture // 2
+    def enhance(self, image):
+        self.given = image
+        return [], [], image // 2
 
 
-def test_gfpgan_is_given_blue_first_and_gives_red_first(generator):
+def test_gfpgan_reads_bgr_and_returns_rgb(generator):
     enhancer = Recorder()
     images = torch.zeros(1, 3, 4, 4)
     images[:, 0] = 1.0  # red
@@ -186,8 +189,8 @@ def test_gfpgan_downloads_nothing_that_is_missing(tmp_path):
         load_gfpgan(tmp_path / "GFPGANv1.4.pth", tmp_path)
 
 
-def test_without_torchvision_one_line_says_what_to_install(tmp_path):
-    said = "^torchvision: not installed. pip install 'mcpkg.restore.'"
-    with pytest.raises(MissingPackage, match=said), old_torchvision():
+def test_without_torchvision_one_line_names_what_to_install(tmp_path):
+    message = "^torchvision: not installed. pip install 'mcpkg.restore.'"
+    with pytest.raises(MissingPackage, match=message), old_torchvision():
         pass
     assert GONE not in sys.modules

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import CLIPConfig
 
 from mcpkg.backends import load_backend
 from mcpkg.backends.downloads import FOLDER_VARIABLE, WEIGHTS
+from mcpkg.backends.photo_models import IDENTITY_SCORERS
 from mcpkg.backends.sd15 import checkpoint, load_sd15, models
 from mcpkg.backends.sd15.shapes import PARAMETERS, count_parameters, write_configs
 from mcpkg.cli import __main__ as cli
@@ -72,7 +74,7 @@ def test_the_kohya_file_has_the_keys_of_a_published_lora(tmp_path):
     assert keys == {f"{layer}.{part}" for layer in published_layers() for part in parts}
 
 
-def test_words_and_lora_learn_in_fp32_beside_half_weights():
+def test_placeholders_and_lora_learn_in_fp32_beside_half_weights():
     backend, _ = random_backend(SMALL, dtype=torch.float16)
     portraits = assumed_portraits(backend, 1)
     method = short(3)  # the first may overflow, and is left out then
@@ -136,7 +138,7 @@ def test_the_checkpoints_own_checker_flags_what_is_near_an_unsafe_concept():
     [
         (1024, 4, "x: Stable Diffusion 2.x, .* 1024"),
         (2048, 4, "x: SDXL, "),
-        (768, 9, "x: takes 9 channels .*inpainting"),
+        (768, 9, "x: reads 9 channels .*inpainting"),
         (None, 4, "x: another model"),
     ],
 )
@@ -154,13 +156,13 @@ def single_file(path, width=768, channels=4, attention=True, parts=checkpoint.OT
     return path
 
 
-def test_a_single_file_is_judged_by_its_header(tmp_path):
+def test_a_single_file_is_checked_by_its_header(tmp_path):
     checkpoint.check_file(single_file(tmp_path / "good.safetensors"))
     with pytest.raises(ValueError, match="two.safetensors: Stable Diffusion 2.x"):
         checkpoint.check_file(single_file(tmp_path / "two.safetensors", width=1024))
     with pytest.raises(ValueError, match="xl.safetensors: SDXL"):
         checkpoint.check_file(single_file(tmp_path / "xl.safetensors", attention=False))
-    with pytest.raises(ValueError, match="paint.safetensors: takes 9 channels"):
+    with pytest.raises(ValueError, match="paint.safetensors: reads 9 channels"):
         checkpoint.check_file(single_file(tmp_path / "paint.safetensors", channels=9))
     with pytest.raises(ValueError, match="half.safetensors: lacks the text encoder"):
         checkpoint.check_file(single_file(tmp_path / "half.safetensors", parts=["first_stage_model."]))
@@ -207,24 +209,24 @@ def test_pickles_and_unknown_ids_are_refused(no_weights, tmp_path):
     with pytest.raises(ValueError, match="model.ckpt: a pickle"):
         checkpoint.load_pipeline("model.ckpt")
     with pytest.raises(
-        FileNotFoundError, match="somebody/something: no such folder or file, and not in the Hub's cache"
+        FileNotFoundError, match="someone/something: no such folder or file, and not in the Hub's cache"
     ):
-        checkpoint.load_pipeline("somebody/something")
+        checkpoint.load_pipeline("someone/something")
     with pytest.raises(FileNotFoundError, match="^sd15: not there. .*CreativeML OpenRAIL-M.*mcpkg weights --get sd15"):
         checkpoint.load_pipeline()
 
 
-def test_without_weights_a_command_says_which_in_one_line(no_weights, capsys):
+def test_without_weights_a_command_names_them_in_one_line(no_weights, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["generate", "--backend", "sd15", "--adapter", "nowhere", "--out", "nowhere-either"])
     assert "error: nowhere" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="^sd15: not there.* face-api: not there"):
         load_backend("sd15")
     with pytest.raises(FileNotFoundError, match="^face-api: not there"):
-        load_backend("sd15", checkpoint="somebody/something")
+        load_backend("sd15", checkpoint="someone/something")
 
 
-def test_without_scorers_a_training_ends_with_scores_that_nobody_measured(monkeypatch, tmp_path, capsys):
+def test_without_scorers_a_training_ends_with_undefined_scores(monkeypatch, tmp_path, capsys):
     def load(*args, **options):
         backend = replace(tiny_sd15(), identity_scorer=absent("arcface"), style_reader=absent("clip"))
         backend.strangers = None
@@ -234,15 +236,15 @@ def test_without_scorers_a_training_ends_with_scores_that_nobody_measured(monkey
     monkeypatch.setattr("mcpkg.backends.load_backend", load)
     pictures = ["--source", "data_samples/subjects/amara", "--reference", "data_samples/styles/kimono"]
     cli.main(["train", "--backend", "sd15", *pictures, "--out", str(tmp_path / "run"), "--n", "2", "--json"])
-    told = capsys.readouterr()
-    scores = json.loads(told.out)["scores"]
+    output = capsys.readouterr()
+    scores = json.loads(output.out)["scores"]
     assert scores["identity"]["mean"] is None and scores["style"]["mean"] is None
     assert scores["leakage_source"]["mean"] is not None  # needs no scorer
-    assert "arcface: not there." in told.err and "clip: not there." in told.err
+    assert "arcface: not there." in output.err and "clip: not there." in output.err
     assert (tmp_path / "run" / "report.html").is_file()
 
 
-def test_without_a_restorer_nothing_is_drawn_to_be_restored(monkeypatch, tmp_path, capsys):
+def test_without_a_restorer_the_command_stops_before_drawing(monkeypatch, tmp_path, capsys):
     backend = tiny_sd15()
     assert backend.restorer is None
     untrained = personalise(
@@ -256,18 +258,18 @@ def test_without_a_restorer_nothing_is_drawn_to_be_restored(monkeypatch, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_a_checkpoint_of_ones_own_is_part_of_the_name_that_runs_and_adapters_keep(tmp_path):
+def test_a_checkpoint_is_part_of_the_backends_name_in_runs_and_adapters(tmp_path):
     one = tiny_sd15()
-    other = replace(one, name="sd15 somebody/model")
+    other = replace(one, name="sd15 someone/model")
     portraits = assumed_portraits(one, 1)
     adapter = personalise(other, portraits, portraits, short(0), progress=False)
-    with pytest.warns(UserWarning, match="was trained on sd15 somebody/model, and draws on sd15 now"):
+    with pytest.warns(UserWarning, match="was trained on sd15 someone/model, and draws on sd15 now"):
         generate_portraits(one, adapter, sampling=Sampling(n=1, steps=1))
     settings = [run_settings(backend, portraits, portraits, short(0), 0, "fp32") for backend in (one, other)]
     assert settings[0] != settings[1] and settings[0]["identity_network"] == "DlibEmbedder"
 
 
-def test_what_cannot_be_decoded_is_told_before_anything_is_trained():
+def test_a_missing_decoder_is_an_error_before_training():
     backend, seen = tiny_sd15(), []
     portraits, method = assumed_portraits(backend, 1), replace(short(1), identity_decoding="tiny")
     with pytest.raises(ValueError, match="sd15 has no tiny autoencoder here. .*mcpkg weights --get tiny-autoencoder"):
@@ -275,31 +277,30 @@ def test_what_cannot_be_decoded_is_told_before_anything_is_trained():
     assert not seen
 
 
-def test_weights_without_the_package_that_runs_them_are_told():
+def test_weights_without_the_package_that_runs_them_give_a_notice():
     def load():
         raise MissingPackage("facexlib: not installed. pip install it")
 
     with pytest.warns(UserWarning, match="facexlib: not installed"):
-        assert models._optional(load, "otherwise") == "otherwise"
+        assert models._optional(load) is None
 
 
-def test_the_scorer_is_never_the_network_that_was_trained_by(no_weights, monkeypatch):
-    monkeypatch.setattr(models, "_embedder", lambda name, device: models.Absent(name))  # a stand-in
+def test_the_scorer_is_never_the_network_that_was_trained_with(monkeypatch):
+    stand_ins = {name: partial(lambda name, device: models.Absent(name), name) for name in IDENTITY_SCORERS}
+    monkeypatch.setattr(models, "IDENTITY_SCORERS", stand_ins)
     assert models._scorer("arcface", "cpu").line == "insightface"
     assert models._scorer("dlib", "cpu").line == "insightface"
 
-    def only_arcface(name, device):
-        if name == "insightface":
-            raise FileNotFoundError("no pack")
-        return models.Absent(name)
+    def no_pack(device):
+        raise FileNotFoundError("no pack")
 
-    monkeypatch.setattr(models, "_embedder", only_arcface)
+    stand_ins["insightface"] = no_pack
     assert models._scorer("dlib", "cpu").line == "arcface"
     assert models._scorer("arcface", "cpu").line == "no pack"
 
 
 def test_choices_that_cannot_be_are_refused(no_weights):
-    with pytest.raises(ValueError, match="identity: 'insightface' cannot be trained by. .*no gradient"):
+    with pytest.raises(ValueError, match="identity: 'insightface' cannot be trained with. .*no gradient.*'dlib'"):
         load_sd15(identity="insightface")
     with pytest.raises(ValueError, match="precision: 'fp8' unknown"):
         load_sd15(precision="fp8")
