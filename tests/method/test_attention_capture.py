@@ -72,7 +72,8 @@ def test_maps_equal_the_explicit_softmax_and_the_output_is_untouched(unet, lora)
     with capture_attention(unet, tokens) as attention:
         captured = unet(*args).sample
     assert torch.equal(plain, captured)
-    assert list(attention.maps) == list(tokens) and list(attention.maps["source"]) == list(attention.layers) == list(expected)
+    assert list(attention.maps) == list(attention.roles) == list(tokens)
+    assert list(attention.maps["source"]) == list(attention.layers) == list(expected)
     for role, mask in tokens.items():
         for name, maps in attention.maps[role].items():
             columns = torch.stack([full[:, :, row].sum(-1) for full, row in zip(expected[name], mask, strict=True)])

@@ -137,7 +137,8 @@ def filled(keep="all", heads=None):
         first = torch.tensor([[k + step / 10 + head / 100 for head in (0, 1)] for k in (1, 2)])[:, :, None, None]
         fine = torch.cat((first, first / 2), dim=3)  # r heads 1 2
         source = {"fine": fine, "coarse": first, "other": fine / 2}
-        attention.add({"source": source, "reference": {layer: 0 * maps for layer, maps in source.items()}}, torch.tensor(timesteps))
+        reference = {layer: 0 * maps for layer, maps in source.items()}
+        attention.add({"source": source, "reference": reference}, torch.tensor(timesteps))
     return attention
 
 
@@ -179,7 +180,8 @@ def test_a_head_is_selected_in_every_layer_and_a_timestep_by_the_first_prompt():
 
 def test_a_heatmap_reduces_over_what_is_not_chosen():
     attention = filled()
-    # First prompt, over steps and heads: (1.00 + 1.01 + 1.10 + 1.11) / 4 = 1.055 in "coarse"; "other" is half of "fine".
+    # First prompt, over steps and heads: (1.00 + 1.01 + 1.10 + 1.11) / 4 = 1.055 in "coarse"; with "other", the half of
+    # "fine", 0.75 of it.
     assert attention.heatmap("source", size=1)[0].item() == pytest.approx(1.055)
     assert attention.heatmap("source")[0, 0].tolist() == pytest.approx([0.75 * 1.055, 0.75 * 1.055 / 2])
     assert attention.heatmap("source", "max")[:, 0, 0].tolist() == pytest.approx([1.11, 2.11])
