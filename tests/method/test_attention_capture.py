@@ -69,24 +69,27 @@ def test_maps_equal_the_explicit_softmax_and_the_output_is_untouched(unet, lora)
     args = inputs()
     expected, plain = explicit_maps(unet, *args), unet(*args).sample
     tokens = {"source": positions([3], [4]), "reference": positions([7, 8], [9])}
-    with capture_attention(unet, tokens) as store:
+    with capture_attention(unet, tokens) as attention:
         captured = unet(*args).sample
     assert torch.equal(plain, captured)
-    assert [name for name, _ in store.maps["source"]] == list(expected)
-    for token, mask in tokens.items():
-        for name, maps in store.maps[token]:
+    assert list(attention.maps) == list(attention.roles) == list(tokens)
+    assert list(attention.maps["source"]) == list(attention.layers) == list(expected)
+    for role, mask in tokens.items():
+        for name, maps in attention.maps[role].items():
             columns = torch.stack([full[:, :, row].sum(-1) for full, row in zip(expected[name], mask, strict=True)])
-            torch.testing.assert_close(maps.flatten(2), columns, atol=1e-5, rtol=0)
+            assert maps.shape[1] == 1  # the axis of steps
+            torch.testing.assert_close(maps[:, 0].flatten(2), columns, atol=1e-5, rtol=0)
 
 
 def test_rows_without_the_token_are_left_out(unet):
-    with capture_attention(unet, {"source": positions([3], [], [5])}) as store:
+    with capture_attention(unet, {"source": positions([3], [], [5])}) as attention:
         unet(*inputs(b=3))
-    assert store.rows["source"].tolist() == [True, False, True]
-    assert all(len(maps) == 2 for _, maps in store.maps["source"])
+    assert attention.rows["source"].tolist() == [True, False, True]
+    assert all(len(maps) == 2 for maps in attention.maps["source"].values())
     with capture_attention(unet, {"source": positions([3], [4], [5])}) as every:
         unet(*inputs(b=3))
-    torch.testing.assert_close(store.maps["source"][0][1], every.maps["source"][0][1][[0, 2]])
+    for name, maps in attention.maps["source"].items():
+        torch.testing.assert_close(maps, every.maps["source"][name][[0, 2]])
 
 
 def test_a_guidance_batch_is_read_in_its_second_half(unet):
@@ -96,33 +99,32 @@ def test_a_guidance_batch_is_read_in_its_second_half(unet):
         unet(sample, t, states)
     with capture_attention(unet, {"source": mask}) as conditional:
         unet(sample[2:], t, encoder_hidden_states=states[2:])
-    for (_, a), (_, b) in zip(guided.maps["source"], conditional.maps["source"], strict=True):
-        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(guided.maps["source"], conditional.maps["source"])
 
 
 def test_a_mask_over_text_tokens_is_heeded(unet):
     sample, t, states = inputs()
     visible = torch.arange(N).expand(2, N) < 5
     tokens = {"visible": visible, "hidden": ~visible}
-    with torch.no_grad(), capture_attention(unet, tokens) as store:
+    with torch.no_grad(), capture_attention(unet, tokens) as attention:
         unet(sample, t, states, encoder_attention_mask=visible)
-    for (_, seen), (_, unseen) in zip(store.maps["visible"], store.maps["hidden"], strict=True):
+    for name, seen in attention.maps["visible"].items():
         torch.testing.assert_close(seen, torch.ones_like(seen))
-        assert unseen.max() < 1e-6
+        assert attention.maps["hidden"][name].max() < 1e-6
 
 
 def gradients(unet, backward_inside):
     unet.zero_grad()
     args = inputs()
-    with capture_attention(unet, {"source": positions([3], [4])}) as store:
+    with capture_attention(unet, {"source": positions([3], [4])}) as attention:
         output = unet(*args).sample
-        loss = mse_loss(output, args[0]) + sum(maps.square().mean() for _, maps in store.maps["source"])
+        loss = mse_loss(output, args[0]) + sum(maps.square().mean() for maps in attention.maps["source"].values())
         if backward_inside:
             loss.backward()
     if not backward_inside:
         loss.backward()
-    assert store.forwards == 1
-    assert all(len(pair[1]) == 2 for pair in store.maps["source"])
+    assert attention.passes == 1
+    assert all(maps.shape[:2] == (2, 1) for maps in attention.maps["source"].values())
     return {name: p.grad.clone() for name, p in unet.named_parameters() if p.grad is not None}
 
 
@@ -140,9 +142,9 @@ def test_checkpointing_changes_neither_gradient_nor_count(unet, backward_inside)
 
 def test_an_attention_loss_alone_teaches_queries_and_keys(unet):
     unet.add_adapter(LORA)
-    with capture_attention(unet, {"source": positions([3], [4])}, layers="up_blocks") as store:
+    with capture_attention(unet, {"source": positions([3], [4])}, layers="up_blocks") as attention:
         unet(*inputs())
-    sum(maps.sum() for _, maps in store.maps["source"]).backward()
+    sum(maps.sum() for maps in attention.maps["source"].values()).backward()
     learning = {n for n, p in unet.named_parameters() if p.grad is not None and p.grad.any()}
     assert any("up_blocks.1" in n and "to_q.lora" in n for n in learning)
     assert any("up_blocks.1" in n and "to_k.lora" in n for n in learning)
@@ -163,83 +165,90 @@ def test_under_autocast_the_softmax_is_float32(unet):
     tokens = {"source": positions([3], [4])}
     with capture_attention(unet, tokens) as exact:
         unet(*inputs())
-    with torch.autocast("cpu", torch.bfloat16), capture_attention(unet, tokens) as store:
+    with torch.autocast("cpu", torch.bfloat16), capture_attention(unet, tokens) as attention:
         unet(*inputs())
-    for (_, maps), (_, reference) in zip(store.maps["source"], exact.maps["source"], strict=True):
+    assert attention.layers == exact.layers
+    for name, maps in attention.maps["source"].items():
         assert maps.dtype == torch.float32
-        torch.testing.assert_close(maps, reference, atol=2e-2, rtol=0)
+        torch.testing.assert_close(maps, exact.maps["source"][name], atol=2e-2, rtol=0)
 
 
 def test_layers_sizes_and_heads_are_chosen(unet):
     tokens = {"source": positions([3], [4])}
 
     def captured(**choice):
-        with torch.no_grad(), capture_attention(unet, tokens, **choice) as store:
+        with torch.no_grad(), capture_attention(unet, tokens, **choice) as attention:
             unet(*inputs())
-        return store.maps["source"]
+        return attention.maps["source"]
 
     every = captured()
-    assert Counter(maps.shape[-1] for _, maps in every) == {8: 3, 4: 4}
-    assert {name.split(".")[0] for name, _ in captured(layers="^(down|up)_")} == {"down_blocks", "up_blocks"}
-    assert [name for name, _ in captured(layers=lambda name: "mid" in name)] == [every[-1][0]]
-    assert {maps.shape[-1] for _, maps in captured(min_size=8)} == {8}
-    assert {maps.shape[-1] for _, maps in captured(max_size=4)} == {4}
-    assert torch.equal(captured(heads=[1])[0][1], every[0][1][:, [1]])
+    *_, last = every
+    assert Counter(maps.shape[-1] for maps in every.values()) == {8: 3, 4: 4}
+    assert {name.split(".")[0] for name in captured(layers="^(down|up)_")} == {"down_blocks", "up_blocks"}
+    assert list(captured(layers=lambda name: "mid" in name)) == [last]
+    assert {maps.shape[-1] for maps in captured(min_size=8).values()} == {8}
+    assert {maps.shape[-1] for maps in captured(max_size=4).values()} == {4}
+    for name, maps in captured(heads=[1]).items():
+        assert torch.equal(maps, every[name][:, :, [1]])
 
 
 def test_grids_follow_latents_that_are_not_square(unet):
-    with torch.no_grad(), capture_attention(unet, {"source": positions([3], [4])}) as store:
+    with torch.no_grad(), capture_attention(unet, {"source": positions([3], [4])}) as attention:
         unet(*inputs(height=6, width=10))
-    assert {tuple(maps.shape[-2:]) for _, maps in store.maps["source"]} == {(6, 10), (3, 5)}
+    assert {tuple(maps.shape[-2:]) for maps in attention.maps["source"].values()} == {(6, 10), (3, 5)}
+    assert attention.by_grid("source").keys() == {(6, 10), (3, 5)}
 
 
 def test_means_over_layers_and_heads(unet):
-    with torch.no_grad(), capture_attention(unet, {"source": positions([3], [4])}) as store:
+    with torch.no_grad(), capture_attention(unet, {"source": positions([3], [4])}) as attention:
         unet(*inputs())
-    coarse = [maps for _, maps in store.maps["source"] if maps.shape[-1] == 4]
-    torch.testing.assert_close(store.mean("source", 4), torch.cat(coarse, dim=1).mean(dim=1))
-    assert store.mean("source").shape == (2, 8, 8)
+    coarse = [maps[:, 0] for maps in attention.maps["source"].values() if maps.shape[-1] == 4]
+    torch.testing.assert_close(attention.heatmap("source", size=4), torch.cat(coarse, dim=1).mean(dim=1))
+    assert attention.heatmap("source").shape == (2, 8, 8)
     with pytest.raises(ValueError, match=r"no captured layer has a grid of 5. Captured: \[4, 8\]"):
-        store.mean("source", 5)
+        attention.heatmap("source", size=5)
 
 
 def test_keep_mean_and_all_agree_over_steps(unet):
-    stores = {}
+    kept = {}
     for keep in ("last", "mean", "all"):
-        with torch.no_grad(), capture_attention(unet, {"source": positions([3], [4])}, keep=keep) as store:
+        with torch.no_grad(), capture_attention(unet, {"source": positions([3], [4])}, keep=keep) as attention:
             for step in range(3):
                 sample, _, states = inputs(seed=step)
                 unet(sample, torch.tensor(30 - 10 * step), states)
-        stores[keep] = store
-    assert [timesteps for timesteps, _ in stores["all"].history] == [(30, 30), (20, 20), (10, 10)]
-    assert not stores["mean"].history and not stores["last"].history
-    for i, (_, mean) in enumerate(stores["mean"].maps["source"]):
-        steps = torch.stack([maps["source"][i][1] for _, maps in stores["all"].history])
-        torch.testing.assert_close(mean, steps.mean(dim=0))
-        torch.testing.assert_close(stores["all"].maps["source"][i][1], steps.mean(dim=0))
-        assert torch.equal(stores["last"].maps["source"][i][1], steps[-1])
+        kept[keep] = attention
+    assert kept["all"].timesteps == ((30, 30), (20, 20), (10, 10))
+    assert kept["mean"].timesteps == (None,) and kept["last"].timesteps == ((10, 10),)
+    assert {attention.passes for attention in kept.values()} == {3}
+    for name, steps in kept["all"].maps["source"].items():
+        assert steps.shape[1] == 3
+        torch.testing.assert_close(kept["mean"].maps["source"][name], steps.mean(dim=1, keepdim=True))
+        assert torch.equal(kept["last"].maps["source"][name], steps[:, -1:])
+    for size in (4, 8):
+        mean, of_all = (kept[keep].heatmap("source", size=size) for keep in ("mean", "all"))
+        torch.testing.assert_close(mean, of_all)
 
 
 def test_the_running_maximum_is_that_of_all_passes_and_holds_no_more_than_one(unet):
     with torch.no_grad(), capture_attention(unet, {"source": positions([3], [4])}, keep="all") as every:
-        with capture_attention(unet, {"source": positions([3], [4])}, keep="max") as store:
+        with capture_attention(unet, {"source": positions([3], [4])}, keep="max") as attention:
             for step in range(3):
                 sample, t, states = inputs(seed=step)
                 unet(sample, t, states)
-    assert not store.history
-    for i, (_, most) in enumerate(store.maps["source"]):
-        steps = torch.stack([maps["source"][i][1] for _, maps in every.history])
-        assert torch.equal(most, steps.amax(dim=0)) and most.shape == steps.shape[1:]
+    assert attention.timesteps == (None,) and len(every.timesteps) == 3
+    for name, steps in every.maps["source"].items():
+        assert steps.shape[1] == 3
+        assert torch.equal(attention.maps["source"][name], steps.amax(dim=1, keepdim=True))
 
 
 def test_every_row_has_its_timestep(unet):
-    with torch.no_grad(), capture_attention(unet, {"source": positions([3], [4])}) as store:
+    with torch.no_grad(), capture_attention(unet, {"source": positions([3], [4])}) as attention:
         sample, _, states = inputs()
         unet(sample, torch.tensor([7, 30]), states)
-        assert store.timesteps == (7, 30)
+        assert attention.timesteps == ((7, 30),)
         sample, _t, states = inputs(b=4)
         unet(sample, torch.tensor([5, 6, 5, 6]), states)  # guidance
-        assert store.timesteps == (5, 6)
+        assert attention.timesteps == ((5, 6),)
 
 
 def test_guidance_lora_checkpointing_and_autocast_at_once_leave_the_output_alone(unet):
@@ -249,11 +258,11 @@ def test_guidance_lora_checkpointing_and_autocast_at_once_leave_the_output_alone
     args = inputs(b=4)
     with torch.autocast("cpu", torch.bfloat16):
         plain = unet(*args).sample
-        with capture_attention(unet, {"source": positions([3], [4]), "reference": positions([], [9])}) as store:
+        with capture_attention(unet, {"source": positions([3], [4]), "reference": positions([], [9])}) as attention:
             captured = unet(*args).sample
     assert torch.equal(plain, captured)
-    assert [len(store.maps[token][0][1]) for token in ("source", "reference")] == [2, 1]
-    sum(maps.sum() for _, maps in store.maps["reference"]).backward()
+    assert [{len(maps) for maps in attention.maps[role].values()} for role in ("source", "reference")] == [{2}, {1}]
+    sum(maps.sum() for maps in attention.maps["reference"].values()).backward()
     assert any(p.grad is not None and p.grad.any() for name, p in unet.named_parameters() if "to_k.lora" in name)
 
 
@@ -273,7 +282,7 @@ def test_blocks_may_be_nested(unet):
         with capture_attention(unet, tokens, max_size=4) as inner:
             unet(*inputs())
         unet(*inputs())
-    assert (outer.forwards, inner.forwards) == (2, 1)
+    assert (outer.passes, inner.passes) == (2, 1)
 
 
 class Other(AttnProcessor2_0):

@@ -2,17 +2,42 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from mcpkg.method.attention_losses import break_a_scene, fastcomposer, mix_of_show
+from mcpkg.method.attention_losses import attention_fraction, break_a_scene, fastcomposer, mix_of_show
 from mcpkg.method.config import REFOCUSING_FORMS
-from mcpkg.method.refocusing import FORMS, mean_over_grids
 
 # Two heads of 2x2 cells, with mean 0.4, 0.2 over 0.1, 0.1; the token should look at the left column.
 MAPS = torch.tensor([[[[0.6, 0.3], [0.1, 0.0]], [[0.2, 0.1], [0.1, 0.2]]]])
 LEFT = torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]])
 
 
-def test_every_form_of_the_weights_has_a_loss():
-    assert tuple(FORMS) == REFOCUSING_FORMS
+def test_every_name_has_a_loss_and_every_loss_a_name():
+    losses = {name: REFOCUSING_FORMS[name] for name in REFOCUSING_FORMS.names}
+    assert tuple(REFOCUSING_FORMS) == REFOCUSING_FORMS.names  # as the source is read and as it runs
+    assert len(set(losses.values())) == len(losses)
+    assert losses["fraction"] is attention_fraction and losses["break_a_scene"] is break_a_scene
+    with pytest.raises(ValueError, match="refocusing form 'both' unknown. Choose from .*'fastcomposer'"):
+        REFOCUSING_FORMS["both"]
+
+
+@pytest.mark.parametrize("form", REFOCUSING_FORMS.names)
+def test_every_form_is_finite_at_least_minus_one_and_has_one_value_per_sample(form, generator):
+    loss = REFOCUSING_FORMS[form]
+    nowhere = torch.zeros(1, 3, 4, 4)
+    maps = torch.cat([torch.rand(3, 3, 4, 4, generator=generator), nowhere]).requires_grad_()
+    some = (torch.rand(1, 1, 8, 8, generator=generator) > 0.5).float()
+    masks = torch.cat([some, torch.ones_like(some), torch.zeros_like(some), some])  # also all and nothing
+    losses = loss(maps, masks)
+    assert losses.shape == (4,) and losses.isfinite().all() and (losses >= -1).all()
+    for i in range(4):  # one sample does not change another
+        torch.testing.assert_close(loss(maps[[i]], masks[[i]])[0], losses[i])
+    losses.sum().backward()
+    assert maps.grad.isfinite().all() and maps.grad[0].any()
+
+
+@pytest.mark.parametrize("form", REFOCUSING_FORMS.names)
+def test_every_form_is_lower_for_attention_inside_its_mask(form):
+    inside, outside = 0.5 * LEFT, 0.5 * (1 - LEFT)
+    assert REFOCUSING_FORMS[form](inside, LEFT) < REFOCUSING_FORMS[form](outside, LEFT)
 
 
 def test_break_a_scene_by_hand():
@@ -30,6 +55,25 @@ def test_fastcomposer_by_hand():
     torch.testing.assert_close(fastcomposer(MAPS, LEFT), torch.tensor([-0.1]))
 
 
+def test_fraction_by_hand():
+    # 0.5 of 0.8 lies in the left column: (1 - 0.625)^2.
+    one = torch.tensor([[[[0.4, 0.2], [0.1, 0.1]]]])
+    torch.testing.assert_close(attention_fraction(one, LEFT), torch.tensor([0.375**2]))
+    # Heads each by itself: 0.7 of 1.0 and 0.3 of 0.6 lie in it.
+    torch.testing.assert_close(attention_fraction(MAPS, LEFT), torch.tensor([(0.3**2 + 0.5**2) / 2]))
+
+
+def test_the_fraction_does_not_fall_when_a_token_is_extinguished():
+    torch.testing.assert_close(attention_fraction(0.01 * MAPS, LEFT), attention_fraction(MAPS, LEFT))
+
+
+def test_a_part_smaller_than_a_cell_still_allows_its_cell():
+    # On a map of one row of two cells the right half of the mask has a single pixel of sixteen.
+    mask = torch.zeros(1, 1, 4, 8)
+    mask[..., 0, 7] = 1
+    assert attention_fraction(torch.tensor([[[[0.0, 1.0]]]]), mask).item() == 0
+
+
 def test_only_break_a_scene_and_fastcomposer_ask_for_more_inside():
     more = MAPS.clone()
     more[:, :, 1, 0] += 0.1  # inside, and below the maximum
@@ -41,20 +85,16 @@ def test_only_break_a_scene_and_fastcomposer_ask_for_more_inside():
 @pytest.mark.parametrize("form", ["break_a_scene", "mix_of_show", "fastcomposer"])
 def test_one_loss_per_sample_also_where_the_mask_covers_everything(form):
     full = torch.ones_like(LEFT)
-    both = FORMS[form](torch.cat([MAPS, MAPS]), torch.cat([LEFT, full]))
-    assert both[0] == FORMS[form](MAPS, LEFT)[0]
+    loss = REFOCUSING_FORMS[form]
+    both = loss(torch.cat([MAPS, MAPS]), torch.cat([LEFT, full]))
+    assert both[0] == loss(MAPS, LEFT)[0]
     # nothing outside: 1 - map; nothing at all; no mean outside, and 0.2 inside
     hands = {"break_a_scene": (0.5**2 + 0.75**2 + 0.75**2) / 4, "mix_of_show": 0.0, "fastcomposer": -0.2}
     assert both[1].item() == pytest.approx(hands[form])
 
 
-def test_layers_of_one_grid_are_averaged_before_the_map_is_scaled():
-    pairs = [("first", MAPS[:, :1]), ("second", MAPS[:, 1:])]
-    torch.testing.assert_close(mean_over_grids(break_a_scene, pairs, LEFT), break_a_scene(MAPS, LEFT))
-
-
-@pytest.mark.parametrize("form", ["break_a_scene", "mix_of_show", "fastcomposer"])
+@pytest.mark.parametrize("form", ["break_a_scene", "mix_of_show", "fastcomposer", "fraction"])
 def test_gradients(form, generator):
     maps = torch.rand(2, 3, 4, 4, generator=generator, dtype=torch.float64).requires_grad_()
     mask = (torch.rand(2, 1, 8, 8, generator=generator) > 0.5).double()
-    assert gradcheck(lambda x: FORMS[form](x, mask), maps)
+    assert gradcheck(lambda x: REFOCUSING_FORMS[form](x, mask), maps)

@@ -1,10 +1,25 @@
 import json
-from dataclasses import FrozenInstanceError, replace
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
 from mcpkg.method import config
-from mcpkg.method.config import MAGICAPTURE, LossWeights, Method, Phase, from_dict, to_dict, with_weights
+from mcpkg.method.config import (
+    MAGICAPTURE,
+    NO_REFOCUSING,
+    REFOCUSING_FORMS,
+    REFOCUSING_SCALES,
+    LossWeights,
+    Method,
+    Phase,
+    Refocusing,
+    from_dict,
+    to_dict,
+    with_refocusing,
+    with_weights,
+)
 
 METHODS = [value for value in vars(config).values() if isinstance(value, Method)]
 
@@ -12,10 +27,11 @@ METHODS = [value for value in vars(config).values() if isinstance(value, Method)
 def test_magicapture_has_the_papers_numbers():
     first, second = MAGICAPTURE.phases
     assert (first.steps, first.trains, first.embedding_learning_rate) == (1200, ("embeddings",), 5e-4)
-    assert (first.weights.refocusing, first.weights.identity) == (0, 0)
+    assert (first.refocusing.weight, first.weights.identity) == (0, 0)
     assert (second.steps, second.learning_rate, second.embedding_learning_rate) == (1500, 1e-4, 1e-5)
     assert second.tasks == ("source", "reference", "composed")
-    assert (second.weights.refocusing, second.weights.identity) == (2.5, 1.0)
+    assert (second.refocusing.weight, second.weights.identity) == (2.5, 1.0)
+    assert (second.refocusing.form, second.refocusing.scale) == ("mask", "max")
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
@@ -37,12 +53,13 @@ def test_ablations_change_one_thing_only():
     for name, ablation in config.METHODS.items():
         if name.startswith("without-"):
             assert ablation.phases[0] == MAGICAPTURE.phases[0]
-    assert config.WITHOUT_REFOCUSING.phases[1] == replace(second, weights=LossWeights(refocusing=0.0))
+    assert config.WITHOUT_REFOCUSING.phases[1] == replace(second, refocusing=NO_REFOCUSING)
     assert config.WITHOUT_IDENTITY.phases[1] == replace(second, weights=LossWeights(identity=0.0))
     assert config.WITHOUT_COMPOSED.phases[1].tasks == ("source", "reference")
     assert config.WITHOUT_COMPOSED.phases[1].weights.identity == 0
     both = config.WITHOUT_REFOCUSING_AND_COMPOSED.phases[1]
-    assert both == replace(config.WITHOUT_COMPOSED.phases[1], weights=LossWeights(refocusing=0.0, identity=0.0))
+    assert both == replace(config.WITHOUT_COMPOSED.phases[1], refocusing=NO_REFOCUSING)
+    assert both.weights == LossWeights(identity=0.0)
     assert replace(config.WITHOUT_MASKS, masked=True, name=MAGICAPTURE.name) == MAGICAPTURE
 
 
@@ -55,13 +72,61 @@ def test_without_composed_prompts_the_source_has_none_either():
 def test_one_phase_has_all_the_steps_and_a_word_rate_to_start_from():
     (phase,) = config.ONE_PHASE.phases
     assert (phase.steps, phase.embedding_learning_rate) == (2700, 5e-4)
-    assert phase.weights == MAGICAPTURE.phases[1].weights
+    assert (phase.weights, phase.refocusing) == (MAGICAPTURE.phases[1].weights, MAGICAPTURE.phases[1].refocusing)
 
 
 def test_with_weights_leaves_a_term_off_where_it_is_off():
-    changed = with_weights(MAGICAPTURE, "weak", refocusing=0.5, refocusing_form="share")
-    assert [phase.weights.refocusing for phase in changed.phases] == [0, 0.5]
-    assert changed.phases[1].weights.refocusing_form == "share"
+    changed = with_weights(MAGICAPTURE, "weak", identity=0.5, source=2.0)
+    assert [phase.weights.identity for phase in changed.phases] == [0, 0.5]
+    assert [phase.weights.source for phase in changed.phases] == [2, 2]
+    assert [phase.refocusing for phase in changed.phases] == [phase.refocusing for phase in MAGICAPTURE.phases]
+    assert changed.name == "weak"
+
+
+def test_with_refocusing_leaves_it_off_where_it_is_off():
+    changed = with_refocusing(MAGICAPTURE, "weak", weight=0.5, form="fraction", scale="none")
+    assert [phase.refocusing for phase in changed.phases] == [NO_REFOCUSING, Refocusing(0.5, "fraction", "none")]
+    assert [phase.weights for phase in changed.phases] == [phase.weights for phase in MAGICAPTURE.phases]
+    assert changed.name == "weak"
+    form = with_refocusing(MAGICAPTURE, "form", form="fastcomposer")
+    assert form.phases[1].refocusing == Refocusing(2.5, "fastcomposer", "max")  # what is not named stays
+    assert with_refocusing(changed, MAGICAPTURE.name, weight=2.5, form="mask", scale="max") == MAGICAPTURE
+
+
+def test_refocusing_is_off_unless_a_phase_asks_for_it():
+    assert Phase(1, ("lora",), ("source",)).refocusing == NO_REFOCUSING
+    assert NO_REFOCUSING.weight == 0 and Refocusing() == MAGICAPTURE.phases[1].refocusing
+
+
+def test_loss_weights_are_numbers_only():
+    assert {field.type for field in fields(LossWeights)} == {"float"}
+
+
+def test_every_form_and_scale_is_a_choice():
+    for form in REFOCUSING_FORMS.names:
+        assert Refocusing(form=form).form == form
+    for scale in REFOCUSING_SCALES:
+        assert Refocusing(scale=scale).scale == scale
+
+
+def test_forms_are_named_and_checked_without_torch():
+    code = """
+import sys
+from mcpkg.method.config import REFOCUSING_FORMS, Refocusing
+assert {"mask", "break_a_scene", "mix_of_show", "fastcomposer", "fraction"} <= set(REFOCUSING_FORMS.names)
+Refocusing(form="fraction")
+try:
+    Refocusing(form="both")
+except ValueError as error:
+    assert "'fastcomposer'" in str(error), error
+else:
+    raise AssertionError("an unknown form was taken")
+assert "torch" not in sys.modules, "torch was imported"
+assert not REFOCUSING_FORMS, "a form was loaded"
+assert REFOCUSING_FORMS["fraction"].__name__ == "attention_fraction"
+assert tuple(REFOCUSING_FORMS) == REFOCUSING_FORMS.names and "torch" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_values_can_not_be_changed_in_place():
@@ -73,13 +138,17 @@ def test_values_can_not_be_changed_in_place():
     "make, message",
     [
         (lambda: LossWeights(identity=-1.0), "LossWeights.identity: -1.0 is negative"),
-        (lambda: LossWeights(refocusing_form="both"), "'both' unknown"),
+        (lambda: Refocusing(weight=-0.5), "Refocusing.weight: -0.5 is negative. Give 0 or more"),
+        (lambda: Refocusing(form="both"), r"Refocusing.form: 'both' unknown. Choose from \['mask', "),
+        (lambda: Refocusing(scale="softmax"), r"Refocusing.scale: 'softmax' unknown. Choose from \['max', "),
+        (lambda: with_refocusing(MAGICAPTURE, "both", form="both"), "Refocusing.form: 'both' unknown"),
+        (lambda: from_dict(json.loads(json.dumps(to_dict(MAGICAPTURE)).replace('"mask"', '"all"'))), "form: 'all'"),
         (lambda: Phase(1, ("lora", "vae"), ("source",)), r"Phase.trains: \['vae'\] unknown"),
         (lambda: Phase(1, ("lora",), ("source", "source")), "names one twice"),
         (lambda: Phase(1, ("lora",), ()), "at least one"),
         (lambda: Phase(1, ("lora",), ("source",), weights=LossWeights()), "identity loss reads the composed task"),
         (lambda: Phase(1, ("lora",), ("source",), max_timestep=1.2), "not in"),
-        (lambda: replace(MAGICAPTURE, refocusing_scale="softmax"), "'softmax' unknown"),
+        (lambda: replace(MAGICAPTURE, optimizer="sgd"), r"Method.optimizer: 'sgd' unknown. Choose from \['adamw', "),
         (lambda: replace(MAGICAPTURE, lora_rank=0), "Method.lora_rank: 0 is below 1"),
         (lambda: replace(MAGICAPTURE, lora_layers="some"), "Method.lora_layers: 'some' unknown"),
         (lambda: replace(MAGICAPTURE, identity_max_timestep=0.0), "identity_max_timestep"),

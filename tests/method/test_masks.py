@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mcpkg.method.masks import grow_mask, reference_mask, shift_mask, source_mask, to_attention_mask, to_latent_mask
+from mcpkg.method.masks import grow_mask, role_region, shift_mask, to_attention_mask, to_latent_mask
 from tests.helpers.tiny_backend import DiscParser
 
 
@@ -57,16 +57,21 @@ def test_masks_do_not_grow():
         to_latent_mask(torch.ones(1, 1, 8, 8), 16)
 
 
-def test_a_placeholder_may_attend_wherever_the_mask_touches():
+def test_a_placeholder_may_be_attended_to_wherever_the_mask_touches():
     mask = torch.zeros(1, 1, 4, 4)
     mask[..., 0, 0] = 0.7
     assert to_attention_mask(mask, 2)[0, 0].flatten().tolist() == pytest.approx([0.7, 0, 0, 0])
 
 
-def test_the_two_masks_add_up_to_the_image():
-    faces = DiscParser().parse(torch.full((2, 3, 16, 16), 0.5))
-    assert torch.equal(source_mask(faces), faces.face_mask)
-    assert torch.equal(source_mask(faces) + reference_mask(faces), torch.ones(2, 1, 16, 16))
+def test_the_two_roles_regions_divide_the_image_between_them():
+    face = DiscParser().parse(torch.full((2, 3, 16, 16), 0.5)).face_mask
+    assert torch.equal(role_region("source", face), face)
+    assert torch.equal(role_region("source", face) + role_region("reference", face), torch.ones(2, 1, 16, 16))
+
+
+def test_other_roles_have_no_region():
+    with pytest.raises(ValueError, match="role: 'prior' unknown. Choose 'source' or 'reference'"):
+        role_region("prior", torch.ones(1, 1, 4, 4))
 
 
 def test_growing_widens_by_pixels_and_narrowing_undoes_it():

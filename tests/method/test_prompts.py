@@ -12,6 +12,7 @@ from mcpkg.method.prompts import (
     add_placeholders,
     draw_prompts,
     encode_prompts,
+    find_token,
     token_positions,
     tokenize_prompts,
     unknown_words,
@@ -142,6 +143,18 @@ def test_positions_are_where_the_tokens_stand(parts):
     assert token_positions(tokenizer, [COMPOSED], "<v2>")[0].nonzero().flatten().tolist() == [9, 10, 11]
 
 
+def test_a_token_is_found_among_ids_with_all_its_vectors(parts):
+    tokenizer, _, ids = parts
+    of_prompts = tokenize_prompts(tokenizer, [COMPOSED, "a photo"])
+    for token, count in (("<v1>", 1), ("<v2>", 3)):
+        found = find_token(tokenizer, of_prompts, token)
+        assert torch.equal(found, token_positions(tokenizer, [COMPOSED, "a photo"], token, required=False))
+        assert found.sum(dim=1).tolist() == [count, 0]
+        assert of_prompts[found].tolist() == list(ids[token])
+    with pytest.raises(ValueError, match="<v9>: not a token of this tokenizer. Add it with add_placeholders first"):
+        find_token(tokenizer, of_prompts, "<v9>")
+
+
 def test_a_prompt_without_the_token_is_an_error_unless_allowed(parts):
     texts = ["a <v1> person", "a person"]
     with pytest.raises(ValueError, match="'a person': <v1> is not in it"):
@@ -213,7 +226,7 @@ def test_templates_hold_the_tokens_of_their_task(generator):
     ]
 
 
-def test_a_fraction_of_the_source_gets_composed_prompts(generator):
+def test_a_fraction_of_the_source_is_shown_under_composed_prompts(generator):
     drawn = draw_prompts(["source", "reference"] * 200, generator, composed_source=0.25)
     composed = ["<v2>" in prompt for prompt in drawn[::2]]
     assert sum(composed) / 200 == pytest.approx(0.25, abs=0.08)
