@@ -106,7 +106,7 @@ def test_it_personalises_and_generates(backend, portraits):
     adapter = personalise(backend, portraits, portraits, method, progress=False)
     generated = generate_portraits(backend, adapter, sampling=Sampling(n=1, steps=2), capture=True)
     size = backend.attention_size
-    assert generated.maps["source"].shape == (1, size, size)
+    assert generated.maps.heatmap("source").shape == (1, size, size)
     assert generated.images.isfinite().all()
 
 
@@ -126,8 +126,8 @@ def test_loading_leaves_progress_bars_as_they_were(monkeypatch, shown):
 
 
 def test_tuning_leaves_off_what_a_method_does_without():
-    refocusing = [phase.weights.refocusing for phase in mini.tune(WITHOUT_REFOCUSING).phases]
-    assert refocusing == [0, 0] and mini.tune(MAGICAPTURE).phases[1].weights.refocusing > 0
+    refocusing = [phase.refocusing.weight for phase in mini.tune(WITHOUT_REFOCUSING).phases]
+    assert refocusing == [0, 0] and mini.tune(MAGICAPTURE).phases[1].refocusing.weight > 0
     assert mini.tune(MAGICAPTURE).composed_source > 0
     assert mini.tune(WITHOUT_COMPOSED).composed_source == mini.tune(CUSTOM_DIFFUSION).composed_source == 0
     assert mini.tune(WITHOUT_COMPOSED).phases[0] == mini.tune(MAGICAPTURE).phases[0]

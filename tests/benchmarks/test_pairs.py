@@ -24,7 +24,7 @@ def samples(monkeypatch, tmp_path):
         return backend
 
     def counted(*arguments):
-        trained.append(arguments[4])
+        trained.append(arguments[5].n)
         return compare(*arguments)
 
     monkeypatch.setattr(pairs, "load_backend", quick_backend)
@@ -73,10 +73,16 @@ def test_differences_are_taken_pair_by_pair():
 
 
 def test_overrides_reach_fields_phases_and_weights():
-    changed = pairs.vary(MAGICAPTURE, '{"lora_rank": 2, "weights": {"refocusing": 0.5}, "phases": [{"steps": 3}, {}]}')
+    changed = pairs.vary(
+        MAGICAPTURE,
+        '{"lora_rank": 2, "weights": {"identity": 0.5}, "refocusing": {"weight": 0.25, "form": "fraction"}, '
+        '"phases": [{"steps": 3}, {}]}',
+    )
     assert changed.lora_rank == 2
     assert [phase.steps for phase in changed.phases] == [3, 1500]
-    assert [phase.weights.refocusing for phase in changed.phases] == [0, 0.5]
+    assert [phase.weights.identity for phase in changed.phases] == [0, 0.5]
+    assert [(phase.refocusing.weight, phase.refocusing.form) for phase in changed.phases] == [
+        (0, "mask"), (0.25, "fraction")]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -91,6 +97,7 @@ def test_overrides_reach_fields_phases_and_weights():
         ({"overrides": '{"phases": [{}]}'}, "--overrides: 1 phases given, MagiCapture has 2"),
         ({"overrides": '{"rank": 2}'}, "--overrides: .*rank"),
         ({"overrides": '{"weights": {"style": 2}}'}, "--overrides: .*style"),
+        ({"overrides": '{"refocusing": {"form": "blur"}}'}, "--overrides: Refocusing.form: 'blur' unknown"),
     ],
 )
 def test_bad_input_is_named_before_anything_is_loaded(samples, monkeypatch, options, message):

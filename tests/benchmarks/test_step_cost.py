@@ -7,8 +7,8 @@ import tyro
 from benchmarks import step_cost
 from benchmarks.step_cost import VARIANTS, Variant, open_bench, spelled_out
 from mcpkg.method.batch import ROLES
-from mcpkg.method.prompts import tokenize_prompts
-from mcpkg.method.refocusing import capture_words, word_positions
+from mcpkg.method.prompts import find_token, tokenize_prompts
+from mcpkg.method.refocusing import capture_placeholders
 from mcpkg.util.images import save_image
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 
@@ -55,17 +55,18 @@ def test_spelled_out_attention_has_the_same_maps_and_the_same_output(bench):
     pipeline, ids = backend.pipeline, tokenize_prompts(backend.pipeline.tokenizer, prompts)
     args = torch.randn(2, 5, 8, 8, generator=rng), 10, pipeline.text_encoder(ids).last_hidden_state
     before = pipeline.unet.attn_processors
-    with capture_words(backend, ids, bench.training.method, bench.phase.weights) as captured:
+    with capture_placeholders(backend, ids, bench.phase.refocusing) as captured:
         fast = pipeline.unet(*args).sample
-    with spelled_out(backend, word_positions(backend, ids)) as maps:
-        slow, store = pipeline.unet(*args).sample, maps()
+    positions = {role: find_token(pipeline.tokenizer, ids, placeholder.token) for role, placeholder in ROLES.items()}
+    with spelled_out(backend, positions) as maps:
+        slow, in_full = pipeline.unet(*args).sample, maps()
     assert pipeline.unet.attn_processors == before
     torch.testing.assert_close(slow, fast, atol=1e-5, rtol=0)
-    assert captured.maps.keys() == store.maps.keys() == ROLES.keys()
+    assert captured.maps.keys() == in_full.maps.keys() == ROLES.keys()
     for role in ROLES:
-        for (layer, a), (other, b) in zip(captured.maps[role], store.maps[role], strict=True):
-            assert layer == other
-            torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+        assert list(captured.maps[role]) == list(in_full.maps[role])
+        for layer, expected in captured.maps[role].items():
+            torch.testing.assert_close(in_full.maps[role][layer], expected, atol=1e-5, rtol=0)
 
 
 def test_capture_beside_and_in_place_of_the_fast_path_teach_the_same(bench):

@@ -4,6 +4,7 @@ import torch
 
 from mcpkg.method.config import MAGICAPTURE
 from mcpkg.method.masks import to_latent_mask
+from mcpkg.method.prompts import draw_prompts
 from mcpkg.training.dataset import draw_batch, encode_dataset, mirror_landmarks
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 
@@ -11,11 +12,11 @@ from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 def test_composed_pseudo_labels_are_the_reference_images(generator):
     backend = tiny_backend()
     source, reference = tiny_portraits(backend, 3), tiny_portraits(backend, 2, seed=5)
-    concepts = encode_dataset(backend, source, reference, MAGICAPTURE, generator)
-    assert torch.equal(concepts["composed"].latents, concepts["reference"].latents)
-    assert concepts["source"].latents.shape == (3, 5, 8, 8)
+    dataset = encode_dataset(backend, source, reference, MAGICAPTURE, generator)
+    assert torch.equal(dataset["composed"].latents, dataset["reference"].latents)
+    assert dataset["source"].latents.shape == (3, 5, 8, 8)
     # Source counts inside the face, reference outside it: together they cover everything.
-    assert torch.allclose(concepts["source"].mask[:2] + concepts["reference"].mask, torch.ones(2, 1, 8, 8))
+    assert torch.allclose(dataset["source"].mask[:2] + dataset["reference"].mask, torch.ones(2, 1, 8, 8))
     unmasked = encode_dataset(backend, source, reference, replace(MAGICAPTURE, masked=False), generator)
     assert (unmasked["source"].mask == 1).all()
 
@@ -23,10 +24,25 @@ def test_composed_pseudo_labels_are_the_reference_images(generator):
 def test_a_batch_shows_no_image_twice_before_each_was_shown(generator):
     backend = tiny_backend()
     portraits = tiny_portraits(backend, 3)
-    concepts = encode_dataset(backend, portraits, portraits, MAGICAPTURE, generator)
-    batch = draw_batch(concepts, ("source", "composed"), 3, generator)
+    dataset = encode_dataset(backend, portraits, portraits, MAGICAPTURE, generator)
+    batch = draw_batch(dataset, ("source", "composed"), replace(MAGICAPTURE, samples_per_task=3), generator)
     assert len(batch.latents.unique(dim=0)) == 3
     assert len(batch.latents) == 6
+    assert batch.tasks == ("source",) * 3 + ("composed",) * 3
+
+
+def test_prompts_are_drawn_after_the_images_from_the_same_stream(generator):
+    backend, method = tiny_backend(), replace(MAGICAPTURE, samples_per_task=2, composed_source=0.5)
+    source, reference = tiny_portraits(backend, 3), tiny_portraits(backend, 2, seed=5)
+    dataset = encode_dataset(backend, source, reference, method, generator)
+    batch = draw_batch(dataset, ("source", "reference"), method, torch.Generator().manual_seed(3))
+    by_hand = torch.Generator().manual_seed(3)
+    first, second = (torch.randperm(n, generator=by_hand)[:2] for n in (3, 2))
+    for name in ("latents", "mask", "face", "landmarks"):
+        drawn = torch.cat((getattr(dataset["source"], name)[first], getattr(dataset["reference"], name)[second]))
+        assert torch.equal(getattr(batch, name), drawn), name
+    assert batch.tasks == ("source", "source", "reference", "reference")
+    assert list(batch.prompts) == draw_prompts(batch.tasks, by_hand, composed_source=0.5)
 
 
 def test_a_flip_mirrors_picture_mask_and_landmarks_alike(generator):

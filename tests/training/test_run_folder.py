@@ -15,6 +15,7 @@ from mcpkg.method.config import DREAMBOOTH, MAGICAPTURE
 from mcpkg.training.checkpoints import read_steps
 from mcpkg.training.previews import draw_preview
 from mcpkg.training.run_folder import train_in_folder
+from mcpkg.training.run_options import RunOptions
 from mcpkg.training.trainer import open_training, personalise
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 from tests.training.test_trainer import short, weights_of
@@ -29,7 +30,9 @@ class Killed(BaseException):
 def run(folder, method=METHOD, seed=0, pictures=1, **options):
     backend = tiny_backend()
     source, reference = tiny_portraits(backend, 3, seed=pictures), tiny_portraits(backend, 2, seed=5)
-    return train_in_folder(folder, backend, source, reference, method, seed, progress=False, **options)
+    given = {key: options.pop(key) for key in ("on_step", "precision") if key in options}
+    options = RunOptions(progress=False, **options)
+    return train_in_folder(folder, backend, source, reference, method, seed, options=options, **given)
 
 
 def in_memory(method=METHOD):
@@ -135,7 +138,9 @@ def test_a_preview_draws_what_the_finished_adapter_would(method):
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     drawn = generate_portraits(backend, adapter, sampling=Sampling(n=2), capture=True)
     torch.testing.assert_close(preview.images, drawn.images)
-    torch.testing.assert_close(preview.maps["source"], drawn.maps["source"])
+    assert preview.maps.roles == drawn.maps.roles == ("source", "reference")
+    for role in drawn.maps.roles:
+        torch.testing.assert_close(preview.maps.heatmap(role), drawn.maps.heatmap(role))
 
 
 @pytest.mark.parametrize(
@@ -213,8 +218,8 @@ def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_space(unkilled, 
 def test_run_json_says_what_was_trained_where(unkilled):
     values = json.loads((unkilled[0] / "run.json").read_text())
     assert values["settings"]["method"]["name"] == "MagiCapture" and values["settings"]["backend"] == "tiny"
-    assert [sitting["from_step"] for sitting in values["sittings"]] == [0]
-    assert values["sittings"][0]["versions"]["torch"] == torch.__version__
+    assert [session["from_step"] for session in values["sessions"]] == [0]
+    assert values["sessions"][0]["versions"]["torch"] == torch.__version__
 
 
 def test_tensorboard_is_asked_for_before_anything_is_written(tmp_path, monkeypatch):
@@ -244,7 +249,24 @@ def test_tensorboard_gets_terms_and_rates_by_step(tmp_path, monkeypatch):
     assert {"loss", "term/source", "learning_rate/embeddings"} <= logged[0][1].keys()
 
 
-@pytest.mark.parametrize("options", [{"save_every": 0}, {"preview_every": -1}])
-def test_impossible_intervals_are_refused(tmp_path, options):
-    with pytest.raises(ValueError, match="save_every is .* and preview_every"):
-        run(tmp_path, **options)
+def test_every_session_is_noted(tmp_path):
+    with pytest.raises(Killed):
+        run(tmp_path, on_step=killing_after(3), save_every=2)
+    run(tmp_path)
+    sessions = json.loads((tmp_path / "run.json").read_text())["sessions"]
+    assert [session["from_step"] for session in sessions] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"save_every": 0}, "save_every: 0 is below 1"),
+        ({"save_every": -5}, "save_every: -5 is below 1"),
+        ({"preview_every": -1}, "preview_every: -1 is below 0"),
+    ],
+)
+def test_impossible_intervals_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "new", **options)
+    assert not (tmp_path / "new").exists()
+    assert RunOptions(save_every=1, preview_every=0)  # the least that are possible

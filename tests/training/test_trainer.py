@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcpkg.method.config import CUSTOM_DIFFUSION, DREAMBOOTH, MAGICAPTURE, METHODS, WITHOUT_REFOCUSING, LossWeights
+from mcpkg.method.config import (
+    CUSTOM_DIFFUSION,
+    DREAMBOOTH,
+    MAGICAPTURE,
+    METHODS,
+    WITHOUT_REFOCUSING,
+    LossWeights,
+    Refocusing,
+)
 from mcpkg.method.identity import jitter_landmarks
 from mcpkg.method.objective import BatchLoss, weighted_sum
 from mcpkg.training.optimizer import PhaseOptimizer, Trainable, learning_rate_fraction
@@ -83,8 +91,8 @@ def test_each_phase_trains_what_it_names():
     assert all("attn2" in name for name in adapter.lora)
     assert not adapter.deltas
 
-    words_only = replace(short(MAGICAPTURE), phases=short(MAGICAPTURE).phases[:1])
-    _, adapter = train(words_only)
+    embeddings_only = replace(short(MAGICAPTURE), phases=short(MAGICAPTURE).phases[:1])
+    _, adapter = train(embeddings_only)
     assert not adapter.lora
 
     _, adapter = train(short(CUSTOM_DIFFUSION))
@@ -108,7 +116,7 @@ def test_a_term_of_weight_zero_is_not_computed():
     assert all("refocusing" not in report.terms for report in reports)
 
 
-def test_faceless_predictions_are_counted_and_left_out():
+def test_predictions_without_a_face_are_counted_and_left_out():
     backend = tiny_backend()
     portraits = tiny_portraits(backend)
 
@@ -165,15 +173,15 @@ def test_accumulated_passes_are_averaged_into_one_step(monkeypatch):
     ) as training:
 
         def loss_of_known_slope(*_):
-            loss = next(slopes) * (1 + (training.words.weight - training.words.weight.detach()).sum())
-            return BatchLoss(loss, {"source": loss.detach()[None]}, None, identity_images=1, faceless=1)
+            loss = next(slopes) * (1 + (training.embeddings.weight - training.embeddings.weight.detach()).sum())
+            return BatchLoss(loss, {"source": loss.detach()[None]}, None, identity_images=1, no_face_images=1)
 
         monkeypatch.setattr("mcpkg.training.trainer.training_loss", loss_of_known_slope)
         report = next(training.steps(show_progress=False))
     # every value's gradient is (1 + 3) / 2 = 2
-    assert report.gradient_norm == pytest.approx(2 * training.words.weight.numel() ** 0.5)
+    assert report.gradient_norm == pytest.approx(2 * training.embeddings.weight.numel() ** 0.5)
     assert report.loss == report.terms["source"] == 2.0
-    assert report.faceless == training.progress.identity_images == 2
+    assert report.no_face == training.progress.no_face_images == training.progress.identity_images == 2
 
 
 def test_the_bar_shows_the_loss_terms(capsys):
@@ -227,14 +235,14 @@ try:
 except Killed:
     pass
 assert same(run(folder / "killed", save_every=2), whole)
-print("words", whole.embeddings["<v1>"].flatten().tolist())
+print("embeddings", whole.embeddings["<v1>"].flatten().tolist())
 """
 
 
 def norm_of_gradients(value):
     """The norm that an optimiser step sees when this process's only gradient is the value."""
     parameter = torch.nn.Parameter(torch.zeros(1))
-    trainable = Trainable({"embeddings": {"words": parameter}}, {})
+    trainable = Trainable({"embeddings": {"placeholders": parameter}}, {})
     method = short(MAGICAPTURE)
     optimizer = PhaseOptimizer(method.phases[0], method, trainable)
     parameter.grad = torch.tensor([value])
@@ -260,8 +268,8 @@ def test_two_processes_average_gradients_end_alike_and_resume(tmp_path):
             process.kill()
     assert [process.returncode for process in processes] == [0, 0]
     assert said[0] == said[1] and said[0][0] == "norm 1.5"  # of gradients 1 and 2
-    words = torch.tensor(json.loads(said[0][1].removeprefix("words ")))
-    assert not torch.equal(words, train(short(MAGICAPTURE, steps=4))[1].embeddings["<v1>"].flatten())
+    embeddings = torch.tensor(json.loads(said[0][1].removeprefix("embeddings ")))
+    assert not torch.equal(embeddings, train(short(MAGICAPTURE, steps=4))[1].embeddings["<v1>"].flatten())
 
 
 def test_a_training_in_fp16_goes_on_to_the_same_bits():
@@ -284,7 +292,9 @@ def test_a_training_in_fp16_goes_on_to_the_same_bits():
 def test_a_step_whose_gradient_overflows_in_fp16_is_left_out():
     parameter = torch.nn.Parameter(torch.zeros(1))
     method = short(MAGICAPTURE)
-    optimizer = PhaseOptimizer(method.phases[0], method, Trainable({"embeddings": {"words": parameter}}, {}), "fp16")
+    optimizer = PhaseOptimizer(
+        method.phases[0], method, Trainable({"embeddings": {"placeholders": parameter}}, {}), "fp16"
+    )
     scale = optimizer.scaler.get_scale()
     optimizer.backward((parameter * torch.inf).sum())
     optimizer.step(0)
@@ -315,7 +325,8 @@ def test_the_sum_is_over_tasks_of_means_over_samples():
         "refocusing": torch.tensor([1.0, 1.0, 2.0, 4.0]),
     }
     # (1 + 3) / 2 + 10 * 0.5 / 1 + 2 * (1 + 1 + 2 + 4) / 2 = 2 + 5 + 8
-    assert weighted_sum(terms, LossWeights(refocusing=2.0, identity=10.0), 2).item() == 15.0
+    phase = replace(MAGICAPTURE.phases[1], weights=LossWeights(identity=10.0), refocusing=Refocusing(weight=2.0))
+    assert weighted_sum(terms, phase, 2).item() == 15.0
 
 
 def test_jitter_keeps_the_shape_of_a_face(generator):

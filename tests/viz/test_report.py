@@ -1,4 +1,5 @@
 import base64
+import copy
 import io
 import re
 from dataclasses import fields, replace
@@ -123,8 +124,11 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(setting, tmp_path, monk
     backend, source, reference, result = setting
     path = write_report(tmp_path, backend, source, reference, result)
     before = path.read_text()
-    blind = replace(result, generated=replace(result.generated, maps={}))
-    with pytest.raises(ValueError, match="MagiCapture: no attention maps"):
-        write_report(tmp_path, backend, source, reference, blind)
+    one_role = copy.copy(result.generated.maps)
+    one_role.rows = {"source": one_role.rows["source"]}
+    for maps in (None, one_role):
+        blind = replace(result, generated=replace(result.generated, maps=maps))
+        with pytest.raises(ValueError, match="MagiCapture: no attention maps"):
+            write_report(tmp_path, backend, source, reference, blind)
     assert path.read_text() == before
     assert {file.name for file in tmp_path.iterdir()} == {"report.html", "losses.png"}

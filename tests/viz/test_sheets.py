@@ -6,7 +6,8 @@ from PIL import Image
 
 from mcpkg.data.mask_check import diagnose_masks
 from mcpkg.inference.generate import Generated
-from mcpkg.method.masks import source_mask
+from mcpkg.method.attention_maps import AttentionMaps
+from mcpkg.method.masks import role_region
 from mcpkg.metrics.evaluate import evaluate_portraits
 from mcpkg.util.images import overlay, save_figure
 from mcpkg.viz.sheets import (
@@ -24,7 +25,10 @@ from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 def setting():
     backend = tiny_backend()
     source, reference = tiny_portraits(backend, 3, seed=1), tiny_portraits(backend, 2, seed=2)
-    maps = {role: torch.rand(4, 8, 8, generator=torch.Generator().manual_seed(0)) for role in ("source", "reference")}
+    roles = ("source", "reference")
+    maps = AttentionMaps({role: torch.ones(4, 1, dtype=torch.bool) for role in roles})
+    attention = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    maps.add({role: {"up": attention} for role in roles}, timestep=0)
     generated = Generated(tiny_portraits(backend, 4).images, (0, 1, 2, 3), "a photo", maps)
     return backend, source, reference, generated, evaluate_portraits(backend, generated, source, reference)
 
@@ -61,7 +65,7 @@ def test_an_overlay_is_brightest_where_the_map_is():
 def test_masks_dim_what_is_outside():
     backend = tiny_backend()
     portraits = tiny_portraits(backend, 2)
-    figure = masks_sheet(portraits, source_mask(portraits.faces))
+    figure = masks_sheet(portraits, role_region("source", portraits.faces.face_mask))
     shown = torch.tensor(figure.axes[0].images[0].get_array())
     assert torch.allclose(shown[16, 16], portraits.images[0, :, 16, 16])
     assert torch.allclose(shown[0, 0], 0.2 * portraits.images[0, :, 0, 0])

@@ -1,0 +1,40 @@
+import math
+
+import pytest
+
+from mcpkg.inference.sampling import Sampling
+
+
+def test_seeds_follow_the_first_unless_they_are_listed():
+    assert Sampling(n=3, seed=5).all_seeds == (5, 6, 7)
+    assert Sampling(n=3, seed=5, seeds=(7, 100, 5)).all_seeds == (7, 100, 5)
+    assert Sampling(n=3, seeds=()).all_seeds == (0, 1, 2)  # none listed
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"n": 0}, "n is 0"),
+        ({"n": -2}, "n is -2"),
+        ({"steps": 0}, "steps is 0"),
+        ({"seeds": (3, 4, 3)}, r"seeds: \[3, 4, 3\]. Give different whole numbers"),
+        ({"seeds": (3, -4)}, r"seeds: \[3, -4\]"),
+        ({"seed": -1, "n": 2}, r"seeds: \[-1, 0\]. Give different whole numbers, 0 or more"),
+        ({"seeds": (2**63,)}, "seeds: "),  # more than a generator takes
+        ({"guidance": -1.0}, "guidance: -1.0. Give 0 or more"),
+        ({"guidance": math.inf}, "guidance: inf"),
+        ({"lora_scale": math.nan}, "lora_scale: nan"),
+        ({"lora_scale": -0.5}, "lora_scale: -0.5"),
+        ({"spread": -0.1}, "spread: -0.1"),
+        ({"spread": 1.5}, "spread: 1.5. Give at most 1"),
+    ],
+    ids=str,
+)
+def test_impossible_settings_are_refused_by_the_name_of_the_field(options, message):
+    with pytest.raises(ValueError, match=message):
+        Sampling(**options)
+
+
+def test_the_ends_of_each_range_are_allowed():
+    Sampling(n=1, steps=1, seed=0, seeds=(0, 2**63 - 1), guidance=0.0, lora_scale=0.0, spread=0.0)
+    Sampling(guidance=None, spread=1.0)
