@@ -60,9 +60,7 @@ class Answers:
     """Attention map of each word, mean over heads, layers of the finest grid and timesteps; 0 after the last word."""
 
 
-def render_sample(
-    population: Population, n: int, seed: int, per_person: int = 1, size_px: int = 128
-) -> RenderedSample:
+def render_sample(population: Population, n: int, seed: int, per_person: int = 1, size_px: int = 128) -> RenderedSample:
     """Draw `n` people from a population and render them in `per_person` looks each; seeds are unseen by training."""
     generator = Generator().manual_seed(UNSEEN + seed)
     people = population.people(n, generator).repeat(per_person)

@@ -103,7 +103,8 @@ def test_a_checkpoint_records_commit_machine_and_time(tmp_path, monkeypatch):
     longer = _run(_toy(), path, steps=12)
     assert longer.step == 12 and longer.seconds > first.seconds
     recorded = read_metadata(path)
-    assert recorded["commit"] == "1111111; 2222222-dirty" and told["machine"] == f"{torch.get_num_threads()} threads, cpu"
+    assert recorded["commit"] == "1111111; 2222222-dirty"
+    assert recorded["machine"] == f"{torch.get_num_threads()} threads, cpu"
     assert float(recorded["seconds"]) == longer.seconds and longer.hours() == "0.00"
 
 
@@ -250,7 +251,7 @@ def test_further_training_of_the_decoder_keeps_the_latents(pools, tmp_path):
     again = AutoencoderKL.from_pretrained(tmp_path / "base" / "vae")
     assert again.config.scaling_factor == 0.5
     recorded = read_metadata(next(tmp_path.rglob("*.safetensors")))
-    assert recorded["recipe"] == "autoencoder_decoder" and json.loads(told["encoder"])["seed"] == "7"
+    assert recorded["recipe"] == "autoencoder_decoder" and json.loads(recorded["encoder"])["seed"] == "7"
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "identity_train", "parser", "style_reader"])
