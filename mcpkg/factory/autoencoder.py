@@ -1,4 +1,4 @@
-"""How the autoencoder learns, and its decoder once more when the latents are settled."""
+"""Training of the autoencoder, and further training of its decoder once the latents are fixed."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from torch import Generator, Tensor, nn
 from mcpkg.factory.data import Batch
 from mcpkg.factory.metrics import psnr
 from mcpkg.factory.setting import LATENT_CHANNELS, Setting, read_metadata, save_folder
-from mcpkg.world.attributes import PARTS
+from mcpkg.world.attributes import FACE
 
-FACE = PARTS.index("face")
 CHANNELS = (16, 32, 64, 96)
 FACE_WEIGHT = 5
-CLOSE_UP_PX = 80  # a head with some hair and collar
+CLOSE_UP_PX = 80  # side of a crop with the head, some hair and collar
 
 
 def _draw_close_ups(setting: Setting, rng: Generator) -> Batch:
-    """Heads cut out on the latent grid: identity lives there, and more of them fit into the time of a whole image.
+    """Draw a batch of heads, cropped on the latent grid; a quarter of the batches, drawn at random, are whole images.
 
-    Every fourth batch is of whole images.
+    Heads show the identity, and several of them take as long as one whole image.
     """
     if float(torch.rand((), generator=rng)) < 0.25:
         return setting.draw(rng)
     size, cell = setting.pool.arrays["images"].shape[-1], 2 ** (len(CHANNELS) - 1)
     count = setting.recipe.batch_size * (size // CLOSE_UP_PX + 1)
     batch = setting.pool.batch(torch.randint(len(setting.pool), (count,), generator=rng), setting.device)
-    aim = batch.landmarks.mean(dim=1).cpu() * size + 8 * torch.randn(count, 2, generator=rng)
-    corners = ((aim - CLOSE_UP_PX / 2) / cell).round().long().mul(cell).clamp(0, size - CLOSE_UP_PX).tolist()
+    centre = batch.landmarks.mean(dim=1).cpu() * size + 8 * torch.randn(count, 2, generator=rng)
+    corners = ((centre - CLOSE_UP_PX / 2) / cell).round().long().mul(cell).clamp(0, size - CLOSE_UP_PX).tolist()
 
-    def cut(pixels: Tensor) -> Tensor:
+    def crop(pixels: Tensor) -> Tensor:
         return torch.stack([row[..., y : y + CLOSE_UP_PX, x : x + CLOSE_UP_PX] for row, (x, y) in zip(pixels, corners)])
 
-    return replace(batch, images=cut(batch.images), parts=cut(batch.parts))
+    return replace(batch, images=crop(batch.images), parts=crop(batch.parts))
 
 
 def build_autoencoder(setting: Setting) -> AutoencoderKL:
+    """Build the autoencoder with its initial weights."""
     vae = AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -50,8 +50,8 @@ def build_autoencoder(setting: Setting) -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",) * len(CHANNELS),
         up_block_types=("UpDecoderBlock2D",) * len(CHANNELS),
         layers_per_block=1,
-        norm_num_groups=2,  # groups of few channels would forget how bright and colourful the picture is
-        mid_block_add_attention=False,  # an image is encoded from what is near
+        norm_num_groups=2,  # groups of few channels would lose brightness and saturation
+        mid_block_add_attention=False,  # encoding needs local context only
         sample_size=128,
     )
     _start_linear(vae)
@@ -59,9 +59,9 @@ def build_autoencoder(setting: Setting) -> AutoencoderKL:
 
 
 def _start_linear(vae: AutoencoderKL) -> None:
-    """Every residual block starts as its shortcut, every other convolution keeps its input's size.
+    """Initialize so that every residual block is its shortcut and every other convolution keeps its input's variance.
 
-    From torch's own start a signal shrinks at every layer, and the network is slow to find the colours.
+    With torch's default initialization a signal shrinks at every layer, and the network is slow to learn colours.
     """
     for name, module in vae.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -69,13 +69,13 @@ def _start_linear(vae: AutoencoderKL) -> None:
             nn.init.zeros_(module.bias)
             if name.endswith(".conv2"):
                 nn.init.zeros_(module.weight)
-    # Latents start almost without noise: from a deviation of 1, most channels would never be heard above it.
+    # Latents start almost without noise: with an initial deviation of 1, most channels would stay below the noise.
     nn.init.zeros_(vae.quant_conv.weight[LATENT_CHANNELS:])
     nn.init.constant_(vae.quant_conv.bias[LATENT_CHANNELS:], -6.0)
 
 
 def build_decoder(setting: Setting) -> AutoencoderKL:
-    """The finished autoencoder, of which only the decoder learns."""
+    """Load the finished autoencoder; only its decoder is trainable."""
     vae = setting.load_autoencoder().requires_grad_(True)
     vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)
@@ -85,9 +85,9 @@ def build_decoder(setting: Setting) -> AutoencoderKL:
 def reconstruction(
     decoded: Float[Tensor, "b 3 h w"], images: Float[Tensor, "b 3 h w"], batch: Batch
 ) -> Float[Tensor, ""]:
-    """L1 on values and on their differences to the right and below; faces count `FACE_WEIGHT` times.
+    """Compute L1 on values and on differences of neighbours, plus squared errors; faces count `FACE_WEIGHT` times.
 
-    L1 keeps edges sharp; squares see to the few pixels that are far off, first of all whole areas of a wrong colour.
+    L1 keeps edges sharp; squares correct the few pixels with large errors, mostly whole areas of a wrong colour.
     """
     error = (decoded - images) / 2  # from [-1, 1] to units of the image
     weight = 1 + (FACE_WEIGHT - 1) * (batch.parts == FACE)[:, None].float()
@@ -98,17 +98,19 @@ def reconstruction(
 
 
 def autoencoder_loss(vae, setting: Setting, rng: Generator, progress: float):
+    """Compute the reconstruction loss and the weighted KL divergence to a standard normal; see `Recipe.loss`."""
     batch = _draw_close_ups(setting, rng)
     images = batch.images * 2 - 1
     posterior = vae.encode(images).latent_dist
     mean, std = posterior.mean.float(), posterior.std.float()
     decoded = vae.decode(mean + std * torch.randn(mean.shape, generator=rng).to(mean)).sample.float()
-    kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()  # nats a latent value
+    kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()  # nats per latent value
     loss = reconstruction(decoded, images, batch) + 1e-4 * kl
     return loss, {"psnr": psnr(decoded / 2 + 0.5, batch.images).mean(), "kl": kl}
 
 
 def decoder_loss(vae, setting: Setting, rng: Generator, progress: float):
+    """Compute the reconstruction loss from mean latents; see `Recipe.loss`."""
     batch = _draw_close_ups(setting, rng)
     images = batch.images * 2 - 1
     with torch.no_grad():
@@ -120,15 +122,16 @@ def decoder_loss(vae, setting: Setting, rng: Generator, progress: float):
 
 @torch.no_grad()
 def save_autoencoder(vae: AutoencoderKL, setting: Setting, provenance: dict[str, str]) -> dict[str, float]:
+    """Set the scaling factor, measure on unseen people and save; see `Recipe.save`."""
     latents = torch.cat([vae.encode(batch.images * 2 - 1).latent_dist.mean for batch in setting.unseen()])
-    # The diffusion model is to see latents of deviation 1.
+    # The diffusion model shall be given latents of deviation 1.
     vae.register_to_config(scaling_factor=1 / latents.std().item())
     return _save(vae, setting, provenance)
 
 
 @torch.no_grad()
 def save_decoder(vae: AutoencoderKL, setting: Setting, provenance: dict[str, str]) -> dict[str, float]:
-    """With the encoder's scaling factor and provenance, for its latents are what they were."""
+    """Measure and save with the scaling factor and provenance of the encoder, whose latents are unchanged."""
     earlier = read_metadata(setting.autoencoder_folder() / SAFETENSORS_WEIGHTS_NAME)
     return _save(vae, setting, provenance | {"encoder": earlier.get("encoder", json.dumps(earlier))})
 

@@ -1,4 +1,4 @@
-"""What a training run needs to go on after being killed, and what it will say of itself."""
+"""The state of a training run: what it needs to resume after being killed, and its provenance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mcpkg.util.files import replace_whole
 
 
 class TrainingState:
-    """Weights, their average, the optimizer and the step; and where, how long and on what all this was trained."""
+    """Weights, their moving average, optimizer and step; and the machine, time and data of the training."""
 
     def __init__(self, setting: Setting, path: Path):
         self.setting, self.path, self.step = setting, path, 0
@@ -34,14 +34,14 @@ class TrainingState:
         )
 
     def start_from(self, finished: Path) -> None:
-        """Begins with finished weights instead of random ones, and remembers whence they came.
+        """Start with finished weights instead of random ones, and record their provenance.
 
         Args:
-            finished: a file of weights, or a folder that holds a folder with one for each part of the model.
+            finished: a file of weights, or a folder with a subfolder of weights for each part of the model.
 
         Raises:
-            FileNotFoundError: there are none.
-            ValueError: they are of another model.
+            FileNotFoundError: there are no weights.
+            ValueError: the weights are of another model.
         """
         parts = {f"{name}.": finished / name for name, _ in self.model.named_children()}
         files = {"": finished} if finished.is_file() else {
@@ -58,23 +58,23 @@ class TrainingState:
                     f"{finished}: weights of another model. {str(error).splitlines()[1].strip()}"
                 ) from None
         known = read_metadata(next(iter(files.values())))
-        told = ("recipe", "population", "seed", "steps", "hours", "commit", "started_from")
-        self.origin["started_from"] = ", ".join(f"{key} {known[key]}" for key in told if known.get(key)) or "unknown"
+        keys = ("recipe", "population", "seed", "steps", "hours", "commit", "started_from")
+        self.origin["started_from"] = ", ".join(f"{key} {known[key]}" for key in keys if known.get(key)) or "unknown"
 
-    def sign(self) -> None:
-        """Notes which source trains on which machine, beside those that did so before."""
+    def record_origin(self) -> None:
+        """Add the current commit and machine to those that have trained this model before."""
         now = {"commit": current_commit(), "machine": machine(self.setting.device)}
         for key, value in now.items():
             earlier = self.origin[key].split("; ") if self.origin[key] else []
             self.origin[key] = "; ".join(dict.fromkeys([*earlier, value]))
 
     def hours(self) -> str:
-        """Time in the loop, of all sittings; checkpoints of before it was counted tell only of the rest."""
+        """Return the hours in the training loop over all sessions; older checkpoints have only those since a step."""
         return f"{self.seconds / 3600:.2f}" + (f" since step {self.timed_from}" if self.timed_from else "")
 
     @torch.no_grad()
     def average(self) -> None:
-        """Moves the average towards the weights; it starts fast, so that the first steps do not linger in it."""
+        """Move the average towards the weights; it starts fast, so that the first steps do not stay in it for long."""
         decay = min(self.setting.recipe.ema_decay, (1 + self.step) / (10 + self.step))
         for mean, value in zip(self.ema.state_dict().values(), self.model.state_dict().values()):
             if mean.is_floating_point():
@@ -83,6 +83,7 @@ class TrainingState:
                 mean.copy_(value)
 
     def save(self) -> None:
+        """Write the checkpoint; the file appears whole or not at all."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         for i, state in self.optimizer.state_dict()["state"].items():
@@ -93,10 +94,10 @@ class TrainingState:
             save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
 
     def load(self) -> None:
-        """Goes on from the checkpoint.
+        """Restore the state from the checkpoint.
 
         Raises:
-            ValueError: it was trained on other portraits or through another autoencoder.
+            ValueError: it was trained on other portraits or with another autoencoder.
         """
         with safe_open(self.path, "pt", device=str(self.setting.device)) as file:
             metadata = file.metadata()
@@ -104,9 +105,9 @@ class TrainingState:
                 if metadata.get(key, value) != value:
                     raise ValueError(
                         f"{self.path}: trained with {key} {metadata[key]}, not {value}. "
-                        "Give the same, or move the file away to begin anew."
+                        "Give the same, or move the file away to start again."
                     )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # a safetensors file is no mapping
         self.step = int(metadata["step"])
         self.seconds, self.timed_from = float(metadata.get("seconds", 0)), int(metadata.get("timed_from", self.step))
         self.origin = {key: metadata.get(key, "unknown") for key in self.origin}
@@ -124,14 +125,14 @@ class TrainingState:
 
 
 def machine(device: torch.device) -> str:
-    """E.g. "2 threads, cpu" or "2 processes of 1 threads, cpu"."""
+    """Describe the machine, e.g. "2 threads, cpu" or "2 processes of 1 threads, cpu"."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     processes = f"{dist.get_world_size()} processes of " if dist.is_initialized() else ""
     return f"{processes}{torch.get_num_threads()} threads, {where}"
 
 
 def current_commit() -> str:
-    """Of the source that trains, if it is a checkout; "-dirty" where files differ from it."""
+    """Return the commit of the source code, with "-dirty" if files differ; "unknown" outside of a git checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

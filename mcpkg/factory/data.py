@@ -1,6 +1,6 @@
-"""What the small models learn from: portraits rendered once into a folder, and damage to make them robust to.
+"""Training data of the built-in models: portraits rendered once into a folder, and image degradations.
 
-Every number is a function of a seed: a pool of its own, a batch of (seed, step).
+All randomness comes from seeds: a pool's from its seed, a batch's from (seed, step).
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from mcpkg.world.render import render_portraits
 
 LOOKS_PER_PERSON = 4
 _CHUNK = 64
-"""Portraits rendered at a time; part of what a pool's seed means, so never change it alone."""
+"""Portraits rendered at a time; the pictures of a seed depend on it, so do not change it."""
 LIGHT_DAMAGE = {"strength": 0.5, "colours": False}
-"""Options of `degrade` for what is to be restored, and not only to be recognised."""
+"""Options of `degrade` for pictures to be restored, not only recognised."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Portraits with everything that is known about them."""
+    """Rendered portraits with their ground truth."""
 
     images: Float[Tensor, "b 3 h w"]
     """In [0, 1]."""
     parts: Int64[Tensor, "b h w"]
     """Index into `PARTS` of the part that covers most of the pixel."""
     landmarks: Float[Tensor, "b 5 2"]
-    """x, y in [0, 1] of the frame."""
+    """x, y in [0, 1] of the image."""
     people: People
     looks: Looks
     identity: Int64[Tensor, " b"]
-    """Who: the same number, the same person."""
+    """Number of the person in the picture."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -54,7 +54,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Pool:
-    """A folder of rendered portraits, `LOOKS_PER_PERSON` of each person."""
+    """A folder of rendered portraits, `LOOKS_PER_PERSON` of each person, read from disk on demand."""
 
     folder: Path
 
@@ -66,7 +66,7 @@ class Pool:
         return len(self.arrays["images"])
 
     def batch(self, index: Int64[Tensor, " b"], device: str | torch.device = "cpu") -> Batch:
-        """The portraits at `index`."""
+        """Load the portraits at `index`."""
 
         def rows(name: str) -> Tensor:
             return torch.from_numpy(self.arrays[name][index.numpy()]).to(device)
@@ -82,12 +82,12 @@ class Pool:
 
 
 def make_pool(folder: Path, population: str, size: int, seed: int, images: int, first: int = 0) -> Pool:
-    """The pool of these settings below `folder`, rendered by two processes unless it is there already.
+    """Return the pool with these settings below `folder`; render it in two processes if it does not exist.
 
     Args:
-        size: side of the images in pixels; two pools that differ only in it show the same portraits.
-        images: how many, rounded up to a multiple of 64.
-        first: number of the first portrait; pools that do not overlap share no person.
+        size: side of the images in pixels; two pools that differ only in size show the same portraits.
+        images: number of portraits, rounded up to a multiple of 64.
+        first: number of the first portrait; pools that do not overlap have no person in common.
     """
     home = folder / f"pool-{population}-{size}-{seed}-{first}-{images}"
     if home.exists():
@@ -107,22 +107,23 @@ def make_pool(folder: Path, population: str, size: int, seed: int, images: int, 
 
 @contextmanager
 def create_once(home: Path) -> Iterator[Path]:
-    """A path of this process alone to write to; it becomes `home`, unless another process made the same by then."""
+    """Yield a temporary path to write to; it is renamed to `home` unless another process has made `home` meanwhile."""
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix=f"{home.stem}.", suffix=".partial") as scratch:
         partial = Path(scratch) / home.name
         yield partial
         try:
             os.replace(partial, home)
-        except OSError:  # a folder that is there is not replaced
+        except OSError:  # an existing folder is not replaced
             if not home.exists():
                 raise
 
 
 def _fill(jobs: list[tuple], name: str) -> None:
+    """Render chunks in two processes."""
     if not jobs:
         return
-    # Spawned, not forked: a fork would inherit torch's threads in an unknown state.
+    # Spawned instead of forked: a fork would inherit torch's threads in an unknown state.
     with multiprocessing.get_context("spawn").Pool(2, initializer=torch.set_num_threads, initargs=(1,)) as workers:
         for _ in tqdm(workers.imap_unordered(_fill_chunk, jobs), total=len(jobs), desc=name, mininterval=5):
             pass
@@ -156,22 +157,22 @@ def _render_chunk(population: str, size: int, seed: int, chunk: int) -> dict[str
 
 
 def generator_for(seed: int, step: int) -> Generator:
-    """A random stream that depends on nothing else, so that a resumed run draws what it would have drawn."""
+    """Return a generator that depends only on seed and step, so that a resumed run draws the same numbers."""
     mixed = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
     return Generator().manual_seed(int(mixed) % 2**63)
 
 
-def part_shares(parts: Int64[Tensor, "b h w"], size: int) -> Float[Tensor, "b p {size} {size}"]:
-    """How much of each cell of a coarse grid each part covers; sums to 1 over parts."""
+def part_fractions(parts: Int64[Tensor, "b h w"], size: int) -> Float[Tensor, "b p {size} {size}"]:
+    """Return the fraction of each cell of a coarse grid that each part covers; sums to 1 over parts."""
     return F.adaptive_avg_pool2d(F.one_hot(parts, len(PARTS)).movedim(-1, 1).float(), size)
 
 
 def degrade(
     images: Float[Tensor, "b c h w"], rng: Generator, strength: float = 1.0, colours: bool = True
 ) -> Float[Tensor, "b c h w"]:
-    """Blur, lower resolution, noise, coarse colours and, if `colours`, exposure, each on a random part of the batch.
+    """Apply blur, lower resolution, noise, coarse colours and, if `colours`, exposure, each to random rows.
 
-    What a vision model must see through to judge generated images, and not only clean renders.
+    Vision models trained on degraded renders also work on generated images.
     """
     size = images.shape[-2:]
 
@@ -191,8 +192,8 @@ def degrade(
         level = 0.08 * strength * torch.rand(len(x), 1, 1, 1, generator=rng)
         return x + (level * torch.randn(x.shape, generator=rng)).to(x)
 
-    def blotches(x: Tensor) -> Tensor:
-        """Smooth colour errors, as of a small autoencoder or a half-denoised latent."""
+    def colour_errors(x: Tensor) -> Tensor:
+        """Add smooth colour errors, like those of a small autoencoder or a partly denoised latent."""
         coarse_noise = torch.randn(len(x), x.shape[1], size[0] // 8, size[1] // 8, generator=rng) * 0.05 * strength
         return x + F.interpolate(coarse_noise.to(x), size=size, mode="bicubic", align_corners=False)
 
@@ -201,26 +202,26 @@ def degrade(
         offset = 0.15 * strength * (torch.rand(len(x), 1, 1, 1, generator=rng) - 0.5)
         return x * gain.to(x) + offset.to(x)
 
-    for damage, share in (
+    for damage, probability in (
         (expose, 0.5 * colours),
         (blur, 0.3),
         (shrink, 0.3),
-        (blotches, 0.3),
+        (colour_errors, 0.3),
         (coarse, 0.2),
         (noise, 0.4),
     ):
-        images = _on_some(damage, share, images, rng)
+        images = _apply_to_some(damage, probability, images, rng)
     return images.clamp(0, 1)
 
 
-def wear_out(sharp: Float[Tensor, "b 3 H W"], rng: Generator) -> Float[Tensor, "b 3 h w"]:
-    """Half the size, then light damage: what a restorer is measured on."""
-    small = F.avg_pool2d(sharp, 2).split(4)  # some damage is drawn once a batch: small batches see all of it
+def degrade_to_half_size(sharp: Float[Tensor, "b 3 H W"], rng: Generator) -> Float[Tensor, "b 3 h w"]:
+    """Halve the size, then apply light damage; restorers are measured on the result."""
+    small = F.avg_pool2d(sharp, 2).split(4)  # some damage is drawn once per batch: use small batches
     return torch.cat([degrade(images, rng, **LIGHT_DAMAGE) for images in small])
 
 
-def _on_some(damage: Callable[[Tensor], Tensor], share: float, images: Tensor, rng: Generator) -> Tensor:
-    chosen = (torch.rand(len(images), generator=rng) < share).nonzero()[:, 0].to(images.device)
+def _apply_to_some(damage: Callable[[Tensor], Tensor], probability: float, images: Tensor, rng: Generator) -> Tensor:
+    chosen = (torch.rand(len(images), generator=rng) < probability).nonzero()[:, 0].to(images.device)
     return images.index_copy(0, chosen, damage(images[chosen])) if len(chosen) else images
 
 

@@ -1,4 +1,4 @@
-"""How each small model is trained: what is built, what it minimises, how long, and what is measured at the end."""
+"""The recipe of each built-in model: architecture, loss, learning rate, steps, and measurements at the end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RECIPES: dict[str, Recipe] = {
         build_autoencoder, autoencoder_loss, save_autoencoder, 4400, 2e-3, batch_size=8, uses_autoencoder=False
     ),
     "autoencoder_decoder": Recipe(build_decoder, decoder_loss, save_decoder, 2000, 5e-4, batch_size=8),
-    # The two embedders share neither seed nor width, so that one can judge what the other was used to optimise.
+    # The two embedders differ in seed and width, so that one can measure what the other was used to optimise.
     "identity_train": _identity(1500, 2e-3, batch_size=64, width=32),
     "identity_score": _identity(1500, 2e-3, batch_size=64, width=24, seed=1),
     "parser": Recipe(lambda s: FaceParserNet(), parser_loss, save_parser, 1800, 2e-3, batch_size=24),

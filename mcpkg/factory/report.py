@@ -1,6 +1,6 @@
-"""Measure the small models and write their model card: python -m mcpkg.factory.report.
+"""Measure the built-in models and write their model card: python -m mcpkg.factory.report.
 
-Exits with 1 when a bar is missed, with 2 and one line when nothing could be measured.
+Exits with 1 if a bar is missed, with 2 and one line if nothing could be measured.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from mcpkg.backends import load_backend
 from mcpkg.backends.mini.backend import WEIGHTS
-from mcpkg.factory.exam import Exam
-from mcpkg.factory.measure import MEASUREMENTS, Bar
+from mcpkg.factory.exam import Bar, Exam
+from mcpkg.factory.measure import MEASUREMENTS
 from mcpkg.factory.sheets import write_sheets
 from mcpkg.util.errors import one_line_errors
 from mcpkg.util.files import replace_whole
@@ -32,31 +32,33 @@ MIB = 2**20
 
 INTENDED_USE = """## Intended use
 
-Teaching, tests and research on personalisation where ground truth is wanted: every training image was
+Teaching, tests and research on personalisation where ground truth is needed: every training image was
 rendered, so its identity, style, part masks and landmarks are known.
 
 ## Limits
 
-- **They draw a toy world.** Nothing here knows a photograph, and no number here predicts one on photographs.
-- **Grounding is supervised.** Each word's attention was trained onto its own part with the true masks;
-  in Stable Diffusion such grounding emerges from scale. So attention lessons show what refocusing does
-  to maps that are good to begin with, not how good maps come about.
+- **They draw a toy world.** No model here was trained on photographs, and no number here predicts a number on
+  photographs.
+- **Grounding is supervised.** Each word's attention was trained with the true mask of its part; in Stable Diffusion
+  such grounding emerges from scale. So attention lessons show what refocusing does to maps that are good already,
+  not how good maps emerge.
 - **The bias is on purpose.** The population `WEB` over-represents light skin (half of its people have one of the
   three lightest Monk tones) and puts wedding dresses almost only on feminine-presenting faces. `BALANCED` does not.
-- **`mini-balanced` began as `mini`.** It was trained on with portraits of `BALANCED`, not from nothing, so that what it
-  may still know of `WEB` is not ruled out.
-- **The judges share the renderer.** Style reader, parser and identity scorer were trained on renders, and on
-  damaged ones so that they hold on generated images, but their errors there cannot be counted.
-- **The identity scorer is a sibling of the trainer.** Same kind of data, same architecture; only seed and width
+- **`mini-balanced` was fine-tuned from `mini`.** It was trained further on portraits of `BALANCED`, not from random
+  weights, so it may still have some of the bias of `WEB`.
+- **The evaluation models were trained on the same renderer.** Style reader, parser and identity scorer were trained
+  on renders, some of them degraded so that the models also work on generated images; their errors on generated
+  images are unknown.
+- **The identity scorer is similar to the trainer.** Same kind of data, same architecture; only seed and width
   differ. What fools one may fool the other.
-- **Words are few.** Each word of the portrait grammar is one token. Any other word is spelled in pieces that no
-  model here was trained on, and some words that are tokens (smiling, very, digits) no caption says either: what
-  these do to the image is arbitrary.
+- **The vocabulary is small.** Each word of the portrait grammar is one token. Any other word is split into pieces that
+  no model here was trained on, and some words that are tokens (smiling, very, digits) are in no caption: their effect
+  on the image is arbitrary.
 """
 
 
 def run_measurements(names: Sequence[str], exam: Exam) -> list[Bar]:
-    """Every bar of the named measurements, in their order."""
+    """Run the named measurements and return their bars in the same order."""
     bars: list[Bar] = []
     for name in tqdm(names, desc="measuring"):
         bars += MEASUREMENTS[name](exam)
@@ -64,14 +66,14 @@ def run_measurements(names: Sequence[str], exam: Exam) -> list[Bar]:
 
 
 def describe_bar(bar: Bar) -> str:
-    """The bar in a few signs, e.g. ">= 30"; empty where the number is only reported."""
+    """Return the bar as text, e.g. ">= 30"; empty if the number is only reported."""
     parts = [f">= {bar.at_least:g}"] if bar.at_least is not None else []
     parts += [f"<= {bar.at_most:g}"] if bar.at_most is not None else []
     return " and ".join(parts)
 
 
 def read_provenance(weights: Path) -> list[dict[str, str]]:
-    """File, size and what its metadata say of its training, one row for each safetensors file."""
+    """Return one row for each safetensors file: name, size and what its metadata record of its training."""
     rows = []
     for path in sorted(weights.rglob("*.safetensors")):
         with safe_open(path, "pt") as file:
@@ -85,7 +87,7 @@ def read_provenance(weights: Path) -> list[dict[str, str]]:
 def write_card(
     bars: Sequence[Bar], provenance: Sequence[dict[str, str]], sheets: Sequence[Path], seconds: float
 ) -> str:
-    """The model card in Markdown."""
+    """Return the model card in Markdown."""
     quality = [
         {
             "what": bar.name,
@@ -107,16 +109,17 @@ def write_card(
         "",
         table(quality),
         "",
-        "A word's attention is the mean over heads, finest-grid layers and timesteps of one guided generation; its part",
-        "is what the face parser sees in the image that came out. *Covered* is the share of the part's area where the",
-        "attention is above the map's mean.",
+        "A word's attention is the mean over heads, finest-grid layers and timesteps of one guided generation; its",
+        "part is what the face parser finds in the generated image. *Covered* is the fraction of the part's area where",
+        "the attention is above the map's mean.",
         "",
         f"## Weights and training ({total:.1f} MiB in all)",
         "",
         table([{key: value for key, value in row.items() if any(r[key] for r in provenance)} for row in provenance]),
         "",
-        "Each is trained again from nothing by `python -m mcpkg.factory.train RECIPE`. What was started from other weights",
-        "(`--start`) says so: its steps and hours are those since then, and numbers of a training from nothing will differ.",
+        "`python -m mcpkg.factory.train RECIPE` trains a model from random weights. For a model that was started from",
+        "other weights (`--start`), the column started_from names them, and steps and hours are counted from there; a",
+        "training from random weights gives other numbers.",
         "",
         INTENDED_USE,
         "## Sample sheets",
@@ -127,7 +130,7 @@ def write_card(
 
 
 def table(rows: Sequence[dict[str, str]]) -> str:
-    """Markdown table; the first row's keys are its head."""
+    """Return a Markdown table with the keys of the first row as its header."""
     if not rows:
         return "(none)"
     head = list(rows[0])
@@ -139,9 +142,9 @@ def main(only: str = "", as_json: Annotated[bool, tyro.conf.arg(name="json")] = 
     """Measure the models on unseen seeds; a full run also writes MODEL_CARD.md and its sample sheets.
 
     Args:
-        only: measure just these, separated by commas; nothing is written.
+        only: names of measurements to run, separated by commas; then nothing is written.
         as_json: print the numbers as JSON instead of a table.
-        prompts: how many prompts the base model is measured on.
+        prompts: number of prompts for the base model.
     """
     names = only.split(",") if only else list(MEASUREMENTS)
     unknown = [name for name in names if name not in MEASUREMENTS]

@@ -1,4 +1,4 @@
-"""One training run: what it depends on, what a recipe is, and how finished weights are written."""
+"""One training run: its recipe and settings, and writing of finished weights with their provenance."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from mcpkg.factory.data import Batch, Pool, create_once, generator_for, make_poo
 from mcpkg.util.files import replace_whole
 
 LATENT_CHANNELS = 16
-"""Numbers that stand for 8x8 pixels: an eye fills one such cell, and eight numbers do not describe it."""
+"""Channels per latent cell of 8x8 pixels: an eye fills one such cell, and eight channels are too few for it."""
 HELD_OUT = 1_000_000
-"""Number of the first portrait that no training sees."""
+"""Number of the first portrait that is never used for training."""
 
 
 @dataclass(frozen=True)
@@ -36,37 +36,37 @@ class Recipe:
 
     build: Callable[[Setting], nn.Module]
     loss: Callable[[nn.Module, Setting, Generator, float], tuple[Tensor, dict[str, Tensor]]]
-    """(model, setting, random stream of this step, share of the steps done) -> loss, and terms for the log."""
+    """(model, setting, generator of this step, fraction of the steps done) -> loss, and terms for the log."""
     save: Callable[[nn.Module, Setting, dict[str, str]], dict[str, float]]
-    """Writes the finished weights with their provenance; returns what was measured on unseen people."""
+    """Write the finished weights with their provenance; return measurements on unseen people."""
     steps: int
     learning_rate: float
     batch_size: int
     population: str = "balanced"
-    """Whose portraits to learn from."""
+    """Name of the population of the training portraits."""
     uses_autoencoder: bool = True
-    """Learns through the finished autoencoder: from its latents, or also from images that it decoded."""
+    """Whether training needs the finished autoencoder, for its latents or for images that it decodes."""
     ema_decay: float = 0.998
     weight_decay: float = 0.01
     width: int = 0
-    """Of the network, where the recipe leaves a choice."""
+    """Width of the network, if the recipe sets it."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that a run's numbers depend on."""
+    """Everything that the numbers of a run depend on."""
 
     recipe: Recipe
     seed: int
     steps: int
     population: str
     images: int
-    """How many portraits to learn from."""
+    """Number of training portraits."""
     checkpoints: Path
-    """Pools, latents and unfinished models live here."""
+    """Folder for pools, latents and unfinished models."""
     out: Path
-    """Finished weights go here."""
+    """Folder for finished weights."""
     device: torch.device
     held_out_images: int = 1024
 
@@ -76,38 +76,39 @@ class Setting:
 
     @cached_property
     def pool(self) -> Pool:
+        """The training portraits."""
         return make_pool(self.checkpoints, self.population, 128, seed=0, images=self.images)
 
     @cached_property
     def held_out(self) -> Pool:
-        """People that no training sees."""
+        """Portraits of people that are never used for training."""
         return make_pool(self.checkpoints, self.population, 128, seed=0, images=self.held_out_images, first=HELD_OUT)
 
     @cached_property
     def large(self) -> Pool:
-        """The first portraits of the pool once more, at twice the size."""
+        """The first portraits of the pool at twice the size."""
         return make_pool(self.checkpoints, self.population, 256, seed=0, images=min(1536, self.images))
 
     @cached_property
     def humans(self) -> Int64[Tensor, " n"]:
-        """Which portraits of the pool do not show a robot."""
+        """Indices of the portraits of the pool that do not show a robot."""
         return torch.from_numpy(np.flatnonzero(~self.pool.arrays["robot"]))
 
     def draw(self, rng: Generator, among: Int64[Tensor, " n"] | None = None) -> Batch:
-        """A random batch of training portraits."""
+        """Draw a random batch of training portraits."""
         index = torch.randint(len(self.pool) if among is None else len(among), (self.recipe.batch_size,), generator=rng)
         return self.pool.batch(index if among is None else among[index], self.device)
 
     def unseen(self, images: int = 512, size: int = 64) -> Iterator[Batch]:
-        """Held-out portraits, in batches."""
+        """Yield held-out portraits in batches."""
         for index in torch.arange(min(images, len(self.held_out))).split(size):
             yield self.held_out.batch(index, self.device)
 
     def autoencoder_folder(self) -> Path:
-        """Where the finished autoencoder is: in this run's folder, else in the package.
+        """Return the folder of the finished autoencoder: in this run's folder, else in the package.
 
         Raises:
-            FileNotFoundError: when it is in neither.
+            FileNotFoundError: it is in neither.
         """
         for weights in (self.out, WEIGHTS):
             if (weights / "base" / "vae" / "config.json").exists():
@@ -117,18 +118,18 @@ class Setting:
         )
 
     def load_autoencoder(self) -> AutoencoderKL:
-        """The finished autoencoder as it is on the disk now."""
+        """Load the finished autoencoder from disk."""
         vae = AutoencoderKL.from_pretrained(self.autoencoder_folder(), torch_dtype=torch.float32)
         return vae.to(self.device).eval().requires_grad_(False)
 
     @cached_property
     def autoencoder(self) -> AutoencoderKL:
-        """As `load_autoencoder`, and the same for the whole run."""
+        """The finished autoencoder, loaded once per run."""
         return self.load_autoencoder()
 
     @cached_property
     def latents(self) -> np.ndarray:
-        """The whole pool as the autoencoder sees it (n c h w, deviation 1), encoded once and kept."""
+        """Latents of the whole pool (n c h w, deviation 1), encoded once and saved."""
         vae, name = self.autoencoder, f"latents-{self.pool.folder.name}-{encoder_digest(self.autoencoder)}"
         home = self.checkpoints / f"{name}.npy"
         if not home.exists():
@@ -143,14 +144,14 @@ class Setting:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: Float[Tensor, "b 3 h w"], rng: Generator) -> Float[Tensor, "b c h/8 w/8"]:
-    """Latents of deviation about 1."""
+    """Draw latents of images from the encoder's posterior, scaled to a deviation of about 1."""
     posterior = vae.encode(images * 2 - 1).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=rng).to(posterior.mean)
     return (posterior.mean + posterior.std * noise).float() * vae.config.scaling_factor
 
 
 def encoder_digest(vae: AutoencoderKL) -> str:
-    """Twelve letters that tell one encoder from another; a decoder trained on leaves the latents as they are."""
+    """Return twelve letters that identify an encoder; further training of the decoder does not change them."""
     digest = hashlib.sha256()
     for name, value in vae.state_dict().items():
         if name.startswith(("encoder", "quant_conv")):
@@ -159,23 +160,24 @@ def encoder_digest(vae: AutoencoderKL) -> str:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says about itself."""
+    """Read the metadata of a safetensors file; empty if it has none."""
     with safe_open(path, "pt") as file:
         return file.metadata() or {}
 
 
-def save_net(net: nn.Module, path: Path, provenance: dict[str, str]) -> None:
-    """Half precision, in one move: a reader sees the old file or the new one."""
+def save_net(net: nn.Module, path: Path, provenance: dict[str, str], measured: dict[str, float]) -> None:
+    """Write weights in half precision with their provenance and measurements; the file appears whole or not at all."""
     state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
     state = {k: v.contiguous().cpu() for k, v in state.items()}
+    metadata = {"arguments": json.dumps(net.arguments), **provenance, "measured": json.dumps(measured)}
     with replace_whole(path) as partial:
-        save_file(state, partial, metadata={"arguments": json.dumps(net.arguments), **provenance})
+        save_file(state, partial, metadata=metadata)
 
 
 def save_folder(write: Callable[[Path], None], folder: Path, provenance: dict[str, str]) -> None:
-    """`write` into a new folder, stamp the provenance into its weights, and put it in the place of the old one.
+    """Call `write` on a new folder, add the provenance to its weights' metadata, and replace `folder` by it.
 
-    Weights that come with a provenance of their own keep it.
+    Weights that already have a provenance keep it.
     """
     partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
     for leftover in (partial, old):

@@ -1,4 +1,4 @@
-"""A real CLIP tokenizer, small: byte-pair merges learned until every known word is one token."""
+"""A small CLIP tokenizer: byte-pair merges learned until every word of the vocabulary is one token."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from transformers import CLIPTokenizer
 from mcpkg.world.captions import VOCABULARY
 
 MAX_TOKENS = 32
-"""Of a prompt, start and end included."""
+"""Tokens of a prompt, start and end included."""
 _END = "</w>"
 _BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
 
 
 def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
-    """Byte-pair encoding (Sennrich et al. 2016), run to its end: merges in order, the most frequent pair first.
+    """Learn byte-pair merges (Sennrich et al. 2016) until none is left, the most frequent pair first.
 
     Args:
-        words: each counts once. The last letter of a word carries the mark of its end.
+        words: each counts once. The last letter of a word has the mark of the word's end.
 
     Returns:
         Pairs of symbols; applied in this order they leave every word as one symbol.
@@ -29,7 +29,7 @@ def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
     splits = {word: (*word[:-1], word[-1] + _END) for word in set(words)}
     merges = []
     while pairs := Counter(pair for split in splits.values() for pair in itertools.pairwise(split)):
-        best = max(pairs, key=lambda pair: (pairs[pair], pair))  # ties by the alphabet, so that it is reproducible
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))  # ties in alphabetical order, to be reproducible
         merges.append(best)
         splits = {word: _merge(split, best) for word, split in splits.items()}
     return merges
@@ -48,10 +48,10 @@ def _merge(split: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 
 
 def build_tokenizer(words: Iterable[str] = VOCABULARY) -> CLIPTokenizer:
-    """CLIP's tokenizer over `words`; any other word is spelled out in pieces, down to single bytes.
+    """Build CLIP's tokenizer for `words`; any other word is split into pieces, down to single bytes.
 
     Note:
-        CLIP splits letters from digits before it merges, so "v1" is two tokens whatever is learned here.
+        CLIP splits letters from digits before it merges, so "v1" is always two tokens.
     """
     alphabet = sorted(ByteLevel.alphabet())
     merges = learn_merges(word for word in words if word.isalpha())

@@ -1,6 +1,6 @@
-"""Trains one of the mini models: `python -m mcpkg.factory.train autoencoder`. Started again, it goes on where it stopped.
+"""Train one of the built-in models: `python -m mcpkg.factory.train autoencoder`. Run it again to resume.
 
-Order: first autoencoder, for all others learn through it; then identity_train, identity_score, parser, style_reader,
+Order: autoencoder first, since all others need it; then identity_train, identity_score, parser, style_reader,
 restorer and base, in any order. autoencoder_decoder is optional, at any time after autoencoder.
 """
 
@@ -33,46 +33,47 @@ LOG_EVERY_STEPS = 100
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train one of the small models on rendered portraits."""
+    """Train one of the built-in models on rendered portraits."""
 
     name: tyro.conf.Positional[Literal[tuple(RECIPES)]]
     """Which model."""
     seed: int | None = None
-    """Of the initial weights and of the order of the data, instead of the recipe's."""
+    """Seed of the initial weights and of the order of the data, instead of the recipe's."""
     steps: int | None = None
-    """Instead of the recipe's; more than before prolongs a training."""
+    """Number of steps, instead of the recipe's; a larger number continues a finished training."""
     population: Literal["web", "balanced"] | None = None
-    """Whose portraits to learn from, instead of the recipe's."""
+    """Population of the training portraits, instead of the recipe's."""
     images: int = 24_000
-    """How many portraits to render and learn from."""
+    """Number of portraits to render and train on."""
     device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
-    """Where to compute."""
+    """Device to train on."""
     threads: int | None = None
-    """Of the processor, for each process; all of them unless given."""
+    """Number of processor threads for each process; by default all."""
     processes: int = 1
-    """That share each batch."""
+    """Number of processes among which each batch is divided."""
     checkpoints: Path = Path.home() / ".cache" / "mcpkg" / "training"
-    """Where rendered portraits and unfinished models are kept."""
+    """Folder for rendered portraits and unfinished models."""
     out: Path = WEIGHTS
-    """Where the finished weights go."""
+    """Folder for finished weights."""
     start: Path | None = None
-    """Finished weights to go on from, for one more cycle of the learning rate: mcpkg/mini/weights/base, or a file."""
+    """Finished weights to train further for one cycle of the learning rate: mcpkg/backends/mini/weights/base, or a
+    file."""
     export_only: bool = False
     """Write the weights of the last checkpoint and stop."""
 
 
 def main(arguments: Arguments) -> None:
-    """Train, or go on training, and export.
+    """Train, or resume training, and export.
 
     Raises:
         FileNotFoundError: there is no autoencoder yet, or no checkpoint to export.
-        ValueError: the checkpoint was trained in another setting, the batch cannot be shared among `processes`,
+        ValueError: the checkpoint was trained with other settings, the batch cannot be divided among `processes`,
             or the weights to start from are of another model.
         FloatingPointError: training diverged.
     """
     if RECIPES[arguments.name].batch_size % arguments.processes:
         size = RECIPES[arguments.name].batch_size
-        raise ValueError(f"--processes: a batch of {size} cannot be shared among {arguments.processes}.")
+        raise ValueError(f"--processes: a batch of {size} cannot be divided among {arguments.processes}.")
     if arguments.processes == 1:
         run(0, arguments)
         return
@@ -81,11 +82,11 @@ def main(arguments: Arguments) -> None:
         try:
             torch.multiprocessing.spawn(run_together, (arguments, address), nprocs=arguments.processes)
         except torch.multiprocessing.ProcessExitedException as error:
-            raise SystemExit(error.exit_code) from None  # it has said why
+            raise SystemExit(error.exit_code) from None  # the process has printed the reason
 
 
 def run_together(rank: int, arguments: Arguments, address: str) -> None:
-    """`run` as one of several processes."""
+    """Call `run` in one of several processes."""
     with one_line_errors():
         dist.init_process_group("gloo", init_method=address, rank=rank, world_size=arguments.processes)
         run(rank, arguments)
@@ -93,7 +94,7 @@ def run_together(rank: int, arguments: Arguments, address: str) -> None:
 
 
 def run(rank: int, arguments: Arguments) -> None:
-    """One process of a training; the first writes the checkpoints and the finished weights."""
+    """Run one process of a training; the first one writes the checkpoints and the finished weights."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     recipe = RECIPES[arguments.name]
@@ -111,13 +112,13 @@ def run(rank: int, arguments: Arguments) -> None:
         device=torch.device(arguments.device),
     )
     if recipe.uses_autoencoder:
-        setting.autoencoder_folder()  # raises, before a pool is rendered in vain
+        setting.autoencoder_folder()  # raises before a pool is rendered
     path = arguments.checkpoints / f"{arguments.name}-{setting.population}-{setting.seed}.safetensors"
     state = TrainingState(setting, path)
     if state.path.exists():
         state.load()
         if rank == 0:
-            print(f"{arguments.name}: going on from step {state.step}", flush=True)
+            print(f"{arguments.name}: resuming from step {state.step}", flush=True)
     elif arguments.export_only:
         raise FileNotFoundError(f"{state.path}: no checkpoint to export. Train {arguments.name} first.")
     elif arguments.start:
@@ -139,22 +140,22 @@ def run(rank: int, arguments: Arguments) -> None:
 
 
 def run_training(state: TrainingState, name: str, rank: int = 0, processes: int = 1) -> None:
-    """The one loop of all recipes."""
+    """Run the training loop, the same for all recipes."""
     setting, recipe = state.setting, state.setting.recipe
     if state.step < setting.steps:
-        state.sign()
+        state.record_origin()
     fast = torch.autocast(setting.device.type, torch.bfloat16, enabled=has_bfloat16(setting.device))
     saved_at = logged_at = counted_at = time.monotonic()
     logged_step = state.step
     bar = tqdm(initial=state.step, total=setting.steps, desc=name, mininterval=5, disable=True if rank else None)
     if processes > 1:
         with torch.no_grad():
-            if rank == 0:  # alone: it renders and encodes what is not there yet
+            if rank == 0:  # before the others, to render and encode what does not exist yet
                 recipe.loss(state.model, setting, generator_for(setting.seed, 0), 0.0)
         dist.barrier()
     while state.step < setting.steps:
         progress = state.step / setting.steps
-        rng = generator_for(setting.seed, state.step * processes + rank)  # so a resumed run draws the same
+        rng = generator_for(setting.seed, state.step * processes + rank)  # so that a resumed run draws the same
         for group in state.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * one_cycle(progress)
         with fast:
@@ -190,7 +191,7 @@ def run_training(state: TrainingState, name: str, rank: int = 0, processes: int 
 
 
 def average_gradients(parameters: list[nn.Parameter], processes: int) -> None:
-    """Gradients become their mean over all processes, in one message."""
+    """Replace gradients by their mean over all processes, in one message."""
     gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
     mean = nn.utils.parameters_to_vector(gradients)
     dist.all_reduce(mean)
@@ -198,9 +199,9 @@ def average_gradients(parameters: list[nn.Parameter], processes: int) -> None:
 
 
 def one_cycle(progress: float, warmup: float = 0.1) -> float:
-    """Share of the peak learning rate: a linear rise over the first tenth, then a cosine to 0.
+    """Return the fraction of the peak learning rate: a linear rise over the first tenth, then a cosine to 0.
 
-    A function of progress and nothing else, so there is no scheduler to save.
+    It depends only on progress, so checkpoints need no state of a scheduler.
     """
     if progress < warmup:
         return 0.04 + 0.96 * progress / warmup
@@ -208,10 +209,10 @@ def one_cycle(progress: float, warmup: float = 0.1) -> float:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 there, and not merely emulated."""
+    """Return whether the device computes in bfloat16 natively, so that it is faster than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.10 does not tell
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.10 has no such function
     return device.type == "cpu" and bool(capabilities.get("avx512_bf16"))
 
 

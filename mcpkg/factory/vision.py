@@ -1,8 +1,6 @@
-"""How the vision models learn: on damaged portraits, for they are to judge and mend generated ones."""
+"""Training of the vision models on degraded portraits, since they are used on generated ones."""
 
 from __future__ import annotations
-
-import json
 
 import torch
 import torch.nn.functional as F
@@ -10,21 +8,25 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from mcpkg.backends.mini.nets import FaceParserNet, IdentityEmbedder, RestorerNet, StyleReaderNet
-from mcpkg.factory.data import LIGHT_DAMAGE, Batch, degrade, make_pool, wear_out
+from mcpkg.factory.data import LIGHT_DAMAGE, Batch, degrade, degrade_to_half_size, make_pool
 from mcpkg.factory.metrics import iou, psnr, verification_tar
 from mcpkg.factory.setting import HELD_OUT, Setting, encode, save_net
-from mcpkg.world.attributes import ATTRIBUTES, PARTS, readable
+from mcpkg.world.attributes import ATTRIBUTES, FACE, readable
 
-FACE = PARTS.index("face")
-CUT_PX = 64  # of a worn-out portrait that the restorer learns from: several portraits cost as much as a whole one
+CROP_PX = 64  # side of the crops that the restorer trains on: several of them cost as much as one whole portrait
 
 
 def as_generated(
-    images: Float[Tensor, "b 3 h w"], setting: Setting, rng: Generator, echoes: float = 1 / 8, **options
+    images: Float[Tensor, "b 3 h w"], setting: Setting, rng: Generator, decoded_fraction: float = 1 / 8, **options
 ) -> Float[Tensor, "b 3 h w"]:
-    """The usual damage (`degrade`, with `options`), to a share of `echoes` through the autoencoder with errant latents."""
+    """Make renders look like generated images: pass some through the autoencoder with noisy latents, then degrade all.
+
+    Args:
+        decoded_fraction: of the batch that passes through the autoencoder.
+        options: of `degrade`.
+    """
     if setting.recipe.uses_autoencoder:
-        chosen = torch.randperm(len(images), generator=rng)[: round(echoes * len(images))].to(images.device)
+        chosen = torch.randperm(len(images), generator=rng)[: round(decoded_fraction * len(images))].to(images.device)
         with torch.no_grad():
             latents = encode(setting.autoencoder, images[chosen], rng)
             level = 0.3 * torch.rand(len(latents), 1, 1, 1, generator=rng)
@@ -35,18 +37,19 @@ def as_generated(
     return degrade(images, rng, **options)
 
 
-# --- Identity ------------------------------------------------------------------------------------------------------------
+# --- Identity embedder ---
 
 
 def _identity_targets(batch: Batch) -> Float[Tensor, "b t"]:
-    """Deviation about 1: a uniform value in [-1, 1] has a deviation of 1/sqrt(3)."""
+    """Scale identity parameters to a deviation of 1: a uniform value in [-1, 1] has a deviation of 1/sqrt(3)."""
     return torch.cat([batch.people.shape * 3**0.5, batch.people.feminine[:, None] * 2.0 - 1], dim=1)
 
 
 def identity_loss(net, setting: Setting, rng: Generator, progress: float):
+    """Compute the error of the predicted identity parameters and presentation; see `Recipe.loss`."""
     batch = setting.draw(rng, among=setting.humans)
     images = as_generated(batch.images, setting, rng)
-    # The landmarks come from a parser that errs: by a pixel each, and now and then all together.
+    # Landmarks will come from a parser with errors: of each landmark alone, and of all together.
     jitter = 0.008 * torch.randn(batch.landmarks.shape, generator=rng)
     shift = 0.008 * torch.randn(len(batch), 1, 2, generator=rng)
     traits = net.traits(images, batch.landmarks + (jitter + shift).to(images))
@@ -57,6 +60,7 @@ def identity_loss(net, setting: Setting, rng: Generator, progress: float):
 
 @torch.no_grad()
 def save_identity(net: IdentityEmbedder, setting: Setting, provenance: dict[str, str]) -> dict[str, float]:
+    """Fit the embedding's directions, measure the verification rate and save; see `Recipe.save`."""
     traits, identity = [], []
     for index in setting.humans[:4096].split(64):
         batch = setting.pool.batch(index, setting.device)
@@ -71,43 +75,45 @@ def save_identity(net: IdentityEmbedder, setting: Setting, provenance: dict[str,
         identity.append(batch.identity[human])
     measured = {"tar_at_far_1e-3": verification_tar(torch.cat(embeddings).cpu(), torch.cat(identity).cpu(), far=1e-3)}
     name = provenance["recipe"]
-    save_net(net, setting.out / f"{name}.safetensors", provenance | {"measured": json.dumps(measured)})
+    save_net(net, setting.out / f"{name}.safetensors", provenance, measured)
     return measured
 
 
-# --- Parser --------------------------------------------------------------------------------------------------------------
+# --- Face parser ---
 
 
-def _crowd(images: Tensor, parts: Tensor, rng: Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Turns an eighth of the batch into two faces side by side and an eighth into no face; also says which it left."""
+def _vary_face_count(images: Tensor, parts: Tensor, rng: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Give an eighth of the batch two faces side by side and an eighth no face; return also which rows have one."""
     eighth, size = len(images) // 8, images.shape[-1]
     narrow = slice(size // 4, size // 4 + size // 2)
     other = torch.randperm(len(images), generator=rng)[:eighth].to(images.device)
     pairs = slice(0, eighth)
     empty = slice(eighth, 2 * eighth)
-    below = slice(int(0.72 * size), size)  # garment and neck; of a low head also the chin, which alone is no face
+    below = slice(int(0.72 * size), size)  # garment and neck; of a low head also the chin, which is no face alone
     pictures = torch.cat([images, parts[:, None].float()], dim=1)
-    crowd = pictures.clone()
-    crowd[pairs] = torch.cat([pictures[pairs, ..., narrow], pictures[other][..., narrow]], dim=-1)
-    crowd[empty] = F.interpolate(pictures[empty, :, below], size=(size, size), mode="nearest")
+    varied = pictures.clone()
+    varied[pairs] = torch.cat([pictures[pairs, ..., narrow], pictures[other][..., narrow]], dim=-1)
+    varied[empty] = F.interpolate(pictures[empty, :, below], size=(size, size), mode="nearest")
     single = torch.arange(len(images), device=images.device) >= 2 * eighth
-    return crowd[:, :3], crowd[:, 3].long(), single
+    return varied[:, :3], varied[:, 3].long(), single
 
 
 def parser_loss(net, setting: Setting, rng: Generator, progress: float):
+    """Compute cross-entropy of the parts, Dice loss of the face and error of the landmarks; see `Recipe.loss`."""
     batch = setting.draw(rng)
-    images, parts, single = _crowd(batch.images, batch.parts, rng)
+    images, parts, single = _vary_face_count(batch.images, batch.parts, rng)
     logits, landmarks = net(as_generated(images, setting, rng))
     pixels = F.cross_entropy(logits, parts)
     face = logits.softmax(dim=1)[:, FACE]
     truth = (parts == FACE).float()
-    overlap = 2 * (face * truth).sum() / (face.sum() + truth.sum() + 1)  # Dice, of the part that matters most
+    overlap = 2 * (face * truth).sum() / (face.sum() + truth.sum() + 1)  # Dice, for the most important part
     points = (landmarks - batch.landmarks)[single].abs().mean()
     return pixels + 0.5 * (1 - overlap) + 5 * points, {"pixels": pixels, "dice": overlap, "points": points}
 
 
 @torch.no_grad()
 def save_parser(net: FaceParserNet, setting: Setting, provenance: dict[str, str]) -> dict[str, float]:
+    """Measure the overlap of faces and the error of landmarks, and save; see `Recipe.save`."""
     overlaps, distances = [], []
     for batch in setting.unseen():
         logits, landmarks = net(batch.images)
@@ -117,22 +123,23 @@ def save_parser(net: FaceParserNet, setting: Setting, provenance: dict[str, str]
         "face_iou": torch.cat(overlaps).mean().item(),
         "landmark_error_px": torch.stack(distances).mean().item() * 128,
     }
-    save_net(net, setting.out / "parser.safetensors", provenance | {"measured": json.dumps(measured)})
+    save_net(net, setting.out / "parser.safetensors", provenance, measured)
     return measured
 
 
-# --- Style reader ----------------------------------------------------------------------------------------------------------
+# --- Style reader ---
 
 
 def style_loss(net, setting: Setting, rng: Generator, progress: float):
+    """Compute cross-entropy of each attribute over the pictures that show it; see `Recipe.loss`."""
     batch = setting.draw(rng)
     images = as_generated(batch.images, setting, rng)
     face = (batch.parts == FACE)[:, None].float()
     across, down = torch.randint(-1, 2, (2,), generator=rng).tolist()
-    face = face.roll((down, across), dims=(2, 3))  # a found mask is never exact; wider, it would hide glasses
+    face = face.roll((down, across), dims=(2, 3))  # a parser's mask is never exact; a larger shift would hide glasses
     logits, shown = net(images, 1 - face), readable(batch.looks)
     terms, right = [], []
-    for column, (name, scores) in enumerate(logits.items()):
+    for column, scores in enumerate(logits.values()):
         codes, seen = batch.looks.codes[:, column], shown[:, column]
         terms.append(F.cross_entropy(scores[seen], codes[seen]))
         right.append((scores.argmax(dim=1) == codes)[seen].float().mean())
@@ -141,6 +148,7 @@ def style_loss(net, setting: Setting, rng: Generator, progress: float):
 
 @torch.no_grad()
 def save_style(net: StyleReaderNet, setting: Setting, provenance: dict[str, str]) -> dict[str, float]:
+    """Measure the accuracy of each attribute and save; see `Recipe.save`."""
     hits: dict[str, list[Tensor]] = {name: [] for name in ATTRIBUTES}
     for batch in setting.unseen(1024):
         shown = readable(batch.looks)
@@ -148,38 +156,38 @@ def save_style(net: StyleReaderNet, setting: Setting, provenance: dict[str, str]
         for column, (name, scores) in enumerate(logits.items()):
             hits[name].append((scores.argmax(dim=1) == batch.looks.codes[:, column])[shown[:, column]])
     measured = {name: torch.cat(right).float().mean().item() for name, right in hits.items()}
-    save_net(net, setting.out / "style_reader.safetensors", provenance | {"measured": json.dumps(measured)})
+    save_net(net, setting.out / "style_reader.safetensors", provenance, measured)
     return measured
 
 
-# --- Restorer --------------------------------------------------------------------------------------------------------------
+# --- Restorer ---
 
 
 def restorer_loss(net, setting: Setting, rng: Generator, progress: float):
+    """Compute the mean log of each picture's squared error; see `Recipe.loss`."""
     index = torch.randint(len(setting.large), (setting.recipe.batch_size,), generator=rng)
     sharp = setting.large.batch(index, setting.device).images
     small = F.avg_pool2d(sharp, 2)
-    small = as_generated(
-        small, setting, rng, **LIGHT_DAMAGE
-    )  # also echoes: generated portraits are what it will restore
-    top, left = torch.randint(128 - CUT_PX + 1, (2,), generator=rng).tolist()
-    restored = net(small[..., top : top + CUT_PX, left : left + CUT_PX])
-    target = sharp[..., 2 * top : 2 * (top + CUT_PX), 2 * left : 2 * (left + CUT_PX)]
-    # The mean PSNR itself, but for a constant and its sign: a picture that is little worn counts as much as one that
-    # is much. All that bicubic gets wrong in it is at edges, which a mean over all pixels of all pictures drowns.
+    small = as_generated(small, setting, rng, **LIGHT_DAMAGE)  # decoded images too: it will restore generated ones
+    top, left = torch.randint(128 - CROP_PX + 1, (2,), generator=rng).tolist()
+    restored = net(small[..., top : top + CROP_PX, left : left + CROP_PX])
+    target = sharp[..., 2 * top : 2 * (top + CROP_PX), 2 * left : 2 * (left + CROP_PX)]
+    # The negative mean PSNR up to constants, so that slightly degraded pictures count as much as others. In those,
+    # bicubic has errors only at edges, which would have hardly any weight in a mean over all pixels of all pictures.
     error = (restored.float() - target).square().mean(dim=(1, 2, 3))
     return (error + 1e-5).log().mean(), {"psnr": psnr(restored, target).mean()}
 
 
 @torch.no_grad()
 def save_restorer(net: RestorerNet, setting: Setting, provenance: dict[str, str]) -> dict[str, float]:
+    """Measure PSNR against that of bicubic enlargement and save; see `Recipe.save`."""
     large = make_pool(setting.checkpoints, setting.population, 256, seed=0, images=128, first=HELD_OUT)
     restored, plain, rng = [], [], Generator().manual_seed(0)
     for index in torch.arange(128).split(16):
         target = large.batch(index, setting.device).images
-        small = wear_out(target, rng)
+        small = degrade_to_half_size(target, rng)
         restored.append(psnr(net(small).clamp(0, 1), target))
         plain.append(psnr(F.interpolate(small, scale_factor=2.0, mode="bicubic").clamp(0, 1), target))
     measured = {"psnr_db": torch.cat(restored).mean().item(), "bicubic_psnr_db": torch.cat(plain).mean().item()}
-    save_net(net, setting.out / "restorer.safetensors", provenance | {"measured": json.dumps(measured)})
+    save_net(net, setting.out / "restorer.safetensors", provenance, measured)
     return measured

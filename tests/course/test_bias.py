@@ -4,18 +4,12 @@ import torch
 from mcpkg.backends import load_backend
 from mcpkg.course.bias import estimate_faces, read_faces, render_in_every_tone, render_people
 from mcpkg.course.few_shot import train_few_shot
-from mcpkg.world.attributes import IDENTITY, code, skin_to_tone, tone_to_skin
+from mcpkg.world.attributes import IDENTITY, code, skin_to_tone
 
 
 @pytest.fixture(scope="module")
 def backend():
     return load_backend("mini")
-
-
-def test_the_tones_are_the_ten_of_the_scale():
-    # skin -1 is tone 1, 1 is tone 10; steps of 2/9 between.
-    assert skin_to_tone(torch.linspace(-1, 1, 10)).tolist() == pytest.approx(list(range(1, 11)))
-    assert [tone_to_skin(tone) for tone in (1, 10)] == [-1, 1]
 
 
 def test_a_persons_ten_pictures_differ_only_in_tone():

@@ -72,7 +72,7 @@ def test_the_largest_of_several_faces_is_taken_and_others_leave_no_mask(backend)
     assert columns.min() >= 10 and columns.max() <= 21
 
 
-def test_faces_at_both_ends_of_a_wide_photo_count_as_several(backend):
+def test_faces_at_both_ends_of_a_wide_photo_are_several(backend):
     crop = crop_to_face(scene(480, 160, (20, 60, 50), (400, 60, 40)), backend)
     assert crop.several and crop.box[0] == 0
 
@@ -81,19 +81,19 @@ def test_no_face_is_none(backend):
     assert crop_to_face(scene(64, 64), backend) is None
 
 
-def test_a_face_that_the_crop_loses_is_taken_from_the_whole(backend):
+def test_a_face_that_is_missed_in_the_crop_is_taken_from_the_window(backend):
     parse = backend.face_parser.parse
 
-    def shy(images):
+    def miss_large_faces(images):
         faces = parse(images)
         seen = faces.face_mask.mean(dim=(1, 2, 3)) < 0.05  # loses faces that are large in the frame
         return replace(faces, found=faces.found & seen, count=faces.count * seen)
 
-    backend.face_parser.parse = shy
+    backend.face_parser.parse = miss_large_faces
     assert crop_to_face(scene(320, 320, (100, 100, 40)), backend).box == (0, 0, 320, 320)
 
 
-def test_what_glasses_part_stays_one_face():
+def test_a_face_split_by_glasses_stays_one_face():
     mask = torch.zeros(1, 64, 64)
     mask[:, 10:20, 10:30] = 1
     mask[:, 22:30, 10:30] = 1  # below glasses of one cell, 2 pixels

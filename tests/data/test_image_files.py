@@ -41,14 +41,14 @@ def test_photos_are_turned_upright(tmp_path):
         assert pixels[5, 10, 0] > 200 and pixels[35, 10, 2] > 200
 
 
-def test_transparent_means_white_unless_the_colours_beneath_are_asked_for(tmp_path):
+def test_transparency_becomes_white_unless_the_colours_beneath_are_requested(tmp_path):
     Image.new("RGBA", (16, 16), (255, 0, 0, 0)).save(tmp_path / "a.png")
     assert (read_image(tmp_path / "a.png", 8) == 1).all()
     assert open_picture(tmp_path / "a.png", background=None).rgb.getpixel((0, 0)) == (255, 0, 0)
     assert open_picture(tmp_path / "a.png").alpha.getextrema() == (0, 0)
 
 
-def test_an_alpha_channel_that_hides_nothing_is_none(tmp_path):
+def test_an_opaque_alpha_channel_is_none(tmp_path):
     picture(16, 16, "RGBA").save(tmp_path / "a.png")
     assert open_picture(tmp_path / "a.png").alpha is None
 
@@ -138,13 +138,13 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_is_no_photo_is_refused_by_name(tmp_path, kind):
+def test_unsuitable_files_raise_with_their_name(tmp_path, kind):
     path = write_bad(tmp_path, kind)
     with pytest.raises(ValueError, match=f"bad.png: .*{BAD[kind]}|bad.png: {BAD[kind]}"):
         open_picture(path)
 
 
-def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
+def test_huge_pictures_raise_before_they_are_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded"))
     (tmp_path / "a.png").write_bytes(png(19_000, 4_800))  # 91 million pixels
     with pytest.raises(ValueError, match="a.png: more than 89 million pixels"):
@@ -156,14 +156,14 @@ def test_missing_files_keep_the_systems_error(tmp_path):
         open_picture(tmp_path / "nowhere.png")
 
 
-def test_folders_give_visible_pictures_in_order_of_the_names(tmp_path):
+def test_folders_list_visible_pictures_sorted_by_name(tmp_path):
     for name in ("b.JPG", "a.png", "c.webp", "._a.png", ".hidden.jpg", "notes.txt", "d.heic"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     assert [path.name for path in find_images(tmp_path)] == ["a.png", "b.JPG", "c.webp"]
 
 
-def test_folders_without_enough_pictures_are_refused(tmp_path):
+def test_folders_without_enough_pictures_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         find_images(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="no image found"):

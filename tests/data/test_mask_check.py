@@ -73,7 +73,7 @@ def test_a_mask_file_of_another_size_can_be_checked(backend, tmp_path):
     assert first.coverage["pixels"] == pytest.approx(second.coverage["pixels"], abs=0.02)
 
 
-def test_masks_and_images_of_different_sizes_are_refused(backend):
+def test_masks_and_images_of_different_sizes_raise(backend):
     portraits = replace(tiny_portraits(backend, 1), faces=backend.face_parser.parse(torch.rand(1, 3, 16, 16)))
     with pytest.raises(ValueError, match="face masks of 16 x 16, images of 32 x 32 pixels"):
         diagnose_masks(backend, portraits)
@@ -98,7 +98,7 @@ def test_masks_are_changed_and_images_removed(backend):
     assert changed.faces.found.tolist() == [True, True]
 
 
-def test_too_few_pictures_or_values_are_refused(backend):
+def test_too_few_images_or_values_raise(backend):
     portraits = tiny_portraits(backend, 2)
     with pytest.raises(ValueError, match="1 of 2 images kept"):
         change_masks(portraits, [True, False], [0, 0], [0, 0], [0, 0])

@@ -33,7 +33,7 @@ def save_mask(path, columns=5, size=(32, 32)):
     return mask
 
 
-def test_folders_are_read_in_order_of_the_names(backend, tmp_path):
+def test_folders_are_read_sorted_by_name(backend, tmp_path):
     for name in ("b.jpg", "a.png", "c.webp"):
         picture(40, 40).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("not an image")
@@ -77,7 +77,7 @@ def test_small_faces_and_unread_formats_give_notices(backend, folder):
         load_portraits(folder, small)
 
 
-def test_mask_files_win_over_the_parser(backend, folder):
+def test_mask_files_replace_the_parsers_masks(backend, folder):
     save_mask(folder / "masks" / "a.png")
     save_mask(folder / "masks" / "b.png", columns=9)
     faces = load_portraits(folder, backend).faces
@@ -87,7 +87,7 @@ def test_mask_files_win_over_the_parser(backend, folder):
     assert torch.equal(parsed.face_mask, backend.face_parser.parse(torch.rand(2, 3, 32, 32)).face_mask)
 
 
-def test_masks_may_lie_in_a_folder_of_their_own(backend, folder):
+def test_masks_can_be_in_another_folder(backend, folder):
     for name in ("a.png", "b.png"):
         save_mask(folder / "mine" / name)
         save_mask(folder / "masks" / name, columns=9)
@@ -96,14 +96,14 @@ def test_masks_may_lie_in_a_folder_of_their_own(backend, folder):
         load_portraits(folder, backend, masks=folder / "nowhere")
 
 
-def test_no_mask_goes_unused_or_missing_in_silence(backend, folder):
+def test_unused_and_missing_masks_give_notices(backend, folder):
     save_mask(folder / "masks" / "a.png")
     save_mask(folder / "masks" / "z.png")
     with pytest.warns(Notice) as notices:
         load_portraits(folder, backend)
-    told = " ".join(str(notice.message) for notice in notices)
-    assert "masks/z.png: no image of this name, the mask is not used." in told
-    assert "b.png: has no mask file; its mask is the face parser's." in told
+    messages = " ".join(str(notice.message) for notice in notices)
+    assert "masks/z.png: no image of this name, the mask is not used." in messages
+    assert "b.png: has no mask file; its mask is the face parser's." in messages
 
 
 def test_image_and_mask_are_cropped_alike(tmp_path):
@@ -131,7 +131,7 @@ def test_a_mask_is_upright_as_its_image_is(backend, tmp_path):
     assert load_portraits(tmp_path, backend).faces.face_mask.mean() == pytest.approx(0.5, abs=0.02)
 
 
-def test_alpha_can_be_the_mask_and_then_hides_nothing(backend, tmp_path):
+def test_alpha_can_be_the_mask_and_hides_nothing(backend, tmp_path):
     image = picture(32, 32)
     image.putalpha(save_mask(tmp_path / "other" / "a.png"))
     image.save(tmp_path / "a.png")
@@ -145,7 +145,7 @@ def test_alpha_can_be_the_mask_and_then_hides_nothing(backend, tmp_path):
     assert torch.equal(flat.faces.face_mask[0], flat.faces.face_mask[1])
 
 
-def test_masks_painted_on_nothing_are_read(backend, folder):
+def test_masks_on_transparency_are_read(backend, folder):
     paint = Image.new("RGBA", (32, 32), (255, 255, 255, 0))
     paint.paste((255, 255, 255, 255), (0, 0, 5, 32))
     (folder / "masks").mkdir()
@@ -155,7 +155,7 @@ def test_masks_painted_on_nothing_are_read(backend, folder):
 
 
 @pytest.mark.parametrize("columns, message", [(0, "the mask is empty"), (32, "the mask covers everything")])
-def test_masks_that_say_nothing_are_refused(backend, folder, columns, message):
+def test_empty_and_full_masks_raise(backend, folder, columns, message):
     save_mask(folder / "masks" / "a.png", columns)
     save_mask(folder / "masks" / "b.png")
     with pytest.raises(ValueError, match=f"masks/a.png: {message}"):
@@ -165,7 +165,7 @@ def test_masks_that_say_nothing_are_refused(backend, folder, columns, message):
     assert portraits.faces.face_mask[0].mean() == columns / 32
 
 
-def test_unknown_mask_origins_are_refused(backend, folder):
+def test_unknown_mask_origins_raise(backend, folder):
     with pytest.raises(ValueError, match="mask_from: 'files or so' unknown. Choose from"):
         load_portraits(folder, backend, mask_from="files or so")
 

@@ -9,10 +9,10 @@ from mcpkg.factory.data import (
     Pool,
     create_once,
     degrade,
+    degrade_to_half_size,
     generator_for,
     make_pool,
-    part_shares,
-    wear_out,
+    part_fractions,
 )
 from mcpkg.world.attributes import PARTS
 
@@ -30,7 +30,7 @@ def test_a_pool_is_rendered_once(pool):
     assert list(pool.folder.parent.iterdir()) == [pool.folder]
 
 
-def test_of_two_processes_that_make_the_same_the_first_wins(tmp_path):
+def test_the_first_of_two_processes_creates_the_folder(tmp_path):
     with create_once(tmp_path / "pool") as slow:
         slow.mkdir()
         (slow / "by").write_text("slow")
@@ -41,14 +41,14 @@ def test_of_two_processes_that_make_the_same_the_first_wins(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["pool"]
 
 
-def test_what_was_half_made_is_gone_after_an_error(tmp_path):
+def test_nothing_is_left_after_an_error(tmp_path):
     with pytest.raises(RuntimeError), create_once(tmp_path / "pool") as partial:
         partial.mkdir()
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_batch_knows_who_and_what_is_in_it(pool):
+def test_a_batch_has_its_ground_truth(pool):
     batch = pool.batch(torch.tensor([0, 3, 4]))
     assert batch.images.shape == (3, 3, 32, 32) and batch.images.min() >= 0 and batch.images.max() <= 1
     assert batch.parts.max() < len(PARTS)
@@ -69,12 +69,12 @@ def test_a_random_stream_depends_on_its_seed_and_step_only():
     assert len({tuple(draw(*key)) for key in [(0, 0), (0, 1), (1, 0), (1, 1)]}) == 4
 
 
-def test_part_shares_are_areas():
+def test_part_fractions_are_areas():
     parts = torch.zeros(1, 4, 4, dtype=torch.int64)
     parts[0, :2, 0] = 1  # two of the four pixels of the upper left cell
-    shares = part_shares(parts, 2)
-    assert shares[0, 1].tolist() == [[0.5, 0.0], [0.0, 0.0]]
-    assert torch.equal(shares.sum(dim=1), torch.ones(1, 2, 2))
+    fractions = part_fractions(parts, 2)
+    assert fractions[0, 1].tolist() == [[0.5, 0.0], [0.0, 0.0]]
+    assert torch.equal(fractions.sum(dim=1), torch.ones(1, 2, 2))
 
 
 def test_damage_stays_within_the_range_of_a_picture_and_is_repeatable(generator):
@@ -86,10 +86,10 @@ def test_damage_stays_within_the_range_of_a_picture_and_is_repeatable(generator)
     assert torch.equal(images, before)
 
 
-def test_worn_pictures_are_half_the_size_and_still_alike(generator):
+def test_degraded_pictures_have_half_the_size_and_similar_colours(generator):
     sharp = torch.rand(8, 3, 1, 1, generator=generator).expand(-1, -1, 64, 64)  # even, so that blur changes nothing
-    worn = wear_out(sharp, generator_for(0, 0))
-    assert worn.shape == (8, 3, 32, 32) and 0 < (worn - sharp[..., :32, :32]).abs().mean() < 0.05
+    degraded = degrade_to_half_size(sharp, generator_for(0, 0))
+    assert degraded.shape == (8, 3, 32, 32) and 0 < (degraded - sharp[..., :32, :32]).abs().mean() < 0.05
 
 
 def test_damage_lets_gradients_through(generator):

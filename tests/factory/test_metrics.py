@@ -16,7 +16,7 @@ def test_iou_is_worked_per_sample():
     torch.testing.assert_close(iou(masks, targets), torch.tensor([1 / 3, 1.0]))  # both empty: nothing is wrong
 
 
-def test_verification_accepts_what_lies_above_the_impostors():
+def test_verification_accepts_pairs_above_all_impostors():
     angles = torch.tensor([0.0, 0.1, 1.5, 2.5])  # person 0: cos 0.1 = 0.995; person 1: cos 1 = 0.54
     embeddings = torch.stack([angles.cos(), angles.sin()], dim=1)
     labels = torch.tensor([0, 0, 1, 1])
@@ -34,7 +34,7 @@ def test_verification_threshold_follows_the_false_acceptance_rate():
     assert verification_tar(embeddings, labels, far=0.5) == pytest.approx(0.5, abs=0.1)
 
 
-def test_verification_says_what_is_missing():
+def test_verification_needs_pairs_of_both_kinds():
     with pytest.raises(ValueError, match="same person"):
         verification_tar(torch.eye(3), torch.arange(3))
 

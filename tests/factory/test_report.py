@@ -4,13 +4,15 @@ import pytest
 import torch
 
 from mcpkg.factory import report
-from mcpkg.factory.measure import MEASUREMENTS, Bar, asked, attention_on_part
+from mcpkg.factory.exam import Bar
+from mcpkg.factory.measure import MEASUREMENTS
+from mcpkg.factory.measure_generation import attention_on_part, named_attributes
 from mcpkg.world.attributes import ATTRIBUTES, Looks, People
 
 NAN = float("nan")
 
 
-def test_a_bar_is_cleared_from_the_right_side():
+def test_a_bar_is_a_minimum_or_a_maximum():
     assert Bar("psnr", 30.0, at_least=30.0).passed
     assert not Bar("psnr", 29.9, at_least=30.0).passed
     assert not Bar("seconds", 15.1, at_most=15.0).passed
@@ -21,21 +23,21 @@ def test_a_bar_is_cleared_from_the_right_side():
 def test_attention_on_half_of_its_part():
     region = torch.zeros(4, 4)
     region[:2] = 1  # 8 of 16 cells
-    heat = torch.ones(4, 4)
-    heat[0] = 5  # 20 + 4 of the 32 are inside; only the first row is above the mean of 2
-    torch.testing.assert_close(attention_on_part(heat, region), torch.tensor([24 / 32, 0.5, 0.5]))
+    attention = torch.ones(4, 4)
+    attention[0] = 5  # 20 + 4 of the 32 are inside; only the first row is above the mean of 2
+    torch.testing.assert_close(attention_on_part(attention, region), torch.tensor([24 / 32, 0.5, 0.5]))
 
 
 def test_a_few_bright_cells_do_not_cover_a_part():
     region = torch.ones(4, 4)
-    heat = torch.zeros(4, 4)
-    heat[0, 0] = 1
-    share, _, covered = attention_on_part(heat, region).tolist()
-    assert share == 1.0
+    attention = torch.zeros(4, 4)
+    attention[0, 0] = 1
+    inside, _, covered = attention_on_part(attention, region).tolist()
+    assert inside == 1.0
     assert covered == pytest.approx(1 / 16)
 
 
-def test_only_what_a_caption_names_and_a_picture_shows_is_asked():
+def test_named_attributes_are_in_the_caption_and_readable_in_the_picture():
     people = People(torch.zeros(3, 24), torch.zeros(3, dtype=torch.bool), torch.tensor([False, False, True]))
     looks = Looks(
         torch.cat([
@@ -44,7 +46,7 @@ def test_only_what_a_caption_names_and_a_picture_shows_is_asked():
             Looks.of(hair="bald").codes,  # a robot's
         ])
     )  # fmt: skip
-    names = [{a for a, yes in zip(ATTRIBUTES, row) if yes} for row in asked(people, looks).tolist()]
+    names = [{a for a, yes in zip(ATTRIBUTES, row) if yes} for row in named_attributes(people, looks).tolist()]
     colours = {"garment_colour", "background_colour"}
     assert names[0] == {"hair", "hair_colour", "garment", "accessory", "background"} | colours
     assert names[1] == {"hair", "garment", "background", "treatment"}
@@ -74,7 +76,7 @@ def test_a_missed_bar_shows_in_the_exit_code(stub, capsys, value, code):
     assert printed["bars"][0]["value"] == (value if value == value else None)
 
 
-def test_an_unknown_measurement_is_named():
+def test_an_unknown_measurement_raises():
     with pytest.raises(ValueError, match="no measurement named 'basse'. Choose from autoencoder"):
         report.main(only="basse")
 
@@ -85,7 +87,7 @@ def test_the_card_shows_numbers_bars_misses_and_training(tmp_path):
     card = report.write_card(bars, provenance, [tmp_path / "model_card" / "world.png"], seconds=120.0)
     assert "| PSNR, dB | 31.250 | >= 30 |  |" in card
     assert "| seconds | 20.000 | <= 15 | **missed** |" in card
-    assert "| parser.safetensors | 1.50 | parser | 0 |" in card  # nobody recorded hours: no empty column
+    assert "| parser.safetensors | 1.50 | parser | 0 |" in card  # no hours were recorded: no empty column
     assert "(1.5 MiB in all)" in card
     assert "![world](model_card/world.png)" in card
 

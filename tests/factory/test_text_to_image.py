@@ -12,7 +12,7 @@ from mcpkg.factory.setting import LATENT_CHANNELS, Setting, read_metadata, save_
 from mcpkg.factory.text_to_image import (
     FACE,
     MAX_VELOCITY_WEIGHT,
-    ShownAttention,
+    RecordedAttention,
     TextToImage,
     _denoise,
     draw_timesteps,
@@ -57,13 +57,13 @@ WORD = torch.tensor([[[part == "face" for part in PARTS]]])
         ([0.75, 0.0, 0.25, 0.0], 0.1438, 1.0),  # inside but uneven: -(ln 1.5 + ln 0.5) / 2
     ],
 )
-def test_grounding_asks_for_the_whole_part_and_nothing_else(places, divergence, inside):
+def test_grounding_is_lowest_for_uniform_attention_over_the_part(places, divergence, inside):
     attention = torch.tensor(places)[None, :, None]  # b hw n
     loss, share = grounding([attention], WORD, batch_of(HALVES))
     assert loss.item() == pytest.approx(divergence, abs=1e-4) and share.item() == pytest.approx(inside, abs=1e-4)
 
 
-def test_grounding_forgives_words_of_what_is_not_in_the_picture():
+def test_grounding_ignores_words_of_parts_that_are_not_in_the_picture():
     attention = torch.full((1, 4, 1), 0.25)
     loss, _ = grounding([attention], WORD, batch_of(torch.zeros(1, 2, 2, dtype=torch.int64)))
     assert loss.item() == 0
@@ -85,11 +85,11 @@ def test_captions_fit_the_encoder_word_by_word(model, generator):
     assert lengths.tolist() == [len(caption.words) for caption in captions]
 
 
-def test_shown_attention_computes_what_the_fast_path_does(model, generator):
+def test_recorded_attention_computes_the_same_as_fused_attention(model, generator):
     noisy, t = torch.randn(2, LATENT_CHANNELS, 16, 16, generator=generator), torch.tensor([10, 900])
     words = torch.randn(2, 32, 128, generator=generator)
     shown = dict(model.unet.attn_processors)
-    assert sum(isinstance(processor, ShownAttention) for processor in shown.values()) == 6
+    assert sum(isinstance(processor, RecordedAttention) for processor in shown.values()) == 6
     with torch.no_grad():
         slow = model.unet(noisy, t, words).sample
         model.unet.set_attn_processor(AttnProcessor2_0())
@@ -98,7 +98,7 @@ def test_shown_attention_computes_what_the_fast_path_does(model, generator):
     assert torch.allclose(slow, fast, atol=1e-4)
 
 
-def test_both_terms_teach_and_a_step_is_repeatable(model):
+def test_both_terms_have_gradients_and_a_step_is_repeatable(model):
     parts = torch.randint(len(PARTS), (4, 16, 16), generator=generator_for(0, 1))
     latents = torch.randn(4, LATENT_CHANNELS, 16, 16, generator=generator_for(0, 2))
     t = torch.tensor([10, 300, 600, 950])
@@ -138,21 +138,21 @@ def test_errors_in_the_face_count_three_times(model, monkeypatch):
     assert loss(slice(0, 8)) == pytest.approx(0.75 * level) and loss(slice(8, 16)) == pytest.approx(0.25 * level)
 
 
-def test_timesteps_crowd_amid_the_schedule_and_reach_both_ends():
+def test_timesteps_prefer_the_middle_and_reach_both_ends():
     t = draw_timesteps(20_000, generator_for(0, 5))
     assert 0 <= t.min() < 20 and 980 < t.max() < 1000
-    # uniform gives 0.2 on either side; logit-normal gives P(|N| < logit(0.6)) = 0.315 amid, and 0.5 (0.2 + 0.315) = 0.257
+    # In the middle fifth, uniform has 0.2 and logit-normal P(|N| < logit(0.6)) = 0.315: 0.5 (0.2 + 0.315) = 0.257.
     assert ((t >= 400) & (t < 600)).float().mean().item() == pytest.approx(0.257, abs=0.015)
 
 
-def test_an_encoder_trained_anew_meanwhile_is_refused(model, tmp_path):
+def test_an_encoder_that_changed_during_the_run_raises(model, tmp_path):
     setting = Setting(RECIPES["base"], 0, 1, "web", 64, tmp_path, tmp_path, torch.device("cpu"))
     vae = tiny_autoencoder()
     vae.save_pretrained(tmp_path / "base" / "vae")
     assert setting.autoencoder is not None  # loaded at the start
     nn.init.ones_(vae.quant_conv.bias)
     vae.save_pretrained(tmp_path / "base" / "vae")
-    with pytest.raises(ValueError, match="another encoder than at the start"):
+    with pytest.raises(ValueError, match="not the encoder of the start of the run"):
         save_pipeline(model, setting, {"recipe": "base"})
 
 
@@ -167,8 +167,8 @@ def test_the_saved_folder_is_a_stable_diffusion_pipeline(model, tmp_path, monkey
     state = {key: value.clone() for key, value in model.state_dict().items()}
     measured = save_pipeline(model, setting, {"recipe": "base", "seed": "0"})
     assert set(measured) == {"denoising", "grounding", "inside"}
-    told = {path.parent.name: read_metadata(path) for path in tmp_path.rglob("*.safetensors")}
-    assert {name: (metadata["recipe"], metadata["seed"]) for name, metadata in told.items()} == {
+    recorded = {path.parent.name: read_metadata(path) for path in tmp_path.rglob("*.safetensors")}
+    assert {name: (metadata["recipe"], metadata["seed"]) for name, metadata in recorded.items()} == {
         "vae": ("autoencoder_decoder", "8"), "unet": ("base", "0"), "text_encoder": ("base", "0"),
     }  # fmt: skip
 

@@ -21,7 +21,7 @@ def test_every_known_word_is_one_token(tokenizer):
 
 
 @pytest.mark.parametrize("text", ["xylophone", "a zebra, 42!", "naïve café"])
-def test_unknown_words_are_spelled_out_and_not_lost(tokenizer, text):
+def test_unknown_words_are_split_and_not_lost(tokenizer, text):
     ids = tokenizer(text).input_ids
     spelled = "".join(tokenizer.convert_ids_to_tokens(ids[1:-1])).replace("</w>", "")
     assert tokenizer.eos_token_id not in ids[1:-1]

@@ -78,11 +78,11 @@ def _run(recipe: Recipe, path, steps: int = 8, **changes) -> train.TrainingState
     state = train.TrainingState(replace(setting_of(recipe, path.parent, steps), **changes), path)
     if path.exists():
         state.load()
-    train.train(state, "toy")
+    train.run_training(state, "toy")
     return state
 
 
-def test_a_killed_run_goes_on_exactly(tmp_path, monkeypatch):
+def test_a_killed_run_resumes_exactly(tmp_path, monkeypatch):
     whole = _run(_toy(), tmp_path / "whole.safetensors")
     monkeypatch.setattr(train, "SAVE_EVERY_S", -1)  # a checkpoint after each step
     with pytest.raises(Killed):
@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on_exactly(tmp_path, monkeypatch):
     assert torch.equal(resumed.ema.weight, whole.ema.weight)
 
 
-def test_a_checkpoint_tells_who_trained_it_where_and_for_how_long(tmp_path, monkeypatch):
+def test_a_checkpoint_records_commit_machine_and_time(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "current_commit", lambda: "1111111")
     path = tmp_path / "toy.safetensors"
     first = _run(_toy(), path)
@@ -102,12 +102,13 @@ def test_a_checkpoint_tells_who_trained_it_where_and_for_how_long(tmp_path, monk
     assert _run(_toy(), path).origin["commit"] == "1111111"  # it was finished: nothing was trained since
     longer = _run(_toy(), path, steps=12)
     assert longer.step == 12 and longer.seconds > first.seconds
-    told = read_metadata(path)
-    assert told["commit"] == "1111111; 2222222-dirty" and told["machine"] == f"{torch.get_num_threads()} threads, cpu"
-    assert float(told["seconds"]) == longer.seconds and longer.hours() == "0.00"
+    recorded = read_metadata(path)
+    assert recorded["commit"] == "1111111; 2222222-dirty"
+    assert recorded["machine"] == f"{torch.get_num_threads()} threads, cpu"
+    assert float(recorded["seconds"]) == longer.seconds and longer.hours() == "0.00"
 
 
-def test_a_checkpoint_of_before_all_this_was_noted_is_gone_on_with(tmp_path, monkeypatch):
+def test_a_checkpoint_without_such_records_is_resumed(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "current_commit", lambda: "2222222")
     path = tmp_path / "toy.safetensors"
     _run(_toy(), path)
@@ -116,7 +117,7 @@ def test_a_checkpoint_of_before_all_this_was_noted_is_gone_on_with(tmp_path, mon
     assert state.hours() == "0.00 since step 8" and state.origin["commit"] == "unknown; 2222222"
 
 
-def test_finished_weights_are_a_start_that_is_remembered(tmp_path):
+def test_a_start_from_finished_weights_is_recorded(tmp_path):
     file = tmp_path / "finished.safetensors"
     save_file({"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.zeros(1)}, file, {"recipe": "toy", "steps": "6"})
     state = train.TrainingState(setting_of(_toy(), tmp_path), tmp_path / "toy.safetensors")
@@ -126,7 +127,7 @@ def test_finished_weights_are_a_start_that_is_remembered(tmp_path):
     assert read_metadata(state.path)["started_from"] == "recipe toy, steps 6"
 
 
-def test_a_folder_of_parts_is_a_start_too(tmp_path):
+def test_a_folder_of_parts_can_be_the_start(tmp_path):
     for part, weight in (("0", 1.0), ("1", 2.0)):
         (tmp_path / "finished" / part).mkdir(parents=True)
         save_file({"weight": torch.full((1, 1), weight)}, tmp_path / "finished" / part / "model.safetensors")
@@ -136,7 +137,7 @@ def test_a_folder_of_parts_is_a_start_too(tmp_path):
     assert [layer.weight.item() for layer in state.model] == [1.0, 2.0]
 
 
-def test_weights_of_another_model_are_no_start(tmp_path):
+def test_weights_of_another_model_cannot_be_the_start(tmp_path):
     state = train.TrainingState(setting_of(_toy(), tmp_path), tmp_path / "toy.safetensors")
     with pytest.raises(FileNotFoundError, match="missing: no weights to start from"):
         state.start_from(tmp_path / "missing")
@@ -145,14 +146,14 @@ def test_weights_of_another_model_are_no_start(tmp_path):
         state.start_from(tmp_path / "other.safetensors")
 
 
-def test_a_checkpoint_is_not_gone_on_with_on_other_portraits(tmp_path):
+def test_a_checkpoint_is_not_resumed_with_other_portraits(tmp_path):
     path = tmp_path / "toy.safetensors"
     _run(_toy(), path)
     with pytest.raises(ValueError, match=r"toy.safetensors: trained with images 64, not 128\. Give the same"):
         _run(_toy(), path, images=128)
 
 
-def test_a_checkpoint_is_not_gone_on_with_through_another_autoencoder(tmp_path):
+def test_a_checkpoint_is_not_resumed_with_another_autoencoder(tmp_path):
     recipe, path = replace(_toy(), uses_autoencoder=True), tmp_path / "toy.safetensors"
     save_autoencoder(tmp_path / "weights")
     _run(recipe, path)
@@ -172,11 +173,11 @@ def _train_together(rank: int, folder) -> None:
     dist.init_process_group("gloo", init_method=(folder / "address").as_uri(), rank=rank, world_size=2)
     torch.manual_seed(0)
     state = train.TrainingState(setting_of(_toy(), folder, steps=8), folder / "toy.safetensors")
-    train.train(state, "toy", rank, processes=2)
+    train.run_training(state, "toy", rank, processes=2)
     dist.destroy_process_group()
 
 
-def test_two_processes_learn_what_one_learns_from_both_halves_of_each_batch(tmp_path, monkeypatch):
+def test_two_processes_give_the_weights_of_one_on_both_halves_of_each_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "has_bfloat16", lambda device: False)
     torch.multiprocessing.spawn(_train_together, (tmp_path,), nprocs=2)
 
@@ -191,8 +192,8 @@ def test_two_processes_learn_what_one_learns_from_both_halves_of_each_batch(tmp_
     torch.testing.assert_close(together["ema.weight"], alone.ema.weight)
 
 
-def test_a_batch_that_cannot_be_shared_evenly_is_refused():
-    with pytest.raises(ValueError, match="--processes: a batch of 24 cannot be shared among 5"):
+def test_a_batch_that_cannot_be_divided_evenly_raises():
+    with pytest.raises(ValueError, match="--processes: a batch of 24 cannot be divided among 5"):
         train.main(train.Arguments("parser", processes=5))
 
 
@@ -208,12 +209,12 @@ def test_the_average_starts_fast_and_ends_slow(tmp_path):
     assert state.ema.bias.item() == pytest.approx(0.9002)
 
 
-def test_the_learning_rate_rises_and_falls_back_to_nothing():
+def test_the_learning_rate_rises_and_falls_to_zero():
     rates = [train.one_cycle(progress) for progress in (0.0, 0.05, 0.1, 0.55, 1.0)]
     assert rates == pytest.approx([0.04, 0.52, 1.0, 0.5, 0.0])
 
 
-def test_a_diverged_run_stops_and_says_so(tmp_path):
+def test_a_diverged_run_raises(tmp_path):
     recipe = replace(_toy(), loss=lambda model, *_: (model.weight.sum() * float("nan"), {}))
     with pytest.raises(FloatingPointError, match="step 0; lower the learning rate"):
         _run(recipe, tmp_path / "toy.safetensors")
@@ -236,7 +237,7 @@ def test_a_recipe_teaches_every_weight(name, pools):
     assert torch.isfinite(loss) and idle == [] and all(torch.isfinite(term) for term in terms.values())
 
 
-def test_a_decoder_is_trained_on_and_its_latents_stay_what_they_were(pools, tmp_path):
+def test_further_training_of_the_decoder_keeps_the_latents(pools, tmp_path):
     save_autoencoder(tmp_path)
     recipe = replace(RECIPES["autoencoder_decoder"], batch_size=2)
     setting = replace(setting_of(recipe, pools), out=tmp_path)
@@ -249,12 +250,12 @@ def test_a_decoder_is_trained_on_and_its_latents_stay_what_they_were(pools, tmp_
     assert measured["latent_std"] == 2.0
     again = AutoencoderKL.from_pretrained(tmp_path / "base" / "vae")
     assert again.config.scaling_factor == 0.5
-    told = read_metadata(next(tmp_path.rglob("*.safetensors")))
-    assert told["recipe"] == "autoencoder_decoder" and json.loads(told["encoder"])["seed"] == "7"
+    recorded = read_metadata(next(tmp_path.rglob("*.safetensors")))
+    assert recorded["recipe"] == "autoencoder_decoder" and json.loads(recorded["encoder"])["seed"] == "7"
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "identity_train", "parser", "style_reader"])
-def test_finished_weights_say_how_they_came_to_be(name, pools, tmp_path):
+def test_finished_weights_record_their_provenance(name, pools, tmp_path):
     recipe = RECIPES[name]
     setting = replace(setting_of(recipe, pools), out=tmp_path)
     provenance = {"recipe": name, "seed": "0", "steps": "0", "population": "web", "commit": "unknown"}
@@ -262,7 +263,7 @@ def test_finished_weights_say_how_they_came_to_be(name, pools, tmp_path):
     (path,) = tmp_path.rglob("*.safetensors")
     with safe_open(path, "pt") as file:
         assert provenance.items() <= file.metadata().items()
-        assert {str(file.get_tensor(key).dtype) for key in file.keys()} <= {"torch.float16", "torch.int64"}
+        assert {str(file.get_tensor(key).dtype) for key in file.keys()}  # noqa: SIM118  # a safetensors file is no mapping <= {"torch.float16", "torch.int64"}
     assert measured and all(np.isfinite(list(measured.values())))
 
 
@@ -276,7 +277,7 @@ def test_a_restorer_is_measured_on_damaged_pictures(pools, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "autoencoder"])
-def test_an_autoencoder_is_asked_for_before_anything_is_rendered(name, tmp_path):
+def test_a_missing_autoencoder_raises_before_anything_is_rendered(name, tmp_path):
     arguments = train.Arguments(name, checkpoints=tmp_path / "checkpoints", out=tmp_path, device="cpu")
     with pytest.raises(FileNotFoundError, match="First: python -m mcpkg.factory.train autoencoder"):
         train.main(arguments)
@@ -291,7 +292,7 @@ def test_the_command_ends_with_one_line(tmp_path, monkeypatch, capsys):
     assert end.value.code == 2 and error.count("\n") == 1 and "where the held-out portraits begin" in error
 
 
-def test_portraits_that_are_held_out_are_not_learnt_from(tmp_path):
+def test_held_out_portraits_cannot_be_used_for_training(tmp_path):
     setting = setting_of(RECIPES["base"], tmp_path)
     for images in (0, HELD_OUT + 1):
         with pytest.raises(ValueError, match=f"--images: {images} is not in 1 to {HELD_OUT}"):

@@ -77,7 +77,7 @@ def test_results_are_the_pixels_that_were_drawn(setting, tmp_path):
     assert torch.equal(pixels.view(32, 32, 3), (result.generated.images[0] * 255).round().long().permute(1, 2, 0))
 
 
-def test_every_score_is_shown_with_its_interval_and_what_it_means(setting, tmp_path):
+def test_every_score_is_shown_with_its_interval_and_description(setting, tmp_path):
     backend, source, reference, result = setting
     assert set(SCORE_DESCRIPTIONS) == {field.name for field in fields(Scores) if field.type in (Interval, "Interval")}
     scores = replace(result.scores, identity=Interval(0.6123, 0.55, 0.6789, 8), style=Interval(*[float("nan")] * 3, 0))
@@ -120,7 +120,7 @@ def test_timings_are_those_of_the_steps(setting, tmp_path):
     assert "<td class=number>6</td><td class=number>250 ms</td>" in text  # six steps of 0.25 s
 
 
-def test_a_report_that_cannot_be_made_leaves_the_old_one(setting, tmp_path, monkeypatch):
+def test_a_report_that_cannot_be_written_keeps_the_old_one(setting, tmp_path, monkeypatch):
     backend, source, reference, result = setting
     path = write_report(tmp_path, backend, source, reference, result)
     before = path.read_text()

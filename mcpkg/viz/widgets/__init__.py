@@ -1,4 +1,4 @@
-"""Widgets of the course: each shows a figure and a line that describes it, or a static picture where widgets do not run.
+"""Widgets of the course: each shows a figure and a line that describes it; without a kernel, a static picture.
 
 Their computations are in the modules that they import; this package holds controls only. Widgets need ipywidgets, in
 the extra "notebooks".

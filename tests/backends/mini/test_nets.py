@@ -105,7 +105,7 @@ def test_an_untrained_restorer_enlarges(generator):
 
 def test_weights_come_back_in_full_precision(tmp_path, generator):
     net = IdentityEmbedder(width=8).eval()
-    save_net(net, tmp_path / "identity_train.safetensors", {"seed": "0"})
+    save_net(net, tmp_path / "identity_train.safetensors", {"seed": "0"}, {})
     again = IdentityEmbedder.load(tmp_path / "identity_train.safetensors")
     images = torch.rand(1, 3, 64, 64, generator=generator)
     assert next(again.parameters()).dtype == torch.float32 and not again.training
