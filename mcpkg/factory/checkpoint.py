@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mcpkg.factory.setting import Setting, encoder_digest, read_metadata
-from mcpkg.util.files import replace_whole
+from mcpkg.util.safetensors_io import write_weights
 
 
 class TrainingState:
@@ -89,9 +89,7 @@ class TrainingState:
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
         numbers = {"step": str(self.step), "seconds": str(self.seconds), "timed_from": str(self.timed_from)}
-        with replace_whole(self.path) as partial:
-            metadata = numbers | self.origin | self.conditions
-            save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
+        write_weights(tensors, self.path, numbers | self.origin | self.conditions)
 
     def load(self) -> None:
         """Restore the state from the checkpoint.

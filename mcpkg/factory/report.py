@@ -16,13 +16,13 @@ from typing import Annotated
 
 import torch
 import tyro
-from safetensors import safe_open
 from tqdm import tqdm
 
 from mcpkg.backends import load_backend
 from mcpkg.backends.mini.backend import WEIGHTS
 from mcpkg.factory.exam import Bar, Exam
 from mcpkg.factory.measure import MEASUREMENTS
+from mcpkg.factory.setting import read_metadata
 from mcpkg.factory.sheets import write_sheets
 from mcpkg.util.errors import one_line_errors
 from mcpkg.util.files import replace_whole
@@ -76,8 +76,7 @@ def read_provenance(weights: Path) -> list[dict[str, str]]:
     """Return one row for each safetensors file: name, size and what its metadata record of its training."""
     rows = []
     for path in sorted(weights.rglob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+        metadata = read_metadata(path)
         keys = ("recipe", "population", "seed", "steps", "hours", "machine", "commit", "started_from")
         row = {key: metadata.get(key, "") for key in keys}
         rows.append({"file": path.relative_to(weights).as_posix(), "MiB": f"{path.stat().st_size / MIB:.2f}"} | row)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from mcpkg.backends.mini.backend import WEIGHTS
 from mcpkg.factory.data import Batch, Pool, create_once, generator_for, make_pool
-from mcpkg.util.files import replace_whole
+from mcpkg.util.safetensors_io import write_weights
 
 LATENT_CHANNELS = 16
 """Channels per latent cell of 8x8 pixels: an eye fills one such cell, and eight channels are too few for it."""
@@ -168,10 +168,8 @@ def read_metadata(path: Path) -> dict[str, str]:
 def save_net(net: nn.Module, path: Path, provenance: dict[str, str], measured: dict[str, float]) -> None:
     """Write weights in half precision with their provenance and measurements; the file appears whole or not at all."""
     state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
-    state = {k: v.contiguous().cpu() for k, v in state.items()}
     metadata = {"arguments": json.dumps(net.arguments), **provenance, "measured": json.dumps(measured)}
-    with replace_whole(path) as partial:
-        save_file(state, partial, metadata=metadata)
+    write_weights({k: v.cpu() for k, v in state.items()}, path, metadata)
 
 
 def save_folder(write: Callable[[Path], None], folder: Path, provenance: dict[str, str]) -> None:
