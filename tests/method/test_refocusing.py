@@ -188,7 +188,9 @@ def test_placeholders_are_captured_with_all_their_vectors_on_the_backends_grid_b
             run_unet(backend, ids)
     assert maps.roles == ("source",) and maps.rows["source"].tolist() == [True, False]
     size = backend.attention_size
-    chosen = [name for name in every.layers if not name.startswith("mid") and every.maps["source"][name].shape[-1] == size]
+    chosen = [
+        name for name in every.layers if not name.startswith("mid") and every.maps["source"][name].shape[-1] == size
+    ]
     assert list(maps.layers) == chosen and 0 < len(chosen) < len(every.layers)
     for name in chosen:
         assert torch.equal(maps.maps["source"][name], every.maps["source"][name])
