@@ -119,7 +119,7 @@ def test_collapse_of_hand_made_cases(identity, nearest, style, copies, drops):
     assert [x.item() for x in verdict] == [copies, drops]
 
 
-def test_collapse_cannot_be_told_without_a_face_or_a_scale():
+def test_collapse_is_unknown_without_a_face_or_a_scale():
     def verdict(one_face=True, identity_scale=(0.2, 1.0), style_scale=(0.3, 0.9), copy_from=0.5):
         outcome = collapse(faces(0.3, 0.8, 0.4, one_face), identity_scale, style_scale, copy_from)
         return [x.item() for x in outcome]
