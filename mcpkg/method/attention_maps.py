@@ -212,7 +212,12 @@ class AttentionMaps:
         Args:
             reduce: "mean", or "max": a place counts if any head of any layer attends there.
             chosen: size, layer, head and timestep, see `select`.
+
+        Raises:
+            ValueError: an unknown `reduce`, or see `select`.
         """
+        if reduce not in ("mean", "max"):
+            raise ValueError(f"reduce: {reduce!r} unknown. Choose 'mean' or 'max'.")
         maps = self.select(role, **chosen)
         return maps.amax(dim=(1, 2)) if reduce == "max" else maps.mean(dim=(1, 2))
 

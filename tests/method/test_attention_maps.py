@@ -189,6 +189,11 @@ def test_a_heatmap_reduces_over_what_is_not_chosen():
     assert chosen[:, 0, 0].tolist() == pytest.approx([1.1 / 2, 2.1 / 2])
 
 
+def test_an_unknown_reduction_is_named():
+    with pytest.raises(ValueError, match="reduce: 'median' unknown. Choose 'mean' or 'max'"):
+        filled().heatmap("source", "median")
+
+
 def test_a_chosen_timestep_is_not_in_a_reduction_over_passes():
     with pytest.raises(ValueError, match=r"timestep: 900 unknown. Choose from \[None\]"):
         filled("mean").select("source", timestep=900)

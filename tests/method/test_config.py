@@ -44,7 +44,7 @@ def test_methods_have_names_of_their_own():
     assert {id(method) for method in config.METHODS.values()} == {id(method) for method in METHODS}
 
 
-def test_every_method_learns_a_word_for_its_subject():
+def test_every_method_learns_a_placeholder_for_its_subject():
     assert all("embeddings" in phase.trains for method in METHODS for phase in method.phases)
 
 
@@ -69,7 +69,7 @@ def test_without_composed_prompts_the_source_has_none_either():
     assert config.without_task(shared, "reference", "bare").composed_source == 0.5
 
 
-def test_one_phase_has_all_the_steps_and_a_word_rate_to_start_from():
+def test_one_phase_has_all_the_steps_and_the_placeholders_rate_of_the_first():
     (phase,) = config.ONE_PHASE.phases
     assert (phase.steps, phase.embedding_learning_rate) == (2700, 5e-4)
     assert (phase.weights, phase.refocusing) == (MAGICAPTURE.phases[1].weights, MAGICAPTURE.phases[1].refocusing)

@@ -3,30 +3,30 @@ from dataclasses import replace
 import pytest
 import torch
 
-import mcpkg.method.attention_losses  # noqa: F401
 from mcpkg.inference.model_patching import add_placeholders_to, temporarily_patched
 from mcpkg.method import objective
-from mcpkg.method.attention_maps import MapStore
-from mcpkg.method.batch import ROLES, Concept
-from mcpkg.method.config import MAGICAPTURE, REFOCUSING_FORMS, LossWeights
-from mcpkg.method.diffusion import velocity_weight
-from mcpkg.method.objective import training_loss
-from mcpkg.method.prompts import TEMPLATES, draw_prompts, token_positions, tokenize_prompts
-from mcpkg.method.refocusing import (
-    FORMS,
-    capture_words,
-    mean_over_grids,
-    refocusing_terms,
-    word_positions,
-    word_regions,
+from mcpkg.method.batch import ROLES
+from mcpkg.method.config import (
+    MAGICAPTURE,
+    NO_REFOCUSING,
+    REFOCUSING_FORMS,
+    REFOCUSING_SCALES,
+    LossWeights,
+    Refocusing,
 )
-from mcpkg.metrics.leakage import leakage_by_token, leakage_rows
+from mcpkg.method.diffusion import add_noise, velocity_weight
+from mcpkg.method.masks import role_region
+from mcpkg.method.objective import training_loss, weighted_sum
+from mcpkg.method.prompts import TEMPLATES, draw_prompts
 from mcpkg.training.dataset import draw_batch, encode_dataset, source_identity
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 
 METHOD = replace(MAGICAPTURE, samples_per_task=2, identity_max_timestep=1.0)
 PHASE = METHOD.phases[1]
-IDENTITY_ONLY = LossWeights(source=0.0, reference=0.0, composed=0.0, refocusing=0.0, identity=1.0)
+IDENTITY_ONLY = replace(
+    PHASE, weights=LossWeights(source=0.0, reference=0.0, composed=0.0, identity=1.0), refocusing=NO_REFOCUSING
+)
+WITHOUT_IDENTITY = replace(PHASE, weights=replace(PHASE.weights, identity=0.0))
 
 
 class Objective:
@@ -35,15 +35,14 @@ class Objective:
     def __init__(self, backend):
         self.backend, rng = backend, torch.Generator().manual_seed(0)
         source, reference = tiny_portraits(backend, 3, seed=1), tiny_portraits(backend, 3, seed=2)
-        self.concepts = encode_dataset(backend, source, reference, METHOD, rng)
+        self.dataset = encode_dataset(backend, source, reference, METHOD, rng)
         self.target = source_identity(backend, source)
         add_placeholders_to(backend, ROLES, rng)
 
     def __call__(self, phase=PHASE, method=METHOD, seed=3):
         rng = torch.Generator().manual_seed(seed)
-        self.batch = draw_batch(self.concepts, phase.tasks, method.samples_per_task, rng)
-        self.prompts = draw_prompts([task for task in phase.tasks for _ in range(method.samples_per_task)], rng)
-        return training_loss(self.backend, method, phase, self.batch, self.prompts, self.target, rng)
+        self.batch = draw_batch(self.dataset, phase.tasks, method, rng)
+        return training_loss(self.backend, method, phase, self.batch, self.target, rng)
 
 
 @pytest.fixture
@@ -53,8 +52,25 @@ def compute():
         yield Objective(backend)
 
 
-def with_weights(**weights):
-    return replace(PHASE, weights=replace(PHASE.weights, **weights))
+def test_a_batch_draws_images_then_prompts_then_noise_from_one_stream(compute, monkeypatch):
+    seen = []
+
+    def watched(latents, scheduler, rng, bound):
+        seen.append(rng.get_state())
+        return add_noise(latents, scheduler, rng, bound)
+
+    monkeypatch.setattr(objective, "add_noise", watched)
+    with torch.no_grad():
+        compute(seed=11)
+    rng = torch.Generator().manual_seed(11)
+    order = [torch.randperm(3, generator=rng)[:2] for _ in PHASE.tasks]
+    prompts = draw_prompts(["source"] * 2 + ["reference"] * 2 + ["composed"] * 2, rng)
+    images = [compute.dataset[task][chosen] for task, chosen in zip(PHASE.tasks, order, strict=True)]
+    for name in ("latents", "mask", "face", "landmarks"):
+        assert torch.equal(getattr(compute.batch, name), torch.cat([getattr(part, name) for part in images]))
+    assert compute.batch.tasks == ("source", "source", "reference", "reference", "composed", "composed")
+    assert compute.batch.prompts == tuple(prompts)
+    assert len(seen) == 1 and torch.equal(seen[0], rng.get_state())
 
 
 def test_all_tasks_go_through_the_unet_in_one_forward(compute):
@@ -76,9 +92,10 @@ def test_noise_levels_count_as_velocity_if_asked(compute, monkeypatch):
         return scheduler.add_noise(latents, noise, t), noise, t
 
     monkeypatch.setattr(objective, "add_noise", at_two_levels)
-    phase = replace(PHASE, weights=replace(PHASE.weights, identity=0.0))
     with torch.no_grad():
-        plain, weighted = (compute(phase, replace(METHOD, weighting=name)).terms for name in ("epsilon", "velocity"))
+        plain, weighted = (
+            compute(WITHOUT_IDENTITY, replace(METHOD, weighting=name)).terms for name in ("epsilon", "velocity")
+        )
     wanted = velocity_weight(torch.tensor([100, 900]), compute.backend.pipeline.scheduler)
     for task in PHASE.tasks:
         torch.testing.assert_close(weighted[task] / plain[task], wanted)
@@ -93,25 +110,39 @@ def test_the_objective_is_the_sum_of_its_tasks(compute, monkeypatch):
     monkeypatch.setattr(objective, "add_noise", same_noise)
     monkeypatch.setitem(TEMPLATES, "composed", TEMPLATES["composed"][:1])
     method = replace(METHOD, samples_per_task=3)  # every image, in some order: a mean does not see which
-    weights = replace(PHASE.weights, identity=0.0)
-    together = compute(replace(PHASE, weights=weights), method).loss
-    alone = [compute(replace(PHASE, tasks=(task,), weights=weights), method, seed=5).loss for task in PHASE.tasks]
+    together = compute(WITHOUT_IDENTITY, method).loss
+    alone = [compute(replace(WITHOUT_IDENTITY, tasks=(task,)), method, seed=5).loss for task in PHASE.tasks]
     torch.testing.assert_close(sum(alone), together, rtol=1e-4, atol=0)
 
 
 def test_weights_weigh(compute):
     with torch.no_grad():
-        heavy = compute(with_weights(source=3.0, reference=0.0, composed=0.5, refocusing=0.25, identity=2.0))
+        weights = LossWeights(source=3.0, reference=0.0, composed=0.5, identity=2.0)
+        heavy = compute(replace(PHASE, weights=weights, refocusing=Refocusing(weight=0.25)))
     mean = {name: values.mean().item() for name, values in heavy.terms.items()}
-    # Refocusing is a sum over words, a mean over the two samples of a task: 8 values over 2.
+    # Refocusing is a sum over placeholders, a mean over the two samples of a task: 8 values over 2.
     expected = 3 * mean["source"] + 0.5 * mean["composed"] + 0.25 * 8 / 2 * mean["refocusing"] + 2 * mean["identity"]
     assert heavy.loss.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_weighted_sum_by_hand():
+    # Two samples per task, so tasks and refocusing are divided by 2, identity by the number of images it judged.
+    terms = {
+        "source": torch.tensor([1.0, 3.0]),  # mean 2, weight 0.5: 1
+        "composed": torch.tensor([1.0, 0.0]),  # mean 0.5, weight 2: 1
+        "refocusing": torch.tensor([0.1, 0.2, 0.3]),  # 0.6 / 2, weight 10: 3
+        "identity": torch.tensor([0.7]),  # weight 3: 2.1
+    }
+    weights = LossWeights(source=0.5, composed=2.0, identity=3.0)
+    phase = replace(PHASE, weights=weights, refocusing=Refocusing(weight=10.0))
+    assert weighted_sum(terms, phase, samples_per_task=2).item() == pytest.approx(7.1)
+    terms["identity"] = torch.zeros(0)  # no image judged: not a mean over nothing
+    assert weighted_sum(terms, phase, samples_per_task=2).item() == pytest.approx(5.0)
+
+
 def test_the_identity_gradient_reaches_the_unet_through_tweedie_and_decoder(compute):
-    phase = replace(PHASE, weights=IDENTITY_ONLY)
     weights = dict(compute.backend.pipeline.unet.requires_grad_(True).named_parameters())
-    before = compute(phase).loss
+    before = compute(IDENTITY_ONLY).loss
     before.backward()
     assert all(weights[name].grad.abs().sum() > 0 for name in ("conv_in.weight", "conv_out.weight"))
     assert any("attn2.to_k" in name and weight.grad.abs().sum() > 0 for name, weight in weights.items())
@@ -120,7 +151,7 @@ def test_the_identity_gradient_reaches_the_unet_through_tweedie_and_decoder(comp
         length = sum(weight.grad.square().sum() for weight in weights.values()) ** 0.5
         for weight in weights.values():
             weight -= 0.01 * weight.grad / length
-        assert compute(phase).loss < before
+        assert compute(IDENTITY_ONLY).loss < before
 
 
 def test_an_image_without_a_face_is_counted_and_moves_nothing(compute):
@@ -132,7 +163,8 @@ def test_an_image_without_a_face_is_counted_and_moves_nothing(compute):
             return replace(faces, found=torch.arange(len(images)) == 0)
 
     compute.backend.face_parser = SeesTheFirst()
-    outcome = compute(replace(PHASE, weights=IDENTITY_ONLY))
+    outcome = compute(IDENTITY_ONLY)
+    assert outcome.maps is None  # refocusing is off: nothing is captured
     assert (outcome.identity_images, outcome.no_face_images) == (2, 1)
     assert len(outcome.terms["identity"]) == 1
     torch.testing.assert_close(outcome.loss, outcome.terms["identity"][0])  # not halved by a silent zero
@@ -144,66 +176,38 @@ def test_identity_is_asked_below_its_highest_timestep_only(compute):
     assert outcome.loss.isfinite()
 
 
-def test_the_source_word_is_held_to_the_face_and_the_reference_word_to_the_rest():
-    face = torch.zeros(3, 1, 4, 4)
-    face[..., :2, :] = 1  # the upper half
-    batch = Concept(torch.zeros(3, 1, 4, 4), face, face, torch.zeros(3, 5, 2))
-    rows = {"source": torch.tensor([[True], [False], [True]]), "reference": torch.tensor([[False], [True], [True]])}
-    upper, lower = (half.expand(2, 1, 2, 1) for half in torch.tensor([[1.0, 0.0], [0.0, 1.0]]).reshape(2, 1, 1, 2, 1))
-    store = MapStore(rows, None, "last")
-    store.add({"source": [("layer", upper)], "reference": [("layer", lower)]}, 0)
-    assert refocusing_terms(store, batch, METHOD, LossWeights()).tolist() == [0, 0, 0, 0]
-    assert leakage_by_token(leakage_rows(store, word_regions(batch))) == {"source": 0, "reference": 0}
-    store.add({"source": [("layer", lower)], "reference": [("layer", upper)]}, 0)
-    assert refocusing_terms(store, batch, METHOD, LossWeights()).tolist() == [1, 1, 1, 1]
-    assert leakage_by_token(leakage_rows(store, word_regions(batch))) == {"source": 1, "reference": 1}
-
-
-@pytest.mark.parametrize("form", REFOCUSING_FORMS)
+@pytest.mark.parametrize("form", REFOCUSING_FORMS.names)
 def test_every_form_of_refocusing_trains_queries_and_keys(compute, form):
     weights = dict(compute.backend.pipeline.unet.requires_grad_(True).named_parameters())
-    outcome = compute(with_weights(refocusing_form=form, identity=0.0))
-    outcome.terms["refocusing"].sum().backward()
+    outcome = compute(replace(WITHOUT_IDENTITY, refocusing=Refocusing(form=form)))
+    refocusing = outcome.terms["refocusing"]
+    assert refocusing.isfinite().all() and (refocusing >= -1).all()
+    refocusing.sum().backward()
+    assert all(w.grad is None or w.grad.isfinite().all() for w in weights.values())
     assert any("attn2.to_q" in name and w.grad is not None and w.grad.abs().sum() > 0 for name, w in weights.items())
-    of_source = mean_over_grids(FORMS[form], outcome.maps.maps["source"], compute.batch.face[[0, 1, 4, 5]])
-    torch.testing.assert_close(outcome.terms["refocusing"][:4], of_source)
+    assert any("attn2.to_k" in name and w.grad is not None and w.grad.abs().sum() > 0 for name, w in weights.items())
+    # <v1> stands in the prompts of the source and composed samples, <v2> in those of the reference and composed ones.
+    for role, samples, terms in (("source", [0, 1, 4, 5], refocusing[:4]), ("reference", [2, 3, 4, 5], refocusing[4:])):
+        (layers,) = outcome.maps.by_grid(role).values()  # one grid, one step
+        region = role_region(role, compute.batch.face[samples])
+        torch.testing.assert_close(terms, REFOCUSING_FORMS[form](layers[:, 0], region))
 
 
-def test_the_scale_of_refocusing_is_the_methods(compute):
+def test_the_scale_of_refocusing_is_the_phases(compute):
     with torch.no_grad():
-        scales = {scale: compute(method=replace(METHOD, refocusing_scale=scale)) for scale in ("max", "minmax", "none")}
-    losses = [outcome.terms["refocusing"].mean().item() for outcome in scales.values()]
-    assert len(set(losses)) == 3
-
-
-def test_a_batch_without_a_word_is_not_captured(compute):
-    ids = tokenize_prompts(compute.backend.pipeline.tokenizer, ["a photo of a person"] * 2)
-    with capture_words(compute.backend, ids, METHOD, LossWeights()) as maps:
-        assert maps is None
-
-
-def test_words_are_found_with_all_their_vectors_and_missed_if_never_added():
-    backend, rng = tiny_backend(), torch.Generator()
-    with pytest.raises(ValueError, match="<v1>: not a word of this model with 2 vectors"):
-        word_positions(backend, torch.zeros(1, 20, dtype=torch.long), vectors=2)
-    with temporarily_patched(backend):
-        add_placeholders_to(backend, {role: replace(word, vectors=2) for role, word in ROLES.items()}, rng)
-        tokenizer = backend.pipeline.tokenizer
-        prompts = ["a photo of <v1> person", "a photo"]
-        ids = tokenize_prompts(tokenizer, prompts)
-        positions = word_positions(backend, ids, vectors=2)
-        assert positions.keys() == {"source"}
-        assert torch.equal(positions["source"], token_positions(tokenizer, prompts, "<v1>", required=False))
-        assert positions["source"].sum(dim=1).tolist() == [2, 0]
+        scales = [compute(replace(PHASE, refocusing=Refocusing(scale=scale))) for scale in REFOCUSING_SCALES]
+    losses = [outcome.terms["refocusing"].mean().item() for outcome in scales]
+    assert len(set(losses)) == len(REFOCUSING_SCALES) == 3
 
 
 def test_the_prior_counts_the_whole_image_at_its_own_weight(compute):
-    images = compute.concepts["reference"]
-    compute.concepts["prior"] = replace(images, mask=torch.ones_like(images.mask))
-    phase = replace(PHASE, tasks=("prior",), weights=LossWeights(prior=0.5, refocusing=0.0, identity=0.0))
+    images = compute.dataset["reference"]
+    compute.dataset["prior"] = replace(images, mask=torch.ones_like(images.mask))
+    phase = replace(PHASE, tasks=("prior",), weights=LossWeights(prior=0.5, identity=0.0))
     with torch.no_grad():
         outcome = compute(phase)
-        compute.concepts["prior"] = images  # outside the face only
+        compute.dataset["prior"] = images  # outside the face only
         masked = compute(phase)
+    assert outcome.maps is None  # its prompt holds no placeholder, though the phase has refocusing
     assert outcome.loss.item() == pytest.approx(0.5 * outcome.terms["prior"].mean().item())
     assert not torch.equal(outcome.terms["prior"], masked.terms["prior"])

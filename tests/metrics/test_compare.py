@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import torch
 
+from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import MAGICAPTURE, ONE_PHASE, WITHOUT_REFOCUSING
 from mcpkg.metrics.compare import compare_methods, train_methods, untrained
 from mcpkg.training.trainer import Training, personalise
@@ -40,9 +41,15 @@ def test_a_shared_first_phase_changes_no_adapter(monkeypatch):
 
 
 def test_every_method_draws_the_same_seeds():
-    outcomes = compare_methods(*setting(), METHODS[:2], n=2, seed=5)
+    outcomes = compare_methods(*setting(), METHODS[:2], seed=5, sampling=Sampling(n=2, seed=5))
     assert list(outcomes) == ["MagiCapture", "without refocusing"]
     assert {outcome.generated.seeds for outcome in outcomes.values()} == {(5, 6)}
+    for outcome in outcomes.values():
+        assert outcome.generated.maps.roles == ("source", "reference") and outcome.scores.leakage_source.n == 2
+        assert outcome.adapter.seed == 5 and len(outcome.history) == 6
+        values = outcome.as_dict()
+        no_face = sum(step["no_face"] for step in outcome.history)
+        assert values["no_face_images_in_training"] == outcome.adapter.record["no_face_images"] == no_face
 
 
 def test_an_untrained_adapter_is_the_start_of_training():

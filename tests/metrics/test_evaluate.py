@@ -7,6 +7,7 @@ import torch
 
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.generate import Generated
+from mcpkg.method.attention_maps import AttentionMaps
 from mcpkg.metrics.evaluate import N_STRANGERS, ImageScores, collapse, evaluate_portraits, score_table
 from tests.helpers.tiny_backend import disc, tiny_backend, tiny_portraits
 
@@ -17,12 +18,17 @@ def setting():
     return backend, tiny_portraits(backend, 3, seed=1), tiny_portraits(backend, 3, seed=2)
 
 
-def generated(images, **maps):
+def generated(images, **heatmaps):
+    """Portraits, with attention maps of one layer, one head and one step if heatmaps are given by role."""
+    maps = None
+    if heatmaps:
+        maps = AttentionMaps({role: torch.ones(len(images), 1, dtype=torch.bool) for role in heatmaps})
+        maps.add({role: {"layer": heatmap[:, None]} for role, heatmap in heatmaps.items()}, 0)
     return Generated(images, tuple(range(len(images))), "a photo", maps)
 
 
 def alike(backend, seed):
-    """Three portraits that share most of what is in them."""
+    """Three portraits that have most of their content in common."""
     portraits = tiny_portraits(backend, 3, seed)
     images = 0.8 * portraits.images[:1] + 0.2 * portraits.images
     return Portraits(portraits.paths, images, backend.face_parser.parse(images))
@@ -48,7 +54,7 @@ def test_scaled_identity_is_zero_for_strangers_and_one_for_own_photos():
     assert scores.identity_of_strangers < 0.9
 
 
-def test_leakage_is_the_share_outside_the_face(setting):
+def test_leakage_is_the_fraction_outside_the_face(setting):
     backend, source, reference = setting
     face = disc(source.images[:, :, ::4, ::4])[:, 0]  # 3 8 8: the disc at the maps' size
     scores = evaluate_portraits(
@@ -59,6 +65,12 @@ def test_leakage_is_the_share_outside_the_face(setting):
     assert scores.attention_mass_source.mean == pytest.approx(1.0)
     assert scores.leakage_reference.mean < 0.2
     assert scores.area_source + scores.area_reference == pytest.approx(1.0)
+
+
+def test_leakage_is_scored_for_the_roles_that_were_captured(setting):
+    backend, source, reference = setting
+    scores = evaluate_portraits(backend, generated(source.images, source=torch.ones(3, 8, 8)), source, reference)
+    assert (scores.leakage_source.n, scores.leakage_reference.n) == (3, 0)
 
 
 def test_images_without_one_face_are_left_out_of_identity(setting):
@@ -95,7 +107,7 @@ def faces(identity, nearest, style, one_face=True):
         (0.3, 0.8, 0.9, 1, 0),  # a reference person in the style
         (0.8, 0.3, 0.4, 0, 1),  # the source as in the photos
         (0.3, 0.8, 0.4, 1, 1),
-        (0.2, 0.5, 0.9, 0, 0),  # nobody: 0.375 to the nearest reference is still a stranger
+        (0.2, 0.5, 0.9, 0, 0),  # no one: 0.375 to the nearest reference is still a stranger
         (0.65, 0.7, 0.9, 0, 0),  # between the two: 0.5625 against 0.625, within the margin of 0.1
         (0.3, 0.8, 0.61, 1, 0),  # the style's middle is (0.3 + 0.9) / 2 = 0.6
         (0.3, 0.8, 0.59, 1, 1),
@@ -107,7 +119,7 @@ def test_collapse_of_hand_made_cases(identity, nearest, style, copies, drops):
     assert [x.item() for x in verdict] == [copies, drops]
 
 
-def test_collapse_cannot_be_told_without_a_face_or_a_scale():
+def test_collapse_is_unknown_without_a_face_or_a_scale():
     def verdict(one_face=True, identity_scale=(0.2, 1.0), style_scale=(0.3, 0.9), copy_from=0.5):
         outcome = collapse(faces(0.3, 0.8, 0.4, one_face), identity_scale, style_scale, copy_from)
         return [x.item() for x in outcome]

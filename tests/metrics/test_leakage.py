@@ -56,11 +56,11 @@ def capture(keep, heads=None):
     tokens = torch.zeros(3, TEXT_LENGTH, dtype=torch.bool)
     tokens[0, 3] = tokens[2, 5] = True  # the second prompt lacks the token
     unet = tiny_unet()
-    with torch.no_grad(), capture_attention(unet, {"source": tokens}, keep=keep, heads=heads) as store:
+    with torch.no_grad(), capture_attention(unet, {"source": tokens}, keep=keep, heads=heads) as maps:
         for t in (20, 10):
             sample = torch.randn(3, unet.config.in_channels, 8, 8, generator=rng)
             unet(sample, t, torch.randn(3, TEXT_LENGTH, 16, generator=rng))
-    return store
+    return maps
 
 
 def test_rows_tell_token_sample_layer_head_and_timestep():
@@ -79,11 +79,25 @@ def test_in_training_every_sample_has_its_own_timestep():
     tokens = torch.zeros(2, TEXT_LENGTH, dtype=torch.bool)
     tokens[:, 3] = True
     unet, rng = tiny_unet(), torch.Generator().manual_seed(0)
-    with capture_attention(unet, {"source": tokens}) as store:
+    with capture_attention(unet, {"source": tokens}) as maps:
         sample = torch.randn(2, unet.config.in_channels, 8, 8, generator=rng)
         unet(sample, torch.tensor([7, 500]), torch.randn(2, TEXT_LENGTH, 16, generator=rng))
-    rows = leakage_rows(store, {"source": torch.ones(2, 1, 8, 8)})
+    rows = leakage_rows(maps, {"source": torch.ones(2, 1, 8, 8)})
     assert {(row.sample, row.timestep) for row in rows} == {(0, 7), (1, 500)}
+
+
+def test_every_row_is_of_its_own_step_layer_and_head():
+    region = torch.zeros(3, 1, 32, 32)
+    region[:, :, :16] = 1
+    maps = capture("all", heads=[1])
+    rows = leakage_rows(maps, {"source": region})
+    assert len({(row.timestep, row.layer, row.sample) for row in rows}) == len(rows) == 2 * 7 * 2
+    for row in rows:
+        step, prompt = {20: 0, 10: 1}[row.timestep], {0: 0, 2: 1}[row.sample]
+        one = maps.maps["source"][row.layer][prompt, step, 0]  # of the only head, number 1
+        assert row.attention == pytest.approx(one.mean().item())
+        lower = one[len(one) // 2 :]
+        assert row.leakage == pytest.approx((lower.sum() / one.sum()).item(), abs=1e-6)
 
 
 def test_a_running_mean_has_no_timestep_and_chosen_heads_keep_their_numbers():
@@ -117,9 +131,9 @@ def test_a_head_weighs_as_much_as_it_looks_and_every_sample_alike():
 def test_the_number_of_a_token_is_the_leakage_of_its_mean_map():
     region = torch.zeros(3, 1, 32, 32)
     region[..., :12, 5:] = 1
-    store = capture("all")
-    fine = [row for row in leakage_rows(store, {"source": region}) if row.size == 8]
-    of_mean = attention_leakage(store.mean("source", 8)[:, None], region[[0, 2]]).mean()
+    maps = capture("all")
+    fine = [row for row in leakage_rows(maps, {"source": region}) if row.size == 8]
+    of_mean = attention_leakage(maps.heatmap("source", size=8)[:, None], region[[0, 2]]).mean()
     assert leakage_by_token(fine)["source"] == pytest.approx(of_mean.item(), abs=1e-6)
 
 
