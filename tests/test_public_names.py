@@ -1,7 +1,11 @@
+import ast
 import subprocess
 import sys
+from importlib import import_module
 from inspect import isfunction
 from pathlib import Path
+
+import pytest
 
 import mcpkg
 from mcpkg.method import config
@@ -29,6 +33,22 @@ def test_public_names_are_functions_and_every_method():
     assert {"load_portraits", "personalise", "generate_portraits", "evaluate_portraits"} <= values.keys()
 
 
+def test_type_checkers_see_exactly_the_public_names():
+    """The block under TYPE_CHECKING is all that an editor knows of names that are imported on first use."""
+    blocks = [
+        node
+        for node in ast.parse(Path(mcpkg.__file__).read_text()).body
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    ]
+    (block,) = blocks
+    imports = [(node.module, alias) for node in block.body for alias in node.names]
+    assert all(alias.asname == alias.name for _, alias in imports)  # `import x as x` re-exports, for a type checker
+    packages = {alias.name: module.split(".")[1] for module, alias in imports}
+    assert len(packages) == len(imports) and packages == mcpkg._PACKAGES
+    for module, alias in imports:
+        assert getattr(import_module(module), alias.name) is getattr(mcpkg, alias.name), alias.name
+
+
 def test_no_public_name_is_hidden_by_a_module():
     """Once imported, the module mcpkg.x is what `mcpkg.x` means."""
     modules = {path.stem for path in Path(mcpkg.__file__).parent.iterdir()}
@@ -36,9 +56,5 @@ def test_no_public_name_is_hidden_by_a_module():
 
 
 def test_an_unknown_name_lists_the_public_ones():
-    try:
-        mcpkg.personalize
-    except AttributeError as error:
-        assert "personalise" in str(error)
-    else:
-        raise AssertionError
+    with pytest.raises(AttributeError, match="personalise"):
+        mcpkg.personalize  # noqa: B018

@@ -170,8 +170,8 @@ def test_guidance_leads_away_from_the_plain_model_unless_told_otherwise(backend,
     """At guidance g the noise is u + g (c - u); after a single step the latents are linear in it."""
     monkeypatch.setattr(backend, "decode", lambda latents: latents[:, :3] / 1000 + 0.5)
 
-    def draw(adapter, **options):
-        return generate_portraits(backend, adapter, sampling=Sampling(n=1, steps=1, **options))
+    def draw(adapter, prompt=None, **options):
+        return generate_portraits(backend, adapter, prompt, Sampling(n=1, steps=1, **options))
 
     plain, prompted = draw(None, prompt="", guidance=1.0).images, draw(adapter, guidance=1.0)
     assert torch.allclose(draw(adapter, guidance=3.0).images, plain + 3 * (prompted.images - plain), atol=1e-5)
@@ -212,11 +212,9 @@ def test_each_file_says_how_it_was_made(generated, tmp_path):
 
 
 def test_what_a_file_says_is_enough_to_draw_it_again(backend, adapter, generated, tmp_path):
-    told = read_provenance(save_portraits(generated, tmp_path)[1])
-    options = {
-        key: told[key] for key in ("prompt", "negative_prompt", "guidance", "plain_guidance", "steps", "lora_scale")
-    }
-    again = generate_portraits(backend, adapter, sampling=Sampling(seeds=(told["seed"],), **options))
+    facts = read_provenance(save_portraits(generated, tmp_path)[1])
+    settings = {key: facts[key] for key in ("negative_prompt", "guidance", "plain_guidance", "steps", "lora_scale")}
+    again = generate_portraits(backend, adapter, facts["prompt"], Sampling(seeds=(facts["seed"],), **settings))
     assert torch.allclose(again.images[0], generated.images[1], atol=1e-5)
 
 
