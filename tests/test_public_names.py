@@ -1,8 +1,9 @@
 import ast
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from importlib import import_module
-from inspect import isfunction
+from inspect import isclass, isfunction
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,13 @@ def test_importing_is_quick_and_loads_no_torch():
     subprocess.run([sys.executable, "-c", PROBE], check=True, cwd=mcpkg.__path__[0] + "/..")
 
 
-def test_public_names_are_functions_and_every_method():
+def test_public_names_are_functions_their_settings_and_every_method():
     values = {name: getattr(mcpkg, name) for name in mcpkg.__all__ if name != "__version__"}
     methods = {name: value for name, value in vars(config).items() if isinstance(value, config.Method)}
     assert methods.items() <= values.items()
-    assert all(isfunction(value) for name, value in values.items() if name not in methods)
+    settings = {name for name, value in values.items() if isclass(value) and is_dataclass(value)}
+    assert settings == {"Sampling"}
+    assert all(isfunction(value) for name, value in values.items() if name not in methods.keys() | settings)
     assert {"load_portraits", "personalise", "generate_portraits", "evaluate_portraits"} <= values.keys()
 
 

@@ -1,4 +1,4 @@
-"""Names in a single-file checkpoint of Stable Diffusion 1.x, the layout of the original code, from those of diffusers."""
+"""Names in a single-file checkpoint of Stable Diffusion 1.x (the original code's layout), from those of diffusers."""
 
 import re
 
