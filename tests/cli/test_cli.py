@@ -177,7 +177,7 @@ def test_restoration_has_a_strength_and_tells_its_price(run, capsys, monkeypatch
     assert (half - (none + full) / 2).abs().max() < 2 / 255
     monkeypatch.setattr("mcpkg.metrics.restoration_cost.warn_of_cost", partial(warn_of_cost, threshold=-1.0))
     capsys.readouterr()
-    cli.main([*generate, "--out", str(folder / "told"), "--restore", "--source", str(pair[0])])
+    cli.main([*generate, "--out", str(folder / "cost"), "--restore", "--source", str(pair[0])])
     likeness, notice = capsys.readouterr().err.splitlines()
     assert likeness.startswith("likeness to the source: ")
     assert notice.startswith("notice: restoration lowers the similarity to the source from ")
@@ -210,7 +210,7 @@ def test_chosen_seeds_are_scored_and_traced(run, capsys):
     assert [row["sample"] for row in json.loads(capsys.readouterr().out)["means"]] == [0, 1, 2]
 
 
-def test_leakage_is_told_by_what_was_asked_for(run, capsys):
+def test_leakage_is_averaged_within_the_chosen_groups(run, capsys):
     folder, _ = run
     cli.main(["leakage", "--adapter", str(folder / "full"), "--out", str(folder / "leaks"), "--n", "3", "--steps", "2",
               "--by", "token", "timestep", "--json"])  # fmt: skip
@@ -271,7 +271,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, capsys, tmp_path):
     assert not out.exists()
 
 
-def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+def test_ctrl_c_prints_how_to_continue(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
