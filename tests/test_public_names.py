@@ -1,10 +1,14 @@
+import ast
 import subprocess
 import sys
+from dataclasses import is_dataclass
+from importlib import import_module
 from inspect import isfunction
 from pathlib import Path
 
+import pytest
+
 import mcpkg
-from mcpkg.method import config
 
 PROBE = """
 import sys, time
@@ -21,12 +25,26 @@ def test_importing_is_quick_and_loads_no_torch():
     subprocess.run([sys.executable, "-c", PROBE], check=True, cwd=mcpkg.__path__[0] + "/..")
 
 
-def test_public_names_are_functions_and_every_method():
+def test_public_names_are_functions_settings_and_methods():
     values = {name: getattr(mcpkg, name) for name in mcpkg.__all__ if name != "__version__"}
-    methods = {name: value for name, value in vars(config).items() if isinstance(value, config.Method)}
-    assert methods.items() <= values.items()
-    assert all(isfunction(value) for name, value in values.items() if name not in methods)
-    assert {"load_portraits", "personalise", "generate_portraits", "evaluate_portraits"} <= values.keys()
+    assert all(isfunction(value) or is_dataclass(value) for value in values.values())  # is_dataclass: class or instance
+    assert {"load_portraits", "personalise", "generate_portraits", "evaluate_portraits", "MAGICAPTURE"} <= values.keys()
+
+
+def test_type_checkers_see_exactly_the_public_names():
+    """The block under TYPE_CHECKING is all that an editor knows of names that are imported on first use."""
+    blocks = [
+        node
+        for node in ast.parse(Path(mcpkg.__file__).read_text()).body
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    ]
+    (block,) = blocks
+    imports = [(node.module, alias) for node in block.body for alias in node.names]
+    assert all(alias.asname == alias.name for _, alias in imports)  # `import x as x` re-exports, for a type checker
+    packages = {alias.name: module.split(".")[1] for module, alias in imports}
+    assert len(packages) == len(imports) and packages == mcpkg._PACKAGES
+    for module, alias in imports:
+        assert getattr(import_module(module), alias.name) is getattr(mcpkg, alias.name), alias.name
 
 
 def test_no_public_name_is_hidden_by_a_module():
@@ -36,9 +54,5 @@ def test_no_public_name_is_hidden_by_a_module():
 
 
 def test_an_unknown_name_lists_the_public_ones():
-    try:
-        mcpkg.personalize
-    except AttributeError as error:
-        assert "personalise" in str(error)
-    else:
-        raise AssertionError
+    with pytest.raises(AttributeError, match="no attribute 'personalize'. Public names: .*personalise"):
+        _ = mcpkg.personalize

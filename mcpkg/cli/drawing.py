@@ -13,10 +13,10 @@ from mcpkg.cli.options import (
     ModelsFlat,
     PicturesFlat,
     SamplingFlat,
+    SamplingOptions,
     check_out,
     find_adapter,
 )
-from mcpkg.inference.sampling import Sampling
 
 
 def generate(
@@ -26,7 +26,7 @@ def generate(
     restore: bool = False,
     restore_strength: float = 1.0,
     source: Path | None = None,
-    sampling: SamplingFlat = Sampling(),
+    sampling: SamplingFlat = SamplingOptions(),
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
 ) -> None:
@@ -78,7 +78,7 @@ def evaluate(
     adapter: Path,
     out: Path,
     against: Path | None = None,
-    sampling: SamplingFlat = Sampling(),
+    sampling: SamplingFlat = SamplingOptions(),
     consent: Consent = "",
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
@@ -121,7 +121,7 @@ def leakage(
     out: Path,
     by: tuple[Literal["token", "sample", "layer", "size", "head", "timestep"], ...] = ("token",),
     all_layers: bool = False,
-    sampling: SamplingFlat = Sampling(),
+    sampling: SamplingFlat = SamplingOptions(),
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
 ) -> None:

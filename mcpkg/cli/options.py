@@ -1,5 +1,6 @@
 """Options that several commands share; each field's sentence is its help."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,6 +10,8 @@ import tyro
 from mcpkg.backends import BACKENDS
 from mcpkg.backends.photo_models import FACE_PARSERS, IDENTITY_TRAINERS
 from mcpkg.inference.sampling import Sampling
+from mcpkg.training.run_options import RunOptions
+from mcpkg.util.errors import BadOption
 
 if TYPE_CHECKING:
     from mcpkg.data.portraits import Portraits
@@ -103,9 +106,32 @@ class Pictures:
         return tuple(load_portraits(folder, backend, mask_from=self.mask_from, strict=strict) for folder in folders)
 
 
+def _in_one_line(check: Callable[[object], None]) -> Callable[[object], None]:
+    """Return a dataclass's check with its ValueError as a BadOption, which tyro does not show in a box."""
+
+    def checked(self: object) -> None:
+        try:
+            check(self)
+        except ValueError as error:
+            raise BadOption(str(error)) from None
+
+    return checked
+
+
+class SamplingOptions(Sampling):
+    __doc__ = Sampling.__doc__
+    __post_init__ = _in_one_line(Sampling.__post_init__)
+
+
+class TrainingOptions(RunOptions):
+    __doc__ = RunOptions.__doc__
+    __post_init__ = _in_one_line(RunOptions.__post_init__)
+
+
 PicturesFlat = tyro.conf.OmitArgPrefixes[Pictures]  # --source, not --pictures.source
 ModelsFlat = tyro.conf.OmitArgPrefixes[Models]
-SamplingFlat = tyro.conf.OmitArgPrefixes[Sampling]
+SamplingFlat = tyro.conf.OmitArgPrefixes[SamplingOptions]
+TrainingFlat = tyro.conf.OmitArgPrefixes[TrainingOptions]
 
 
 def find_adapter(folder: Path) -> "Adapter":

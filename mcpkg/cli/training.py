@@ -6,11 +6,19 @@ from typing import Literal
 
 import tyro
 
-from mcpkg.cli.options import AsJson, Consent, Models, ModelsFlat, PicturesFlat, check_out
+from mcpkg.cli.options import (
+    AsJson,
+    Consent,
+    Models,
+    ModelsFlat,
+    PicturesFlat,
+    TrainingFlat,
+    TrainingOptions,
+    check_out,
+)
 from mcpkg.cli.overrides import Changes, RefocusingChanges, Weights, changed
 from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import METHODS
-from mcpkg.training.run_options import RunOptions
 
 MethodName = Literal[tuple(METHODS)]
 
@@ -21,7 +29,7 @@ def train(
     method: MethodName = "magicapture",
     seed: int = 0,
     n: int = 8,
-    options: tyro.conf.OmitArgPrefixes[RunOptions] = RunOptions(),
+    options: TrainingFlat = TrainingOptions(),
     consent: Consent = "",
     as_json: AsJson = False,
     models: ModelsFlat = Models(),

@@ -15,7 +15,11 @@ class MissingPackage(ImportError):
     """An optional package is not installed, or does not load; one line that names what to install."""
 
 
-EXPECTED = (OSError, ValueError, FloatingPointError, MissingPackage)
+class BadOption(Exception):
+    """A value on the command line is out of its range. Not a ValueError, which the parser would show in a box."""
+
+
+EXPECTED = (OSError, ValueError, FloatingPointError, MissingPackage, BadOption)
 """Bad input, trouble with files, diverged training. Any other error is a bug of ours and keeps its traceback."""
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -10,11 +11,18 @@ import torch
 
 import mcpkg
 from mcpkg.cli import __main__ as cli
-from mcpkg.cli.overrides import Changes, Weights, changed
+from mcpkg.cli.overrides import Changes, RefocusingChanges, Weights, changed
 from mcpkg.data.image_files import read_image
 from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.provenance import read_provenance
-from mcpkg.method.config import MAGICAPTURE, WITHOUT_REFOCUSING
+from mcpkg.method.config import (
+    MAGICAPTURE,
+    NO_REFOCUSING,
+    REFOCUSING_FORMS,
+    WITHOUT_IDENTITY,
+    WITHOUT_REFOCUSING,
+    Refocusing,
+)
 from mcpkg.metrics.restoration_cost import warn_of_cost
 from mcpkg.util.images import save_image
 from tests.helpers.tiny_folders import quick_backend, write_pair, write_pictures
@@ -94,22 +102,57 @@ def test_fields_of_the_method_can_be_given(run, capsys):
     folder, pair = run
     out = folder / "changed"
     cli.main(["train", *on(pair), "--out", str(out), "--n", "0", "--lora-rank", "2", "--weights.identity", "0.5",
-              "--phase-steps", "2", "1"])  # fmt: skip
+              "--refocusing.weight", "0.25", "--refocusing.form", "mask", "--phase-steps", "2", "1"])  # fmt: skip
     method = Adapter.load(out / "adapter").method
+    assert [(phase.refocusing.weight, phase.refocusing.form) for phase in method.phases] == [
+        (0, "mask"), (0.25, "mask")]  # fmt: skip
     assert (method.lora_rank, [phase.steps for phase in method.phases]) == (2, [2, 1])
     assert [phase.weights.identity for phase in method.phases] == [0, 0.5]
-    assert method.name == "MagiCapture (phase steps 2 1; lora rank 2; identity 0.5)"
+    assert method.name == (
+        "MagiCapture (phase steps 2 1; lora rank 2; identity 0.5; refocusing weight 0.25; refocusing form mask)"
+    )
     assert "of another" not in refused(capsys, "train", *on(pair), "--out", out, "--n", 0)  # other settings: refused
 
 
 def test_a_change_without_effect_is_refused():
-    with pytest.raises(ValueError, match="--weights.refocusing: without refocusing has no such term"):
-        changed(WITHOUT_REFOCUSING, Changes(), Weights(refocusing=1.0))
+    none = Changes(), Weights(), RefocusingChanges()
+    with pytest.raises(ValueError, match="--refocusing.weight: without refocusing has no such term"):
+        changed(WITHOUT_REFOCUSING, *none[:2], RefocusingChanges(weight=1.0))
+    with pytest.raises(ValueError, match="--refocusing.form: without refocusing has no such term"):
+        changed(WITHOUT_REFOCUSING, *none[:2], RefocusingChanges(form="fraction"))
+    with pytest.raises(ValueError, match="--weights.identity: without identity has no such term"):
+        changed(WITHOUT_IDENTITY, Changes(), Weights(identity=1.0), RefocusingChanges())
     with pytest.raises(ValueError, match="--phase-steps: 3 given, and MagiCapture has 2 phases"):
-        changed(MAGICAPTURE, Changes(phase_steps=(1, 2, 3)), Weights())
+        changed(MAGICAPTURE, Changes(phase_steps=(1, 2, 3)), *none[1:])
     with pytest.raises(ValueError, match="Method.lora_rank: 0 is below 1"):
-        changed(MAGICAPTURE, Changes(lora_rank=0), Weights())
-    assert changed(MAGICAPTURE, Changes(), Weights()) is MAGICAPTURE
+        changed(MAGICAPTURE, Changes(lora_rank=0), *none[1:])
+    with pytest.raises(ValueError, match="Refocusing.weight: -1.0 is negative"):
+        changed(MAGICAPTURE, *none[:2], RefocusingChanges(weight=-1.0))
+    assert changed(MAGICAPTURE, *none) is MAGICAPTURE
+
+
+def test_refocusing_changes_where_the_method_has_it():
+    method = changed(MAGICAPTURE, Changes(), Weights(), RefocusingChanges(weight=1.0, form="fraction", scale="none"))
+    assert [phase.refocusing for phase in method.phases] == [
+        NO_REFOCUSING, Refocusing(1.0, "fraction", "none")]  # fmt: skip
+    assert method.name == "MagiCapture (refocusing weight 1.0; refocusing form fraction; refocusing scale none)"
+    assert [phase.weights for phase in method.phases] == [phase.weights for phase in MAGICAPTURE.phases]
+
+
+def test_help_lists_the_registered_forms_without_loading_torch():
+    """In a process of its own: here, a test may have imported their functions already."""
+    code = (
+        "import sys; from mcpkg.cli import __main__ as cli\n"
+        "try: cli.main(['train', '--help'])\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    environment = os.environ | {"COLUMNS": "200"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    offered = re.search(r"--refocusing\.form \{(.*?)\}", done.stdout, re.DOTALL)[1]
+    forms = set(re.findall(r"\w+", offered))
+    assert "mask" in forms and forms == {"None", *REFOCUSING_FORMS.names}
+    assert all(callable(REFOCUSING_FORMS[name]) for name in REFOCUSING_FORMS.names)
 
 
 def test_generated_files_are_named_on_standard_output(run, capsys):
@@ -134,7 +177,7 @@ def test_restoration_has_a_strength_and_tells_its_price(run, capsys, monkeypatch
     assert (half - (none + full) / 2).abs().max() < 2 / 255
     monkeypatch.setattr("mcpkg.metrics.restoration_cost.warn_of_cost", partial(warn_of_cost, threshold=-1.0))
     capsys.readouterr()
-    cli.main([*generate, "--out", str(folder / "told"), "--restore", "--source", str(pair[0])])
+    cli.main([*generate, "--out", str(folder / "cost"), "--restore", "--source", str(pair[0])])
     likeness, notice = capsys.readouterr().err.splitlines()
     assert likeness.startswith("likeness to the source: ")
     assert notice.startswith("notice: restoration lowers the similarity to the source from ")
@@ -155,7 +198,19 @@ def test_two_runs_are_compared(run, capsys):
     assert "After: MagiCapture" in Path(answer["report"]).read_text()
 
 
-def test_leakage_is_told_by_what_was_asked_for(run, capsys):
+def test_chosen_seeds_are_scored_and_traced(run, capsys):
+    folder, pair = run
+    drawing = ["--adapter", str(folder / "full"), "--seeds", "3", "7", "11", "--steps", "2", "--json"]
+    cli.main(["evaluate", *on(pair), *drawing, "--out", str(folder / "seeds")])
+    answer = json.loads(capsys.readouterr().out)
+    assert {scores["n_images"] for scores in answer["methods"].values()} == {3}
+    names = sorted(path.name for path in (folder / "seeds" / "portraits").iterdir())
+    assert names == ["seed_00003.png", "seed_00007.png", "seed_00011.png"]
+    cli.main(["leakage", *drawing, "--out", str(folder / "seeds_leak"), "--by", "sample"])
+    assert [row["sample"] for row in json.loads(capsys.readouterr().out)["means"]] == [0, 1, 2]
+
+
+def test_leakage_is_averaged_within_the_chosen_groups(run, capsys):
     folder, _ = run
     cli.main(["leakage", "--adapter", str(folder / "full"), "--out", str(folder / "leaks"), "--n", "3", "--steps", "2",
               "--by", "token", "timestep", "--json"])  # fmt: skip
@@ -204,6 +259,11 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, capsys, tmp_path):
     generate = ["generate", "--adapter", full, "--out", out]
     assert "has neither <v1> nor <v2>" in refused(capsys, *generate, "--prompt", "a photo of a man")
     assert "n is 0" in refused(capsys, *generate, "--n", 0)
+    assert "error: spread: 2.0. Give at most 1" in refused(capsys, *generate, "--spread", 2)
+    assert "error: seeds: [3, 3]" in refused(capsys, *generate, "--seeds", 3, 3)
+    assert "error: save_every: 0 is below 1" in refused(capsys, *train, *on(pair), "--save-every", 0)
+    assert "error: preview_every: -1" in refused(capsys, *train, *on(pair), "--preview-every", -1)
+    assert "error: Refocusing.weight: -1.0" in refused(capsys, *train, *on(pair), "--refocusing.weight", -1)
     assert "does not serve as file name" in refused(capsys, "export", "--adapter", full, "--out", out, "--name", "a b")
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "run.json").write_text("{}")
@@ -211,7 +271,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, capsys, tmp_path):
     assert not out.exists()
 
 
-def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+def test_ctrl_c_prints_how_to_continue(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 

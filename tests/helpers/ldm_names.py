@@ -1,4 +1,4 @@
-"""How a single-file checkpoint of Stable Diffusion 1.x names what diffusers names otherwise: the original code's layout."""
+"""Names in a single-file checkpoint of Stable Diffusion 1.x (the original code's layout), from those of diffusers."""
 
 import re
 

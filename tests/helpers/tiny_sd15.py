@@ -29,8 +29,8 @@ def tiny_sd15():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         clip = CLIPVisionModelWithProjection(CLIPVisionConfig(
-            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14,
-            projection_dim=8,
+            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56,
+            patch_size=14, projection_dim=8,
         ))  # fmt: skip
     backend.style_reader = MaskedClipStyle(ClipImages(clip.eval()))
     return backend

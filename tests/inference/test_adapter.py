@@ -26,7 +26,7 @@ def saved(tmp_path):
 
 
 def predict(pipeline, prompt):
-    """What the UNet says of fixed noise under a prompt."""
+    """The noise that the UNet predicts in fixed noise under a prompt."""
     noise = torch.randn(1, 5, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return pipeline.unet(noise, 500, encode_prompts(pipeline.tokenizer, pipeline.text_encoder, [prompt])).sample
@@ -73,12 +73,12 @@ def test_it_is_put_back_after_an_error(adapter):
     assert torch.equal(predict(backend.pipeline, "a photo of a person"), plain)
 
 
-def test_scale_zero_keeps_the_words_only(adapter):
+def test_scale_zero_keeps_the_placeholders_only(adapter):
     backend = tiny_backend()
     plain = predict(backend.pipeline, "a photo of a person")
     with adapter.applied(backend, lora_scale=0.0):
         assert torch.allclose(predict(backend.pipeline, "a photo of a person"), plain, atol=1e-6)
-        # The learned word is not the word that it started from.
+        # The learned placeholder is not the word that it started from.
         v1, person = (predict(backend.pipeline, f"a photo of {word} person") for word in ("<v1>", "person"))
         assert not torch.equal(v1, person)
 
@@ -133,7 +133,7 @@ def test_a_save_that_breaks_off_leaves_no_adapter_of_mixed_files(saved, monkeypa
         Adapter.load(saved)
 
 
-def test_somebody_elses_lora_counts_as_plain():
+def test_a_lora_of_another_name_counts_as_plain():
     from peft import LoraConfig
 
     backend = tiny_backend()
@@ -155,7 +155,7 @@ def test_files_under_older_names_are_refused(saved):
 
 
 @pytest.mark.parametrize("method", [MAGICAPTURE, EVERYWHERE, CUSTOM_DIFFUSION], ids=lambda method: method.name)
-def test_somebody_elses_lora_stays(method):
+def test_a_lora_of_another_name_stays(method):
     from peft import LoraConfig
 
     backend = tiny_backend()
@@ -170,7 +170,7 @@ def test_somebody_elses_lora_stays(method):
 # --- Bad input: one clear line each -----------------------------------------------------------------------------------
 
 
-def test_a_folder_without_adapter_says_so(tmp_path):
+def test_a_folder_without_an_adapter_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no adapter.json there"):
         Adapter.load(tmp_path)
 
@@ -198,7 +198,7 @@ def drop_method(path):
     path.write_text(json.dumps(values))
 
 
-def rename_word(path):
+def rename_placeholder(path):
     path.write_text(path.read_text().replace('"token": "<v1>"', '"token": "<who>"'))
 
 
@@ -212,7 +212,7 @@ def rename_word(path):
         (EMBEDDING_FILES["source"], lambda path: path.unlink(), "source_embeds.safetensors: no such file"),
         (SUMMARY_FILE, cut, "adapter.json: damaged"),
         (SUMMARY_FILE, drop_method, r"adapter.json: of another version of mcpkg, or damaged \('method'\)"),
-        (SUMMARY_FILE, rename_word, r"holds the words \['<v1>', '<v2>'\], not \['<v2>', '<who>'\]"),
+        (SUMMARY_FILE, rename_placeholder, r"holds the words \['<v1>', '<v2>'\], not \['<v2>', '<who>'\]"),
     ],
 )
 def test_a_damaged_folder_is_refused_by_the_name_of_the_file(saved, name, harm, message):

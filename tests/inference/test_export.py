@@ -114,7 +114,7 @@ def test_the_lora_file_is_named_as_kohyas_scripts_name_theirs(exported):
     assert metadata["ss_base_model_version"] == "tiny"  # not sd_v1: its text encoder is no 768 wide
 
 
-def test_each_word_has_a_file_of_one_tensor(exported):
+def test_each_placeholder_has_a_file_of_one_tensor(exported):
     adapter, folder = exported
     for role, token in (("source", "<v1>"), ("reference", "<v2>")):
         (vectors,) = load_file(folder / "webui" / f"ann-chic-{role}.safetensors").values()
@@ -126,7 +126,7 @@ def test_the_folder_is_an_adapter_still(exported):
     assert Adapter.load(folder).placeholders == adapter.placeholders
 
 
-def test_the_card_says_what_one_needs_to_know(exported):
+def test_the_card_states_how_to_use_the_adapter(exported):
     _, folder = exported
     card = (folder / "README.md").read_text()
     assert "Ann agreed to portraits." in card
@@ -137,7 +137,7 @@ def test_the_card_says_what_one_needs_to_know(exported):
     assert "guidance 2," in card and "`a photo of a <v1> person in the <v2> style`" in card
 
 
-def test_words_alone_are_exported_without_lora(tmp_path):
+def test_placeholders_alone_are_exported_without_lora(tmp_path):
     backend = tiny_backend()
     export_adapter(tiny_adapter(backend, TEXTUAL_INVERSION), backend, tmp_path / "out")
     names = [path.name for path in sorted((tmp_path / "out" / "webui").iterdir())]
@@ -154,7 +154,7 @@ def test_words_alone_are_exported_without_lora(tmp_path):
         (TEXTUAL_INVERSION, "ann/chic", "'ann/chic' does not serve as file name"),
     ],
 )
-def test_what_cannot_be_exported_is_said_in_one_line_and_nothing_is_written(tmp_path, method, name, message):
+def test_what_cannot_be_exported_is_named_and_nothing_is_written(tmp_path, method, name, message):
     backend = tiny_backend()
     with pytest.raises(ValueError, match=message):
         export_adapter(tiny_adapter(backend, method), backend, tmp_path / "out", name)

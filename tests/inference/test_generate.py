@@ -156,7 +156,7 @@ def test_spread_moves_the_starts_apart_and_keeps_them_normal(backend):
         ({"sampling": Sampling(edit="with a hat " * 20)}, "Shorten it"),
     ],
 )
-def test_impossible_wishes_are_refused(backend, adapter, options, message):
+def test_impossible_options_are_refused(backend, adapter, options, message):
     with pytest.raises(ValueError, match=message):
         generate_portraits(backend, adapter, **options)
 
@@ -170,8 +170,8 @@ def test_guidance_leads_away_from_the_plain_model_unless_told_otherwise(backend,
     """At guidance g the noise is u + g (c - u); after a single step the latents are linear in it."""
     monkeypatch.setattr(backend, "decode", lambda latents: latents[:, :3] / 1000 + 0.5)
 
-    def draw(adapter, **options):
-        return generate_portraits(backend, adapter, sampling=Sampling(n=1, steps=1, **options))
+    def draw(adapter, prompt=None, **options):
+        return generate_portraits(backend, adapter, prompt, Sampling(n=1, steps=1, **options))
 
     plain, prompted = draw(None, prompt="", guidance=1.0).images, draw(adapter, guidance=1.0)
     assert torch.allclose(draw(adapter, guidance=3.0).images, plain + 3 * (prompted.images - plain), atol=1e-5)
@@ -190,7 +190,7 @@ def generated(backend, adapter):
     )
 
 
-def test_each_file_says_how_it_was_made(generated, tmp_path):
+def test_each_file_records_how_it_was_made(generated, tmp_path):
     paths = save_portraits(generated, tmp_path / "new")
     assert [path.name for path in paths] == ["seed_00003.png", "seed_00012.png"]
     assert read_provenance(paths[1]) == {
@@ -211,23 +211,21 @@ def test_each_file_says_how_it_was_made(generated, tmp_path):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [path.name for path in paths]
 
 
-def test_what_a_file_says_is_enough_to_draw_it_again(backend, adapter, generated, tmp_path):
-    told = read_provenance(save_portraits(generated, tmp_path)[1])
-    options = {
-        key: told[key] for key in ("prompt", "negative_prompt", "guidance", "plain_guidance", "steps", "lora_scale")
-    }
-    again = generate_portraits(backend, adapter, sampling=Sampling(seeds=(told["seed"],), **options))
+def test_what_a_file_records_is_enough_to_draw_it_again(backend, adapter, generated, tmp_path):
+    facts = read_provenance(save_portraits(generated, tmp_path)[1])
+    settings = {key: facts[key] for key in ("negative_prompt", "guidance", "plain_guidance", "steps", "lora_scale")}
+    again = generate_portraits(backend, adapter, facts["prompt"], Sampling(seeds=(facts["seed"],), **settings))
     assert torch.allclose(again.images[0], generated.images[1], atol=1e-5)
 
 
-def test_pixels_and_words_beyond_latin_survive(generated, tmp_path):
+def test_pixels_and_prompts_beyond_latin_survive(generated, tmp_path):
     images = torch.stack((torch.zeros(3, 4, 4), torch.ones(3, 4, 4)))
     black, white = save_portraits(replace(generated, prompt="portræt i 着物", images=images), tmp_path)
     assert read_provenance(white)["prompt"] == Image.open(white).text["Description"] == "portræt i 着物"
     assert Image.open(black).getpixel((0, 0)) == (0, 0, 0) and Image.open(white).getpixel((3, 3)) == (255, 255, 255)
 
 
-def test_a_file_without_provenance_says_so(tmp_path):
+def test_a_file_without_provenance_is_refused(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.jpg")
     (tmp_path / "notes.png").write_text(json.dumps({"statement": "AI-generated"}))

@@ -215,7 +215,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_space(unkilled, 
     assert same(run(tmp_path), unkilled[1])
 
 
-def test_run_json_says_what_was_trained_where(unkilled):
+def test_run_json_records_what_was_trained_where(unkilled):
     values = json.loads((unkilled[0] / "run.json").read_text())
     assert values["settings"]["method"]["name"] == "MagiCapture" and values["settings"]["backend"] == "tiny"
     assert [session["from_step"] for session in values["sessions"]] == [0]

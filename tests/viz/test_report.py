@@ -61,7 +61,7 @@ def test_the_report_is_one_file_that_needs_no_other(setting, tmp_path):
     page = Elements(path.read_text())
     assert not page.open
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 2 + (3 + 2) + 2 * 3 + 1  # results, inputs, attention (portrait and two words), losses
+    assert len(images) == 2 + (3 + 2) + 2 * 3 + 1  # results, inputs, attention (portrait and two placeholders), losses
     assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in images)
     assert not [a for _, a in page.tags if "href" in a or "script" in a]
     assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
@@ -84,7 +84,7 @@ def test_every_score_is_shown_with_its_interval_and_description(setting, tmp_pat
     text = write_report(tmp_path, backend, source, reference, replace(result, scores=scores)).read_text()
     assert cell(text, "Identity") == "0.61 [0.55, 0.68]"
     assert cell(text, "Style") == "–"
-    assert "Leakage of &lt;v1&gt;" in text  # words are named, and escaped
+    assert "Leakage of &lt;v1&gt;" in text  # placeholders are named, and escaped
     assert "{" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)  # every sentence is filled in
 
 

@@ -6,10 +6,11 @@ import ipywidgets
 import pytest
 import torch
 
+from mcpkg.method.config import REFOCUSING_FORMS
 from mcpkg.metrics.user_study import read_votes
 from mcpkg.viz.widgets import blind_vote, build_portrait, check_masks, explore_attention, explore_attention_losses
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
-from tests.metrics.test_attention_trace import hand_made
+from tests.helpers.tiny_trace import COARSE, FINE, hand_made_trace
 
 PNG_START = b"\x89PNG"
 
@@ -19,7 +20,7 @@ def backend():
     return tiny_backend()
 
 
-def lab():
+def loss_lab():
     maps = torch.tensor([[[[0.5, 0.4], [0.5, 0.2]]]])
     return explore_attention_losses(maps, torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]]))
 
@@ -31,8 +32,8 @@ def pairs(n=2):
 @pytest.fixture
 def every(backend, tmp_path):
     return [
-        explore_attention(hand_made()),
-        lab(),
+        explore_attention(hand_made_trace()),
+        loss_lab(),
         check_masks(backend, tiny_portraits(backend)),
         build_portrait(),
         blind_vote(pairs(), tmp_path / "votes.csv"),
@@ -68,7 +69,7 @@ def test_every_widget_has_a_picture_for_where_widgets_do_not_run(every):
 
 
 def test_reading_and_picture_follow_the_controls_and_reach_screen_readers():
-    widget = explore_attention(hand_made())
+    widget = explore_attention(hand_made_trace())
     before = widget._picture.value
     widget.timestep.value = 100
     assert 'role="status"' in widget._line.value and "leakage of &lt;v1&gt;: 0.20" in widget._line.value
@@ -77,20 +78,28 @@ def test_reading_and_picture_follow_the_controls_and_reach_screen_readers():
 
 
 def test_the_explorer_reads_the_map_that_is_chosen():
-    widget = explore_attention(hand_made())
+    widget = explore_attention(hand_made_trace())
     # all steps and heads: left 0.4 + 0.1 + 0 + 0 + 0.4 + 0.4 = 1.3, right 0.2 + 0.1 + 0.5 + 0 + 0 + 0.2 = 1.0
     assert widget.leakage == pytest.approx(1.0 / 2.3)
     widget.timestep.value = 900
     widget.head.value = 1
-    assert widget.reading.startswith("leakage of <v1>: 1.00 (if it looked everywhere alike: 0.50; ")
+    assert widget.reading.startswith("leakage of <v1>: 1.00 (of attention that is the same everywhere: 0.50; ")
     widget.play.value = 2  # plays on to the second step: 0.2 of 0.6
     assert widget.timestep.value == 100 and widget.reading.startswith("leakage of <v1>: 0.33")
 
 
+def test_the_explorer_switches_placeholders():
+    widget = explore_attention(hand_made_trace(roles=("source", "reference")))
+    assert [token for token, _ in widget.role.options] == ["<v1>", "<v2>"]
+    before = widget.leakage
+    widget.role.value = "reference"  # the same maps, but the rest of the portrait is its region
+    assert widget.reading.startswith("leakage of <v2>: ")
+    assert widget.leakage == pytest.approx(1 - before)
+
+
 def test_the_explorer_switches_methods():
-    other = hand_made()
-    other.maps["<v1>"]["down"] = other.maps["<v1>"]["down"].flip(-1)  # right becomes left
-    widget = explore_attention({"ours": hand_made(), "theirs": other})
+    other = hand_made_trace(fine=FINE.flip(-1))  # right becomes left
+    widget = explore_attention({"ours": hand_made_trace(), "theirs": other})
     widget.timestep.value = 900
     before = widget.leakage
     widget.method.value = "theirs"
@@ -99,14 +108,12 @@ def test_the_explorer_switches_methods():
 
 
 def test_a_portrait_without_a_face_has_no_leakage():
-    trace = hand_made(torch.zeros(1, 1, 2, 2))
+    trace = hand_made_trace(torch.zeros(1, 1, 2, 2))
     assert explore_attention(trace).reading.startswith("leakage of <v1>: not defined")
 
 
 def test_heads_offered_are_those_of_the_layer():
-    trace = hand_made()
-    trace.maps["<v1>"]["mid"] = torch.full((2, 3, 1, 1), 0.3)
-    widget = explore_attention(trace)
+    widget = explore_attention(hand_made_trace(coarse=COARSE[:, :1].expand(-1, 3, -1, -1)))
     widget.head.value = 1
     widget.layer.value = "mid"
     assert [label for label, _ in widget.head.options] == ["all", "0", "1", "2"]
@@ -114,7 +121,7 @@ def test_heads_offered_are_those_of_the_layer():
 
 
 def test_the_lab_follows_form_weight_and_steps():
-    widget = lab()
+    widget = loss_lab()
     widget.scale.value = "none"
     assert "loss 0.100" in widget.reading  # see test_refocusing
     widget.steps.value = 10
@@ -122,8 +129,12 @@ def test_the_lab_follows_form_weight_and_steps():
     assert after_ten < widget.result.leakage[0]
     widget.weight.value = 0
     assert widget.result.leakage[-1] == widget.result.leakage[0]
-    widget.form.value = "share"
-    assert widget.scale.disabled and widget.reading.startswith("share, weight 0, 10 steps")
+    widget.form.value = "fraction"
+    assert widget.scale.disabled and widget.reading.startswith("fraction, weight 0, 10 steps")
+
+
+def test_the_lab_offers_every_registered_form():
+    assert loss_lab().form.options == REFOCUSING_FORMS.names
 
 
 def test_the_mask_check_returns_the_corrected_portraits(backend):
