@@ -169,7 +169,7 @@ mask_check
 from mcpkg.method import Refocusing
 
 SHARE, N = 0.25, 6
-short = course.method(MAGICAPTURE, share=SHARE)
+short = course.method(MAGICAPTURE, fraction=SHARE)
 last = short.phases[-1]
 alone = replace(last, tasks=("source",), weights=replace(last.weights, identity=0.0), refocusing=Refocusing(0.0))
 masked = replace(short, name="source alone", phases=(alone,), composed_source=0.0)
@@ -217,7 +217,7 @@ def train_and_judge(method, source_pictures, reference_pictures):
 
 outcomes = {
     "masks": train_and_judge(short, source, reference),
-    "no masks": train_and_judge(course.method(WITHOUT_MASKS, share=SHARE), source, reference),
+    "no masks": train_and_judge(course.method(WITHOUT_MASKS, fraction=SHARE), source, reference),
 }
 with_masks, without = (outcome.scores for outcome in outcomes.values())
 picture_rows(

@@ -296,7 +296,7 @@ bars(
 
 # %%
 SHARE = 0.2
-short = course.method(MAGICAPTURE, share=SHARE)
+short = course.method(MAGICAPTURE, fraction=SHARE)
 first, last = short.phases
 weight = last.refocusing.weight  # as tuned to these models
 early = replace(first, refocusing=replace(last.refocusing, weight=weight))

@@ -181,11 +181,11 @@ picture_rows(
 # %%
 my_guess = None
 
-short = course.method(MAGICAPTURE, share=0.3)
+short = course.method(MAGICAPTURE, fraction=0.3)
 shorter = {
     "as tuned": short,
     "paper's pseudo-labels only": replace(short, name="paper's pseudo-labels", composed_source=0.0),
-    "one phase": course.method(ONE_PHASE, share=0.3),
+    "one phase": course.method(ONE_PHASE, fraction=0.3),
 }
 trained = {name: course.train(method, source, reference) for name, method in shorter.items()}
 scores = {name: judge(backend, adapter, source, reference, Sampling(n=12)).scores for name, adapter in trained.items()}
@@ -364,7 +364,7 @@ print("At this size and length, a second phase does not buy likeness." if differ
 
 # %% [markdown]
 # One pair, one seed, a short training and a small model: no verdict on the paper's 1200 + 1500 steps, and at full
-# length (`share=1.0` above; it takes minutes) it may come out otherwise. What a part of a recipe is worth depends on
+# length (`fraction=1.0` above; it takes minutes) it may come out otherwise. What a part of a recipe is worth depends on
 # how long one trains; measure it where you use it.
 #
 # ## Exercise 1: amplified errors

@@ -49,7 +49,7 @@ rng = torch.Generator().manual_seed(0)
 # **Predict**: of a thousand people whom that model saw in a wedding dress, how many presented masculine?
 
 # %%
-from mcpkg.world import ATTRIBUTES, BALANCED, WEB
+from mcpkg.world import ATTRIBUTES, BALANCED, WEB, skin_to_tone
 
 my_guess = None
 
@@ -79,15 +79,15 @@ number_grids(
 # everyone, and of masculine-presenting people in wedding dresses.
 
 # %%
-from mcpkg.course import estimate_faces, picture_in_every_tone, picture_people, read_faces, to_tone
+from mcpkg.course import estimate_faces, render_in_every_tone, render_people, read_faces
 
-everybody = picture_people(192, seed=30)
-dressed = picture_people(64, seed=31, feminine=0.0, garment="wedding dress", garment_colour="white", treatment="plain")
+everybody = render_people(192, seed=30)
+dressed = render_people(64, seed=31, feminine=0.0, garment="wedding dress", garment_colour="white", treatment="plain")
 read, read_dressed = (read_faces(course.backend, pictured.renders.image) for pictured in (everybody, dressed))
 misread = (read.feminine != everybody.people.feminine).float().mean().item()
 misread_dressed = read_dressed.feminine.float().mean().item()
-off = (read.tone - to_tone(everybody.people.skin)).abs().mean().item()
-dark = to_tone(everybody.people.skin) > 5.5
+off = (read.tone - skin_to_tone(everybody.people.skin)).abs().mean().item()
+dark = skin_to_tone(everybody.people.skin) > 5.5
 halves = [(read.feminine != everybody.people.feminine)[rows].float().mean().item() for rows in (~dark, dark)]
 print(f"Presentation is misread in {misread:.1%} of renders ({halves[0]:.1%} of tones 1 to 5, {halves[1]:.1%} of 6 to "
       f"10), in {misread_dressed:.1%} of masculine-presenting people in wedding dresses. The tone is off by {off:.2f} "
@@ -104,7 +104,7 @@ assert misread < 0.15 and misread_dressed < 0.2 and off < 1
 
 # %%
 from mcpkg.method import parse_in_batches, role_region
-from mcpkg.metrics import read_attributes
+from mcpkg.course import read_attributes
 
 my_guess = None  # of the face
 
@@ -192,7 +192,7 @@ bars(
 # %%
 my_guess = None  # for the tone at which web is most behind
 
-ladder = picture_in_every_tone(12, seed=32)
+ladder = render_in_every_tone(12, seed=32)
 late = round(0.8 * course.backend.pipeline.scheduler.config.num_train_timesteps)
 faces = {name: estimate_faces(backend, ladder, late) for name, backend in bases.items()}
 error = {name: e.unflatten(0, (-1, 10)) for name, (e, _) in faces.items()}  # people tones
@@ -243,7 +243,7 @@ from mcpkg.course import train_few_shot
 
 my_guess = None  # for "person"
 
-lesson = picture_people(16, seed=40, feminine=0.0, garment="wedding dress", garment_colour="white",
+lesson = render_people(16, seed=40, feminine=0.0, garment="wedding dress", garment_colour="white",
                         treatment="plain", accessory="none")  # fmt: skip
 with train_few_shot(course.backend, lesson, steps=60) as losses:
     mended = draw(course.backend)
@@ -277,7 +277,7 @@ print(f"{person} of {len(lesson)} captions call the people in the lesson 'person
 from mcpkg.metrics import judge
 
 bruno, wedding = course.source("bruno"), course.reference("wedding")
-adapter = course.train(course.method(MAGICAPTURE, share=0.3), bruno, wedding)
+adapter = course.train(course.method(MAGICAPTURE, fraction=0.3), bruno, wedding)
 outcome = judge(course.backend, adapter, bruno, wedding, Sampling(n=12))
 bruno_read = read_faces(course.backend, outcome.generated.images).feminine.float().mean().item()
 scores = outcome.scores
@@ -299,17 +299,17 @@ picture_rows(
 # most. A measurement only suspects; whether it is a failure, you decide.
 
 # %%
-from mcpkg.metrics import VOCABULARY, find_suspects, measure_failures
+from mcpkg.metrics import FAILURES, find_suspects, measure_failures
 
 measured = measure_failures(course.backend, outcome.generated, scores)
 suspects = find_suspects(measured)
 for suspect in suspects:
-    print(f"{suspect.failure}: {VOCABULARY[suspect.failure]} ({suspect.value:.2f}, median {suspect.typical:.2f})")
-abnormal = measured["abnormal parts"]
-assert {suspect.failure for suspect in suspects} == set(VOCABULARY) and abnormal.nan_to_num(0).max() > 2
+    print(f"{suspect.failure}: {FAILURES[suspect.failure]} ({suspect.value:.2f}, median {suspect.median:.2f})")
+abnormal = measured["abnormal features"]
+assert {suspect.failure for suspect in suspects} == set(FAILURES) and abnormal.nan_to_num(0).max() > 2
 picture_rows(
     {"suspect": [outcome.generated.images[suspect.index] for suspect in suspects]},
-    f"Most abnormal parts: {abnormal.nan_to_num(0).max():.1f} (a usual render has about 1, half of these portraits "
+    f"Most abnormal features: {abnormal.nan_to_num(0).max():.1f} (a usual render has about 1, half of these portraits "
     f"{abnormal.nanmedian():.1f} or more)",
     {"suspect": [f"{suspect.failure}\n{suspect.value:.2f}" for suspect in suspects]},
     cell_in=1.25,
@@ -392,7 +392,7 @@ check(answer, lambda gap: abs(float(gap(errors, groups)) - 2) < 1e-6 and abs(flo
 # %% [markdown]
 # ## Exercise 3: a better lesson
 #
-# Design the few-shot lesson anew (or change `picture_people` above and run it): which pictures, which captions, how
+# Design the few-shot lesson anew (or change `render_people` above and run it): which pictures, which captions, how
 # many of each, so that a man in a wedding dress is fixed and "a person" is not distorted? What would you measure
 # besides?
 

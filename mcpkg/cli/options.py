@@ -86,7 +86,7 @@ class Pictures:
     the first two have none, the parser's is taken."""
 
     def check(self) -> None:
-        """Whether the folders hold images, which can be told before any model is loaded.
+        """Raise unless the folders hold images; needs no model.
 
         Raises:
             OSError, ValueError: a folder is missing, empty or holds too few.
@@ -138,21 +138,21 @@ def find_adapter(folder: Path) -> "Adapter":
     """The adapter in a folder, or in that of a finished run.
 
     Raises:
-        FileNotFoundError: there is none; says so if the run is not finished.
+        FileNotFoundError: there is none, or the run is not finished.
         ValueError: it is damaged.
     """
     from mcpkg.inference.adapter import SUMMARY_FILE, Adapter
     from mcpkg.training.run_folder import ADAPTER_FOLDER, RUN_FILE
 
     inside = folder / ADAPTER_FOLDER
-    if not (folder / SUMMARY_FILE).is_file() and (folder / RUN_FILE).is_file():
-        if not (inside / SUMMARY_FILE).is_file():
-            raise FileNotFoundError(f"{folder}: its training is not finished. Repeat the command that began it.")
+    finished = any((place / SUMMARY_FILE).is_file() for place in (folder, inside))
+    if not finished and (folder / RUN_FILE).is_file():
+        raise FileNotFoundError(f"{folder}: its training is not finished. Repeat the command that began it.")
     return Adapter.load(inside if (inside / SUMMARY_FILE).is_file() else folder)
 
 
 def check_out(out: Path) -> None:
-    """Whether something can be written there, before time is spent on it.
+    """Raise unless a folder can be written there, before time is spent on it.
 
     Raises:
         ValueError: it is a file.

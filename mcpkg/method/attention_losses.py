@@ -26,7 +26,7 @@ def break_a_scene(maps: Float[Tensor, "b heads h w"], mask: Float[Tensor, "b 1 H
 
     Args:
         maps: A_k of one grid's layers and heads.
-        mask: where the token should be attended to, at any resolution; the nearest pixel of each cell is taken, as theirs is.
+        mask: where the token should be attended to, at any resolution; as theirs, sampled at the nearest pixel.
 
     Returns:
         One loss per sample in [0, 1].
