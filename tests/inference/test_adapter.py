@@ -212,7 +212,7 @@ def rename_placeholder(path):
         (EMBEDDING_FILES["source"], lambda path: path.unlink(), "source_embeds.safetensors: no such file"),
         (SUMMARY_FILE, cut, "adapter.json: damaged"),
         (SUMMARY_FILE, drop_method, r"adapter.json: of another version of mcpkg, or damaged \('method'\)"),
-        (SUMMARY_FILE, rename_placeholder, r"holds the words \['<v1>', '<v2>'\], not \['<v2>', '<who>'\]"),
+        (SUMMARY_FILE, rename_placeholder, r"holds the placeholders \['<v1>', '<v2>'\], not \['<v2>', '<who>'\]"),
     ],
 )
 def test_a_damaged_folder_is_refused_by_the_name_of_the_file(saved, name, harm, message):

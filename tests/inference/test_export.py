@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.export import export_adapter
 from mcpkg.inference.generate import generate_portraits
-from mcpkg.inference.model_card import STEPS
+from mcpkg.inference.model_card import SCORES, STEPS
 from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import CUSTOM_DIFFUSION, MAGICAPTURE, TEXTUAL_INVERSION
 from tests.helpers.tiny_adapter import tiny_adapter
@@ -131,7 +131,8 @@ def test_the_card_states_how_to_use_the_adapter(exported):
     card = (folder / "README.md").read_text()
     assert "Ann agreed to portraits." in card
     assert "source photos (who): 5" in card and "reference portraits (style): 4" in card
-    assert "| 0.500 | 0.250 to 0.750 | 8 |" in card and "leakage" not in card and "word's attention" not in card
+    assert "| 0.500 | 0.250 to 0.750 | 8 |" in card and SCORES["style"] in card
+    assert "leakage" not in card and SCORES["leakage_source"] not in card  # it has no mean
     assert "a photo of a ann-chic-source person in the ann-chic-reference style <lora:ann-chic:1>" in card
     assert "embedding:ann-chic-source person" in card
     assert "guidance 2," in card and "`a photo of a <v1> person in the <v2> style`" in card
@@ -143,7 +144,7 @@ def test_placeholders_alone_are_exported_without_lora(tmp_path):
     names = [path.name for path in sorted((tmp_path / "out" / "webui").iterdir())]
     assert names == ["magicapture-reference.safetensors", "magicapture-source.safetensors"]
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "- LoRA: none, words only" in card and card.count("LoRA") == 1 and "load_lora" not in card
+    assert "- LoRA: none, placeholders only" in card and card.count("LoRA") == 1 and "load_lora" not in card
     assert "Not stated." in card and "None were given." in card
 
 
