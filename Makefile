@@ -38,6 +38,7 @@ check: .venv/dev.stamp
 # What notebooks train is kept in runs/course, where their solutions find it.
 test: .venv/dev.stamp
 	$(PYTEST)
+	.venv/bin/python notebooks/build.py --solutions
 	$(PYTEST) --nbval-lax --nbval-current-env notebooks/*.ipynb notebooks/solutions/*.ipynb
 
 test-real: .venv-real/real.stamp .venv-restore/restore.stamp
