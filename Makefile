@@ -1,7 +1,8 @@
 # Commands: `make demo` makes portraits in runs/demo; `make notebooks` builds the course from notebooks/*.py and runs it;
-# `make test` runs the tests, every notebook and every solution; `make test-real` runs the tests that need published
-# weights, which it fetches by npm, or torchvision; `make test-ui` those that need chromium. They install on first use,
-# and again when the requirements change.
+# `make check` takes under a minute: lint, format, types, who may import whom and the other fast tests; `make test` runs
+# all tests, every notebook and every solution; `make test-real` runs the tests that need published weights, which it
+# fetches by npm, or torchvision; `make test-ui` those that need chromium. They install on first use, and again when the
+# requirements change.
 
 PYTHON ?= python3
 # Where torch comes from, if not from pip's own index. A CPU-only torch, without CUDA packages:
@@ -9,8 +10,8 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 # Tests run in two processes, which start further ones: one thread each, and a thread that waits must not eat the core
 # that these need. The demo is alone, and slower with it.
-test: export OMP_NUM_THREADS = 1
-test: export OMP_WAIT_POLICY = PASSIVE
+check test: export OMP_NUM_THREADS = 1
+check test: export OMP_WAIT_POLICY = PASSIVE
 PYTEST = .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 PIP = .venv/bin/python -m pip --disable-pip-version-check
@@ -19,7 +20,7 @@ RESTORE_PIP = .venv-restore/bin/python -m pip --disable-pip-version-check
 UI_PIP = .venv-ui/bin/python -m pip --disable-pip-version-check
 REQUIREMENTS = pyproject.toml constraints.txt
 
-.PHONY: demo notebooks test test-real test-ui clean
+.PHONY: demo notebooks check test test-real test-ui clean
 
 demo: .venv/base.stamp
 	.venv/bin/python -m mcpkg.cli.demo --out runs/demo
@@ -27,9 +28,17 @@ demo: .venv/base.stamp
 notebooks: .venv/dev.stamp
 	.venv/bin/python notebooks/build.py
 
+# tests/test_imports.py, who may import whom, is among the fast tests.
+check: .venv/dev.stamp
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	$(PYTEST) -m "not slow"
+
 # What notebooks train is kept in runs/course, where their solutions find it.
 test: .venv/dev.stamp
 	$(PYTEST)
+	.venv/bin/python notebooks/build.py --solutions
 	$(PYTEST) --nbval-lax --nbval-current-env notebooks/*.ipynb notebooks/solutions/*.ipynb
 
 test-real: .venv-real/real.stamp .venv-restore/restore.stamp

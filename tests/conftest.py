@@ -13,7 +13,7 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error:::mcpkg")
 
 
-SLOWEST = ("test_full_size.py", "test_notebooks_sd15.py", "test_train.py")
+SLOWEST = ("test_full_size.py", "test_contributing.py", "test_notebooks_sd15.py", "test_train.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -55,7 +55,7 @@ def best_device(name: str) -> str:
     return "cuda" if name not in BUILT_IN and torch.cuda.is_available() else "cpu"
 
 
-def load_backend(name: str = "mini", device: str = "cpu", **choices) -> "Backend":
+def load_backend(name: str = "mini", device: str = "cpu", **choices: Any) -> "Backend":
     """Load a backend's models from disk.
 
     Args:

@@ -42,7 +42,7 @@ class Sampling:
     """Guidance leads away from what the model drew before it learned. If False, from what it draws without a prompt
     now, as in tools that know LoRA files only."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.n < 1 or self.steps < 1:
             raise ValueError(f"n is {self.n} and steps is {self.steps}. Give 1 or more of each.")
         seeds = self.all_seeds

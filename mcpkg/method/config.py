@@ -50,7 +50,7 @@ class LossWeights:
     identity: float = 1.0
     """Pulls the composed face to the source's identity (Eq. 7); the paper finds 0.25 and 0.5 fine as well."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, weight in asdict(self).items():
             _check(weight >= 0, f"LossWeights.{name}: {weight} is negative. Give 0 or more.")
 
@@ -67,7 +67,7 @@ class Refocusing:
     scale: str = "max"
     """S of Eq. 8: "max", "minmax" (both ends detached) or "none". The other forms scale as they were published."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self.weight >= 0, f"Refocusing.weight: {self.weight} is negative. Give 0 or more.")
         _check_choice("Refocusing.form", self.form, REFOCUSING_FORMS.names)
         _check_choice("Refocusing.scale", self.scale, REFOCUSING_SCALES)
@@ -99,7 +99,7 @@ class Phase:
     max_timestep: float = 1.0
     """Fraction of the schedule's T that timesteps are drawn below; the authors' code takes 0.8 in phase 2."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self.steps >= 0, f"Phase.steps: {self.steps} is negative. Give 0 or more.")
         _check_subset("Phase.trains", self.trains, TRAINABLE)
         _check_subset("Phase.tasks", self.tasks, TASKS)
@@ -157,7 +157,7 @@ class Method:
     flip: bool = False
     """Also show every picture mirrored, masks alike; off, for faces are not symmetric and a mirrored one is another."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(bool(self.name) and bool(self.phases), "Method: give it a name and at least one phase.")
         for name in ("lora_rank", "vectors", "identity_every", "samples_per_task", "accumulation_steps"):
             _check(getattr(self, name) >= 1, f"Method.{name}: {getattr(self, name)} is below 1.")

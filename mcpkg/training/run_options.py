@@ -16,7 +16,7 @@ class RunOptions:
     progress: bool = True
     """Show a progress bar."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.save_every < 1:
             raise ValueError(f"save_every: {self.save_every} is below 1.")
         if self.preview_every < 0:

@@ -79,6 +79,7 @@ def test_style_is_a_unit_vector_blind_outside_the_mask(backend, portraits):
     assert not torch.allclose(backend.style_reader.embed(shown, keep), vectors, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", *BUILT_IN])
 def test_the_restorer_doubles_the_size(name):
     backend = (
@@ -88,6 +89,7 @@ def test_the_restorer_doubles_the_size(name):
     assert backend.restorer.restore(images).shape == (4, 3, 2 * backend.image_size_px, 2 * backend.image_size_px)
 
 
+@pytest.mark.slow
 def test_latents_have_a_deviation_of_about_one_and_decode_with_gradient(backend, portraits):
     latents = backend.encode(portraits.images).detach()
     if backend.name not in STAND_INS:  # random weights are not scaled
@@ -98,6 +100,7 @@ def test_latents_have_a_deviation_of_about_one_and_decode_with_gradient(backend,
     assert latents.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_it_personalises_and_generates(backend, portraits):
     method = backend.tune(MAGICAPTURE)
     method = replace(
@@ -164,6 +167,7 @@ def test_every_model_to_train_is_named(tmp_path):
     assert RECIPES.keys() - named == {"autoencoder_decoder"}  # goes on from the autoencoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_loading_prints_nothing(name):
     code = f"from mcpkg.backends import load_backend; load_backend({name!r})"

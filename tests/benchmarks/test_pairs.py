@@ -32,6 +32,7 @@ def samples(monkeypatch, tmp_path):
     return tmp_path, trained
 
 
+@pytest.mark.slow
 def test_a_pair_is_trained_again_only_under_other_settings(samples):
     folder, trained = samples
 
@@ -50,6 +51,7 @@ def test_a_pair_is_trained_again_only_under_other_settings(samples):
     assert (folder / "out" / "summary.json").is_file()
 
 
+@pytest.mark.slow
 def test_every_pair_leaves_a_sheet_and_every_other_method_a_difference(samples, capsys):
     folder, _ = samples
     methods = ("magicapture", "without-refocusing")
@@ -85,6 +87,7 @@ def test_overrides_reach_fields_phases_and_weights():
         (0, "mask"), (0.25, "fraction")]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options, message",
     [

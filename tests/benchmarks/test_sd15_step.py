@@ -9,6 +9,7 @@ from tests.helpers.tiny_sd15 import SMALL
 LARGER = replace(SMALL, unet=SMALL.unet | {"sample_size": 32})  # so that a face is only part of the frame
 
 
+@pytest.mark.slow
 def test_a_step_that_does_more_counts_more(monkeypatch):
     monkeypatch.setattr(sd15_step, "WARMUP_STEPS", 0)
     monkeypatch.setattr(sd15_step, "MATRIX_SIDE_CPU", 64)
@@ -28,6 +29,7 @@ def test_a_gpu_that_is_not_there_is_one_line():
         sd15_step.main(device="cuda:7")
 
 
+@pytest.mark.slow
 def test_the_faces_part_costs_less_and_agrees(capsys):
     identity_decoding.main(n=2, contexts=(4,), as_json=True)
     whole, face = json.loads(capsys.readouterr().out)

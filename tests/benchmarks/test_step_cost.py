@@ -69,6 +69,7 @@ def test_spelled_out_attention_has_the_same_maps_and_the_same_output(bench):
             torch.testing.assert_close(in_full.maps[role][layer], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_capture_beside_and_in_place_of_the_fast_path_teach_the_same(bench):
     beside, in_place = (gradients(bench, VARIANTS[name]) for name in ("refocusing", "prompt-to-prompt"))
     plain = gradients(bench, VARIANTS["plain"])
@@ -78,6 +79,7 @@ def test_capture_beside_and_in_place_of_the_fast_path_teach_the_same(bench):
     assert any(not torch.allclose(plain[name], beside[name], atol=1e-5) for name in plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant, passes, judged",
     [(Variant(), 1, 0), (Variant(identity=True), 1, 1), (Variant(identity=True, pass_per_task=True), 3, 1)],
@@ -105,6 +107,7 @@ def test_ratios_are_taken_within_a_round():
     assert costs == {"plain": {"seconds": 2.5} | same, "refocusing": {"seconds": 3.75} | half_more}
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_variant_with_its_memory(folders, monkeypatch, capsys):
     monkeypatch.setattr(step_cost, "load_backend", named_tiny)
     step_cost.main(steps=2, variants=("identity",), as_json=True, **folders)

@@ -82,6 +82,7 @@ def test_every_command_has_help_for_every_option(name, capsys):
         assert len(" ".join(block.replace("│", " ").split()).split()) > 4, block
 
 
+@pytest.mark.slow
 def test_training_draws_scores_and_reports_and_is_read_only_when_repeated(run, capsys):
     folder, pair = run
     args = ["train", *on(pair), "--out", str(folder / "drawn"), "--n", "2", "--json", "--consent", "Ann agreed."]
@@ -165,6 +166,7 @@ def test_generated_files_are_named_on_standard_output(run, capsys):
     assert facts["seed"] == 7 and facts["prompt"].endswith(" with red hat") and facts["restored"] == 1
 
 
+@pytest.mark.slow
 def test_restoration_has_a_strength_and_tells_its_price(run, capsys, monkeypatch):
     folder, pair = run
     generate = ["generate", "--adapter", str(folder / "full"), "--steps", "2", "--seeds", "3"]
@@ -187,6 +189,7 @@ def test_restoration_has_a_strength_and_tells_its_price(run, capsys, monkeypatch
     assert "are for --restore" in refused(capsys, *generate, "--out", folder / "no", "--source", pair[0])
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared(run, capsys):
     folder, pair = run
     cli.main(["train", *on(pair), "--out", str(folder / "without"), "--n", "0", "--method", "without-refocusing"])
@@ -221,6 +224,7 @@ def test_leakage_is_averaged_within_the_chosen_groups(run, capsys):
     assert {line.split(",")[1] for line in lines[1:]} == {"0", "1", "2"}  # samples are counted over batches
 
 
+@pytest.mark.slow
 def test_masks_are_drawn_and_a_bad_one_fails(run, capsys):
     folder, pair = run
     cli.main(["masks", *on(pair), "--out", str(folder / "masks"), "--json"])
@@ -242,6 +246,7 @@ def test_an_adapter_is_exported_with_its_files_named(run, capsys):
     assert {"README.md", "ann.safetensors", "ann-source.safetensors", "pytorch_lora_weights.safetensors"} <= files
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_and_nothing_is_written(run, capsys, tmp_path):
     folder, pair = run
     out, full = tmp_path / "out", folder / "full"

@@ -11,6 +11,7 @@ from mcpkg.inference.adapter import Adapter
 from tests.helpers.tiny_folders import quick_backend, write_pair, write_pictures
 
 
+@pytest.mark.slow
 def test_the_demo_writes_sheets_scores_report_and_adapter(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("mcpkg.backends.load_backend", quick_backend)
     monkeypatch.setattr(demo, "SAMPLES", tmp_path)
@@ -52,6 +53,7 @@ def test_bad_input_is_seen_before_anything_is_loaded(monkeypatch, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_bad_folder_ends_the_command_with_one_line(tmp_path):
     command = [
         sys.executable,

@@ -33,6 +33,7 @@ def test_a_look_and_a_presentation_can_be_given():
     assert dressed.captions != render_people(8, seed=2, feminine=0.0, garment="wedding dress").captions
 
 
+@pytest.mark.slow
 def test_readings_are_right_on_renders(backend):
     rendered = render_people(64, seed=3)
     readings = read_faces(backend, rendered.renders.image)
@@ -40,6 +41,7 @@ def test_readings_are_right_on_renders(backend):
     assert (readings.tone - skin_to_tone(rendered.people.skin)).abs().mean() < 1
 
 
+@pytest.mark.slow
 def test_the_error_of_a_face_does_not_depend_on_the_batch_and_grows_with_less_noise(backend):
     ladder = render_in_every_tone(2, seed=4)
     whole, tones = estimate_faces(backend, ladder, 700, batch_size=40)
@@ -50,6 +52,7 @@ def test_the_error_of_a_face_does_not_depend_on_the_batch_and_grows_with_less_no
     assert tones[9] > tones[0] + 3  # the estimate still tells the darkest from the lightest
 
 
+@pytest.mark.slow
 def test_a_few_pictures_are_learned_until_the_end_of_the_block(backend):
     before = {name: p.detach().clone() for name, p in backend.pipeline.unet.named_parameters()}
     lesson = render_people(4, seed=5, garment="wedding dress")
@@ -61,6 +64,7 @@ def test_a_few_pictures_are_learned_until_the_end_of_the_block(backend):
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_the_same_training_gives_the_same_losses(backend):
     lesson = render_people(4, seed=6)
     runs = []

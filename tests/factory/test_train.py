@@ -177,6 +177,7 @@ def _train_together(rank: int, folder) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_weights_of_one_on_both_halves_of_each_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "has_bfloat16", lambda device: False)
     torch.multiprocessing.spawn(_train_together, (tmp_path,), nprocs=2)
@@ -220,6 +221,7 @@ def test_a_diverged_run_raises(tmp_path):
         _run(recipe, tmp_path / "toy.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["autoencoder", "identity_train", "identity_score", "parser", "style_reader", "restorer"]
 )
@@ -237,6 +239,7 @@ def test_a_recipe_teaches_every_weight(name, pools):
     assert torch.isfinite(loss) and idle == [] and all(torch.isfinite(term) for term in terms.values())
 
 
+@pytest.mark.slow
 def test_further_training_of_the_decoder_keeps_the_latents(pools, tmp_path):
     save_autoencoder(tmp_path)
     recipe = replace(RECIPES["autoencoder_decoder"], batch_size=2)
@@ -254,6 +257,7 @@ def test_further_training_of_the_decoder_keeps_the_latents(pools, tmp_path):
     assert recorded["recipe"] == "autoencoder_decoder" and json.loads(recorded["encoder"])["seed"] == "7"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["autoencoder", "identity_train", "parser", "style_reader"])
 def test_finished_weights_record_their_provenance(name, pools, tmp_path):
     recipe = RECIPES[name]
@@ -267,6 +271,7 @@ def test_finished_weights_record_their_provenance(name, pools, tmp_path):
     assert measured and all(np.isfinite(list(measured.values())))
 
 
+@pytest.mark.slow
 def test_a_restorer_is_measured_on_damaged_pictures(pools, tmp_path):
     # Untrained it is bicubic enlargement; of undamaged pictures that alone reaches more than 30 dB.
     recipe = RECIPES["restorer"]

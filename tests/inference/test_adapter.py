@@ -49,6 +49,7 @@ def test_lora_goes_where_the_method_says():
     assert any(".attn1." in name for name in everywhere) and any(".resnets." in name for name in everywhere)
 
 
+@pytest.mark.slow
 def test_guided_by_plain_the_first_half_of_a_batch_knows_nothing_learned(adapter):
     backend = tiny_backend()
     unet, rng = backend.pipeline.unet, torch.Generator().manual_seed(0)
@@ -65,6 +66,7 @@ def test_guided_by_plain_the_first_half_of_a_batch_knows_nothing_learned(adapter
     assert not torch.allclose(before, learned, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_it_is_put_back_after_an_error(adapter):
     backend = tiny_backend()
     plain = predict(backend.pipeline, "a photo of a person")
@@ -83,6 +85,7 @@ def test_scale_zero_keeps_the_placeholders_only(adapter):
         assert not torch.equal(v1, person)
 
 
+@pytest.mark.slow
 def test_what_is_loaded_is_what_was_saved(adapter, tmp_path):
     again = Adapter.load(adapter.save(tmp_path / "run"))
     assert again.method == adapter.method and again.seed == adapter.seed and again.record == adapter.record
@@ -202,6 +205,7 @@ def rename_placeholder(path):
     path.write_text(path.read_text().replace('"token": "<v1>"', '"token": "<who>"'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, harm, message",
     [

@@ -65,6 +65,7 @@ def exported(request, tmp_path_factory):
     return adapter, folder
 
 
+@pytest.mark.slow
 def test_the_cards_code_gives_the_same_picture_in_a_process_without_mcpkg(exported):
     adapter, folder = exported
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)

@@ -127,6 +127,7 @@ def test_an_edit_is_what_one_would_have_written_oneself(backend, adapter):
     )
 
 
+@pytest.mark.slow
 def test_a_negative_prompt_and_the_lora_scale_change_the_image(backend, adapter):
     plain = generate_portraits(backend, adapter, sampling=Sampling(n=1, steps=2)).images
     without_hat = generate_portraits(
@@ -136,6 +137,7 @@ def test_a_negative_prompt_and_the_lora_scale_change_the_image(backend, adapter)
     assert (plain - without_hat).abs().max() > 1e-4 and (plain - weak).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_spread_moves_the_starts_apart_and_keeps_them_normal(backend):
     own = starting_noise(backend, range(400))
     near = starting_noise(backend, range(400), spread=0.6)
@@ -166,6 +168,7 @@ def test_without_adapter_a_prompt_is_needed(backend):
         generate_portraits(backend)
 
 
+@pytest.mark.slow
 def test_guidance_leads_away_from_the_plain_model_unless_told_otherwise(backend, adapter, monkeypatch):
     """At guidance g the noise is u + g (c - u); after a single step the latents are linear in it."""
     monkeypatch.setattr(backend, "decode", lambda latents: latents[:, :3] / 1000 + 0.5)

@@ -40,7 +40,7 @@ def test_a_method_survives_json(method):
 
 
 def test_methods_have_names_of_their_own():
-    assert len({method.name for method in METHODS}) == len(METHODS) == 10
+    assert len({method.name for method in METHODS}) == len(METHODS) >= 10
     assert {id(method) for method in config.METHODS.values()} == {id(method) for method in METHODS}
 
 

@@ -37,6 +37,7 @@ def test_landmarks_move_into_the_frame_of_the_part():
     assert torch.allclose(inside[0, 2], torch.tensor([8.8 / 18, 9.2 / 18]))
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_faces_part_is_nearly_that_of_the_whole():
     backend = load_backend("mini")
     images, landmarks = backend.strangers(4)
@@ -58,6 +59,7 @@ def test_the_gradient_of_the_faces_part_is_nearly_that_of_the_whole():
     assert agreement.min() > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoding", ["face", "tiny"])
 def test_training_uses_the_chosen_decoding(decoding):
     backend = tiny_backend()

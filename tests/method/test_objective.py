@@ -176,6 +176,7 @@ def test_identity_is_asked_below_its_highest_timestep_only(compute):
     assert outcome.loss.isfinite()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", REFOCUSING_FORMS.names)
 def test_every_form_of_refocusing_trains_queries_and_keys(compute, form):
     weights = dict(compute.backend.pipeline.unet.requires_grad_(True).named_parameters())

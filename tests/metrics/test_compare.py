@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pytest
 import torch
 
 from mcpkg.inference.sampling import Sampling
@@ -21,6 +22,7 @@ def learned(adapter):
     return adapter.embeddings | adapter.lora
 
 
+@pytest.mark.slow
 def test_a_shared_first_phase_changes_no_adapter(monkeypatch):
     trained = dict.fromkeys((method.name for method in METHODS), 0)
 
@@ -40,6 +42,7 @@ def test_a_shared_first_phase_changes_no_adapter(monkeypatch):
         ]
 
 
+@pytest.mark.slow
 def test_every_method_draws_the_same_seeds():
     outcomes = compare_methods(*setting(), METHODS[:2], seed=5, sampling=Sampling(n=2, seed=5))
     assert list(outcomes) == ["MagiCapture", "without refocusing"]

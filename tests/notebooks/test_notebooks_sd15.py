@@ -31,6 +31,7 @@ def _suit(method):
     return replace(method, phases=tuple(replace(p, steps=2) for p in method.phases), accumulation_steps=1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*not there:mcpkg.util.errors.Notice")
 @pytest.mark.parametrize(
     "path", [path for path in sorted(NOTEBOOKS.glob("0*.py")) if path.name[:2] != OF_THE_RENDERED_WORLD],

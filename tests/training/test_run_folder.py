@@ -68,12 +68,14 @@ def unkilled(tmp_path_factory):
     return folder, run(folder)
 
 
+@pytest.mark.slow
 def test_a_run_in_a_folder_is_the_one_in_memory(unkilled):
     folder, adapter = unkilled
     assert same(adapter, in_memory())
     assert sorted(path.name for path in folder.iterdir()) == ["adapter", "run.json", "steps.jsonl"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [(1,), (3,), (4,), (5, 2), (8,)], ids=str)
 def test_a_killed_run_ends_as_if_it_had_not_been(unkilled, tmp_path, kills):
     """Before the first checkpoint, between two, at the end of a phase, twice in the second one, at the very end."""
@@ -84,6 +86,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(unkilled, tmp_path, kills):
     assert history(tmp_path) == history(unkilled[0])
 
 
+@pytest.mark.slow
 def test_whole_weights_and_accumulation_resume_too(tmp_path):
     method = replace(short(DREAMBOOTH, steps=3), accumulation_steps=2)
     with pytest.raises(Killed):
@@ -98,6 +101,7 @@ run(sys.argv[1], on_step=lambda report: time.sleep(float(sys.argv[2])), save_eve
 """
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing(unkilled, tmp_path):
     root, environment = Path(__file__).parents[2], os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen([sys.executable, "-c", KILLED_PROCESS, tmp_path, "0.2"], cwd=root, env=environment)
@@ -119,11 +123,13 @@ def test_a_finished_run_is_not_trained_again(unkilled):
     assert same(run(folder, on_step=lambda report: pytest.fail("trained")), adapter)
 
 
+@pytest.mark.slow
 def test_previews_change_nothing_and_show_the_training_so_far(unkilled, tmp_path):
     assert same(run(tmp_path, preview_every=3), unkilled[1])
     assert sorted(path.name for path in (tmp_path / "previews").iterdir()) == ["000003.png", "000006.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [METHOD, short(DREAMBOOTH, steps=2)], ids=lambda method: method.name)
 def test_a_preview_draws_what_the_finished_adapter_would(method):
     from mcpkg.inference.generate import generate_portraits
@@ -201,6 +207,7 @@ def test_damaged_settings_are_one_clear_line(tmp_path):
         run(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_space(unkilled, tmp_path, monkeypatch):
     from mcpkg.training import run_folder
 

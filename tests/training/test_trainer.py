@@ -48,6 +48,7 @@ def train(method, seed=0, **options):
     return backend, personalise(backend, source, reference, method, seed, progress=False, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [MAGICAPTURE, CUSTOM_DIFFUSION, DREAMBOOTH], ids=lambda method: method.name)
 def test_the_backend_is_as_before(method):
     before = weights_of(tiny_backend())
@@ -74,6 +75,7 @@ def test_the_backend_is_as_before_after_an_error():
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_adapter_to_the_bit():
     _, first = train(short(MAGICAPTURE), seed=3)
     torch.rand(7)  # torch's global state plays no part
@@ -84,6 +86,7 @@ def test_the_same_seed_gives_the_same_adapter_to_the_bit():
     assert not torch.equal(first.embeddings["<v1>"], other.embeddings["<v1>"])
 
 
+@pytest.mark.slow
 def test_each_phase_trains_what_it_names():
     _backend, adapter = train(short(MAGICAPTURE))
     ups = [tensor for name, tensor in adapter.lora.items() if "lora_B" in name]
@@ -100,6 +103,7 @@ def test_each_phase_trains_what_it_names():
     assert all(delta.abs().sum() > 0 for delta in adapter.deltas.values())
 
 
+@pytest.mark.slow
 def test_reports_name_the_terms_of_each_phase():
     reports = []
     train(short(MAGICAPTURE, steps=8, identity_max_timestep=1.0, identity_every=2), on_step=reports.append)
@@ -133,6 +137,7 @@ def test_predictions_without_a_face_are_counted_and_left_out():
     assert adapter.record["no_face_images"] == adapter.record["identity_images"] == 3 * 2
 
 
+@pytest.mark.slow
 def test_losses_fall():
     method = short(MAGICAPTURE, steps=60)
     reports = []
@@ -141,6 +146,7 @@ def test_losses_fall():
     assert late < early
 
 
+@pytest.mark.slow
 def test_half_precisions_train_and_other_precisions_are_refused():
     train(short(MAGICAPTURE, steps=1), precision="bf16")
     train(short(MAGICAPTURE, steps=1), precision="fp16")
@@ -148,12 +154,14 @@ def test_half_precisions_train_and_other_precisions_are_refused():
         train(short(MAGICAPTURE, steps=1), precision="fp8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_every_method_runs(method):
     _, adapter = train(short(method, steps=1))
     assert adapter.method.name == method.name and set(adapter.embeddings) == {"<v1>", "<v2>"}
 
 
+@pytest.mark.slow
 def test_learning_rates_rise_and_then_fall_to_the_last_step():
     # 40 steps, of which 2 warm up; then 38 fall: (40 - step) / 38
     assert [learning_rate_fraction(step, 40) for step in (0, 1, 2, 21, 39)] == [0.5, 1.0, 1.0, 0.5, 1 / 38]
@@ -193,6 +201,7 @@ def test_the_bar_shows_the_loss_terms(capsys):
     assert "refocusing=" in bar and "composed=" in bar
 
 
+@pytest.mark.slow
 def test_a_state_of_another_method_is_refused():
     backend = tiny_backend()
     portraits = tiny_portraits(backend)
@@ -249,6 +258,7 @@ def norm_of_gradients(value):
     return optimizer.step(0)[1]
 
 
+@pytest.mark.slow
 def test_two_processes_average_gradients_end_alike_and_resume(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -272,6 +282,7 @@ def test_two_processes_average_gradients_end_alike_and_resume(tmp_path):
     assert not torch.equal(embeddings, train(short(MAGICAPTURE, steps=4))[1].embeddings["<v1>"].flatten())
 
 
+@pytest.mark.slow
 def test_a_training_in_fp16_goes_on_to_the_same_bits():
     backend = tiny_backend()
     portraits, method = tiny_portraits(backend), short(MAGICAPTURE, steps=4)

@@ -85,6 +85,7 @@ def test_other_warnings_are_shown_as_before_and_nothing_stays_changed():
     assert (warnings.showwarning, warnings.filters) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BAD)
 def test_every_bad_picture_in_a_folder_ends_with_its_name(capsys, tmp_path, kind):
     for name in ("a.png", "b.png"):
@@ -103,6 +104,7 @@ with one_line_errors():
 """
 
 
+@pytest.mark.slow
 def test_notices_and_errors_of_a_command_are_separate_from_its_output(tmp_path):
     def run():
         quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error"}  # its advice on torchvision is none of ours

@@ -1,3 +1,5 @@
+import pytest
+
 from mcpkg.world.attributes import BACKGROUND, GARMENT, HAIR, Looks
 from mcpkg.world.captions import VOCABULARY, describe, write_captions
 from tests.world.test_render import generator, portraits
@@ -26,6 +28,7 @@ def test_captions_do_not_mention_colours_that_sepia_hides():
     assert not any({"red", "white", "black"} & set(c.words) for c in captions)
 
 
+@pytest.mark.slow
 def test_the_vocabulary_holds_every_word_of_every_caption():
     people, looks, _ = portraits(500)
     used = {word for caption in write_captions(people, looks, generator()) for word in caption.words}

@@ -59,6 +59,7 @@ def test_landmarks_lie_on_the_face_with_the_left_eye_left():
     assert (renders.parts[torch.arange(64), FACE, nose[:, 1], nose[:, 0]] > 0.5).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trait", IDENTITY)
 def test_every_identity_parameter_shows(trait):
     people, _looks, nuisance = portraits(6, seed=3)
@@ -75,6 +76,7 @@ def test_every_identity_parameter_shows(trait):
     assert ((images[0] - images[1]).abs().amax(dim=(1, 2, 3)) > 0.03).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
 def test_every_style_value_looks_different(attribute):
     people, _, nuisance = portraits(1, seed=4)

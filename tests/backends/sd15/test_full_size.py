@@ -5,11 +5,14 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from mcpkg.backends.sd15.shapes import PARAMETERS
 
 MOST_GIB = 20
 
 
+@pytest.mark.slow
 def test_the_full_size_trains_both_phases_and_draws_within_memory(tmp_path):
     command = [sys.executable, "-m", "mcpkg.cli.sd15_dry_run", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"MCPKG_WEIGHTS": str(tmp_path)})

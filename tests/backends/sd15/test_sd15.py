@@ -46,6 +46,7 @@ def test_the_shapes_are_those_of_the_published_model():
     assert count_parameters() == PARAMETERS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_dry_run_of_few_channels_trains_and_plain_diffusers_draws_the_same(tmp_path, precision):
     result = dry_run(tmp_path, precision=precision, steps=2, shapes=SMALL)
@@ -65,6 +66,7 @@ def published_layers():
     return {f"lora_unet_{place}_transformer_blocks_0_attn2_{name}" for place in places for name in projections}
 
 
+@pytest.mark.slow
 def test_the_kohya_file_has_the_keys_of_a_published_lora(tmp_path):
     unet = dict(SMALL.unet, layers_per_block=2)  # as many layers as at full size
     dry_run(tmp_path, shapes=replace(SMALL, unet=unet))
@@ -74,6 +76,7 @@ def test_the_kohya_file_has_the_keys_of_a_published_lora(tmp_path):
     assert keys == {f"{layer}.{part}" for layer in published_layers() for part in parts}
 
 
+@pytest.mark.slow
 def test_placeholders_and_lora_learn_in_fp32_beside_half_weights():
     backend, _ = random_backend(SMALL, dtype=torch.float16)
     portraits = assumed_portraits(backend, 1)
@@ -191,6 +194,7 @@ def test_a_folder_is_loaded_and_one_of_another_kind_refused(tmp_path):
         checkpoint.load_pipeline(tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_a_single_file_is_loaded_to_the_last_weight(tmp_path, monkeypatch):
     shapes = replace(SMALL, unet=dict(SMALL.unet, layers_per_block=2), vae=dict(SMALL.vae, layers_per_block=2))
     pipeline = random_backend(shapes)[0].pipeline
@@ -226,6 +230,7 @@ def test_without_weights_a_command_names_them_in_one_line(no_weights, capsys):
         load_backend("sd15", checkpoint="someone/something")
 
 
+@pytest.mark.slow
 def test_without_scorers_a_training_ends_with_undefined_scores(monkeypatch, tmp_path, capsys):
     def load(*args, **options):
         backend = replace(tiny_sd15(), identity_scorer=absent("arcface"), style_reader=absent("clip"))
@@ -258,6 +263,7 @@ def test_without_a_restorer_the_command_stops_before_drawing(monkeypatch, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_part_of_the_backends_name_in_runs_and_adapters(tmp_path):
     one = tiny_sd15()
     other = replace(one, name="sd15 someone/model")

@@ -49,6 +49,7 @@ def controls(widget):
     ]
 
 
+@pytest.mark.slow
 def test_every_control_has_a_label_that_is_not_cut_off(every):
     for widget in every:
         assert controls(widget)
@@ -59,6 +60,7 @@ def test_every_control_has_a_label_that_is_not_cut_off(every):
                 assert len(control.description) * 0.6 < float(width.removesuffix("em"))  # a letter is 0.55 em at most
 
 
+@pytest.mark.slow
 def test_every_widget_has_a_picture_for_where_widgets_do_not_run(every):
     for widget in every:
         bundle = widget._repr_mimebundle_()
@@ -77,6 +79,7 @@ def test_reading_and_picture_follow_the_controls_and_reach_screen_readers():
     assert 'alt="leakage of &lt;v1&gt;: 0.20' in widget._picture.value
 
 
+@pytest.mark.slow
 def test_the_explorer_reads_the_map_that_is_chosen():
     widget = explore_attention(hand_made_trace())
     # all steps and heads: left 0.4 + 0.1 + 0 + 0 + 0.4 + 0.4 = 1.3, right 0.2 + 0.1 + 0.5 + 0 + 0 + 0.2 = 1.0
@@ -112,6 +115,7 @@ def test_a_portrait_without_a_face_has_no_leakage():
     assert explore_attention(trace).reading.startswith("leakage of <v1>: not defined")
 
 
+@pytest.mark.slow
 def test_heads_offered_are_those_of_the_layer():
     widget = explore_attention(hand_made_trace(coarse=COARSE[:, :1].expand(-1, 3, -1, -1)))
     widget.head.value = 1
@@ -120,6 +124,7 @@ def test_heads_offered_are_those_of_the_layer():
     assert widget.leakage == pytest.approx(0.5)  # one cell
 
 
+@pytest.mark.slow
 def test_the_lab_follows_form_weight_and_steps():
     widget = loss_lab()
     widget.scale.value = "none"
@@ -137,6 +142,7 @@ def test_the_lab_offers_every_registered_form():
     assert loss_lab().form.options == REFOCUSING_FORMS.names
 
 
+@pytest.mark.slow
 def test_the_mask_check_returns_the_corrected_portraits(backend):
     portraits = tiny_portraits(backend)
     widget = check_masks(backend, portraits)
@@ -153,6 +159,7 @@ def test_the_mask_check_returns_the_corrected_portraits(backend):
         widget.portraits  # noqa: B018
 
 
+@pytest.mark.slow
 def test_the_builder_makes_a_person_and_pictures(tmp_path):
     widget = build_portrait(seed=1)
     widget.tone.value, widget.presentation.value = 8, "feminine"
@@ -192,6 +199,7 @@ def test_questions_on_identity_and_style_need_their_pictures(tmp_path):
     assert {trial.question for trial in widget.trials} == {"identity", "fidelity"}
 
 
+@pytest.mark.slow
 def test_a_vote_needs_a_rater(tmp_path):
     widget = blind_vote(pairs(), tmp_path / "votes.csv")
     assert widget.reading.startswith("Enter a rater's name first") and widget.left.disabled
