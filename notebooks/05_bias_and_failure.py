@@ -79,7 +79,7 @@ number_grids(
 # everyone, and of masculine-presenting people in wedding dresses.
 
 # %%
-from mcpkg.course import estimate_faces, render_in_every_tone, render_people, read_faces
+from mcpkg.course import estimate_faces, read_faces, render_in_every_tone, render_people
 
 everybody = render_people(192, seed=30)
 dressed = render_people(64, seed=31, feminine=0.0, garment="wedding dress", garment_colour="white", treatment="plain")
@@ -103,8 +103,8 @@ assert misread < 0.15 and misread_dressed < 0.2 and off < 1
 # is read as feminine-presenting?
 
 # %%
-from mcpkg.method import parse_in_batches, role_region
 from mcpkg.course import read_attributes
+from mcpkg.method import parse_in_batches, role_region
 
 my_guess = None  # of the face
 

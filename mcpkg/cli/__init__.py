@@ -1,1 +1,1 @@
-"""The command line, `mcpkg <command>`. Imports all but factory; heavy imports happen inside functions, for quick help."""
+"""The command line, `mcpkg <command>`. Imports all but factory; heavy imports happen inside functions."""

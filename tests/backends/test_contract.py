@@ -37,6 +37,7 @@ def portraits(backend):
     return Portraits((), images, backend.face_parser.parse(images))
 
 
+@pytest.mark.slow
 def test_the_parser_describes_every_image(backend, portraits):
     size, faces = backend.image_size_px, portraits.faces
     assert portraits.images.shape == (4, 3, size, size)

@@ -49,6 +49,7 @@ def gradients(bench, variant):
     return found
 
 
+@pytest.mark.slow
 def test_spelled_out_attention_has_the_same_maps_and_the_same_output(bench):
     backend, rng = bench.training.backend, torch.Generator().manual_seed(0)
     prompts = [f"a photo of {ROLES['source'].token} person", f"a photo in the {ROLES['reference'].token} style"]

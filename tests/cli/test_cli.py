@@ -70,6 +70,7 @@ def test_help_comes_without_loading_torch():
     assert all(name in done.stdout for name in cli.COMMANDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_has_help_for_every_option(name, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -99,6 +100,7 @@ def test_training_draws_scores_and_reports_and_is_read_only_when_repeated(run, c
     assert (folder / "drawn" / "adapter" / "pytorch_lora_weights.safetensors").stat().st_mtime_ns == weights
 
 
+@pytest.mark.slow
 def test_fields_of_the_method_can_be_given(run, capsys):
     folder, pair = run
     out = folder / "changed"
@@ -201,6 +203,7 @@ def test_two_runs_are_compared(run, capsys):
     assert "After: MagiCapture" in Path(answer["report"]).read_text()
 
 
+@pytest.mark.slow
 def test_chosen_seeds_are_scored_and_traced(run, capsys):
     folder, pair = run
     drawing = ["--adapter", str(folder / "full"), "--seeds", "3", "7", "11", "--steps", "2", "--json"]
@@ -213,6 +216,7 @@ def test_chosen_seeds_are_scored_and_traced(run, capsys):
     assert [row["sample"] for row in json.loads(capsys.readouterr().out)["means"]] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_leakage_is_averaged_within_the_chosen_groups(run, capsys):
     folder, _ = run
     cli.main(["leakage", "--adapter", str(folder / "full"), "--out", str(folder / "leaks"), "--n", "3", "--steps", "2",
@@ -239,6 +243,7 @@ def test_masks_are_drawn_and_a_bad_one_fails(run, capsys):
     assert "0.png" in capsys.readouterr().out and (folder / "bad_masks" / "source_masks.png").is_file()
 
 
+@pytest.mark.slow
 def test_an_adapter_is_exported_with_its_files_named(run, capsys):
     folder, _ = run
     cli.main(["export", "--adapter", str(folder / "full"), "--out", str(folder / "shared"), "--name", "ann"])

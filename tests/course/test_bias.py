@@ -26,6 +26,7 @@ def test_a_persons_ten_pictures_differ_only_in_tone():
     assert images[0].mean() > images[9].mean() + 0.02  # darker skin
 
 
+@pytest.mark.slow
 def test_a_look_and_a_presentation_can_be_given():
     dressed = render_people(8, seed=1, feminine=0.0, garment="wedding dress")
     assert not dressed.people.feminine.any() and (dressed.looks.garment == code("garment", "wedding dress")).all()

@@ -32,6 +32,7 @@ def test_samples_of_the_clone_are_found_from_elsewhere(tmp_path, monkeypatch):
     assert (find_root() / "data_samples" / "subjects" / "amara").is_dir()
 
 
+@pytest.mark.slow
 def test_portraits_are_read_once_and_from_any_folder(course, tmp_path):
     assert course.source("ann") is course.source("ann")
     own = write_pictures(tmp_path / "own", n=3)
@@ -41,6 +42,7 @@ def test_portraits_are_read_once_and_from_any_folder(course, tmp_path):
         course.source("carl")
 
 
+@pytest.mark.slow
 def test_a_training_is_done_once_and_found_by_another_notebook(course, monkeypatch, capsys):
     method = course.method(TEXTUAL_INVERSION)
     first = course.train(method, *pair(course))
@@ -71,6 +73,7 @@ def test_whatever_the_adapter_depends_on_changes_the_folder(course):
     assert len({course.folder(*run) for run in runs}) == len(runs)
 
 
+@pytest.mark.slow
 def test_two_notebooks_do_not_train_the_same_thing_at_once(course):
     from filelock import FileLock, Timeout
 

@@ -64,6 +64,7 @@ def test_a_face_anywhere_in_a_wide_photo_is_found(backend, at):
     assert left <= at[0] and at[0] + 60 <= right and bottom - top == 160
 
 
+@pytest.mark.slow
 def test_the_largest_of_several_faces_is_taken_and_others_leave_no_mask(backend):
     crop = crop_to_face(scene(320, 320, (100, 100, 60), (200, 110, 30)), backend)
     assert crop.several

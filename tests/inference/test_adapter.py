@@ -32,6 +32,7 @@ def predict(pipeline, prompt):
         return pipeline.unet(noise, 500, encode_prompts(pipeline.tokenizer, pipeline.text_encoder, [prompt])).sample
 
 
+@pytest.mark.slow
 def test_applied_changes_the_model_and_puts_it_back(adapter):
     backend = tiny_backend()
     plain = predict(backend.pipeline, "a photo of a person")
@@ -42,6 +43,7 @@ def test_applied_changes_the_model_and_puts_it_back(adapter):
     assert "<v1>" not in backend.pipeline.tokenizer.get_vocab()
 
 
+@pytest.mark.slow
 def test_lora_goes_where_the_method_says():
     cross_attention, everywhere = (tiny_adapter(tiny_backend(), method).lora for method in (MAGICAPTURE, EVERYWHERE))
     assert all(".attn2." in name for name in cross_attention)
@@ -75,6 +77,7 @@ def test_it_is_put_back_after_an_error(adapter):
     assert torch.equal(predict(backend.pipeline, "a photo of a person"), plain)
 
 
+@pytest.mark.slow
 def test_scale_zero_keeps_the_placeholders_only(adapter):
     backend = tiny_backend()
     plain = predict(backend.pipeline, "a photo of a person")
@@ -98,6 +101,7 @@ def test_what_is_loaded_is_what_was_saved(adapter, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]  # nothing half written is left behind
 
 
+@pytest.mark.slow
 def test_what_training_gives_can_be_saved_and_loaded(tmp_path):
     from mcpkg.training.trainer import personalise
 
@@ -157,6 +161,7 @@ def test_files_under_older_names_are_refused(saved):
         Adapter.load(saved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [MAGICAPTURE, EVERYWHERE, CUSTOM_DIFFUSION], ids=lambda method: method.name)
 def test_a_lora_of_another_name_stays(method):
     from peft import LoraConfig

@@ -67,6 +67,7 @@ def recorded():
     return backend, adapter, record_attention(backend, adapter, sampling=Sampling(seed=3, steps=2))
 
 
+@pytest.mark.slow
 def test_every_map_of_a_drawing_is_kept(recorded):
     backend, _, trace = recorded
     assert trace.tokens == {"source": "<v1>", "reference": "<v2>"} and len(trace.maps.layers) == 7
@@ -96,6 +97,7 @@ def test_all_layers_are_traced_if_asked_for(recorded):
     assert sizes == {4, 8}
 
 
+@pytest.mark.slow
 def test_the_table_is_the_same_whatever_the_batch_and_samples_are_counted_through(recorded):
     backend, adapter, _ = recorded
     rows, one_by_one = (

@@ -163,6 +163,7 @@ def test_an_exercise_without_an_answer_is_named(sum_course):
         solve_notebook(path)
 
 
+@pytest.mark.slow
 def test_a_widget_that_has_a_picture_is_stored_as_that(tmp_path):
     file = io.BytesIO()
     Image.new("RGB", (2, 1), (10, 200, 30)).save(file, format="PNG")

@@ -118,6 +118,7 @@ def test_kill_9_loses_nothing(unkilled, tmp_path):
     assert history(tmp_path) == history(unkilled[0])
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(unkilled):
     folder, adapter = unkilled
     assert same(run(folder, on_step=lambda report: pytest.fail("trained")), adapter)
@@ -181,6 +182,7 @@ def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path):
         run(tmp_path / "thesis.txt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage, message",
     [
@@ -198,6 +200,7 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage, message):
         run(tmp_path)
 
 
+@pytest.mark.slow
 def test_damaged_settings_are_one_clear_line(tmp_path):
     (tmp_path / "run.json").write_text('{"format": "mcpkg')
     with pytest.raises(ValueError, match="run.json: damaged"):
@@ -236,6 +239,7 @@ def test_tensorboard_is_asked_for_before_anything_is_written(tmp_path, monkeypat
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_terms_and_rates_by_step(tmp_path, monkeypatch):
     logged = []
 
@@ -256,6 +260,7 @@ def test_tensorboard_gets_terms_and_rates_by_step(tmp_path, monkeypatch):
     assert {"loss", "term/source", "learning_rate/embeddings"} <= logged[0][1].keys()
 
 
+@pytest.mark.slow
 def test_every_session_is_noted(tmp_path):
     with pytest.raises(Killed):
         run(tmp_path, on_step=killing_after(3), save_every=2)

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -37,6 +38,7 @@ def titles(figure):
     return [axis.get_title() for axis in figure.axes]
 
 
+@pytest.mark.slow
 def test_the_sheet_of_portraits_shows_the_scores(tmp_path):
     backend, source, reference, generated, scores = setting()
     figure = portraits_sheet(source, reference, generated, backend.restorer.restore(generated.images), scores)
@@ -81,6 +83,7 @@ def test_the_mask_check_sheet_counts_and_shows_warnings():
     assert "0.png: the mask is empty" in figure.subfigs[0].get_suptitle().replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_the_mask_check_sheet_shows_each_mask_at_three_sizes(tmp_path):
     backend = tiny_backend()
     portraits = with_masks(backend, rectangle(16, 16))

@@ -45,8 +45,8 @@ IDENTITY_WEIGHT = 0.05
 """With a higher weight, training finds patterns that satisfy the embedder and are no faces."""
 REFOCUSING_WEIGHT = 0.25
 """Of the loss on the fraction of attention inside the mask, `attention_losses.attention_fraction`. Less attention to
-[V1] everywhere also lowers Eq. 8, and this model does so in part: leakage 0.27 and mean attention 0.04 on the face, where
-the fraction gives 0.10 and 0.22 and no refocusing 0.66 and 0.14
+[V1] everywhere also lowers Eq. 8, and this model does so in part: leakage 0.27 and mean attention 0.04 on the face,
+where the fraction gives 0.10 and 0.22 and no refocusing 0.66 and 0.14
 (`python -m benchmarks.pairs --pairs bruno:noir_suit --out runs/eq8
 --overrides '{"refocusing": {"weight": 2.5, "form": "mask"}}'`, and without overrides)."""
 COMPOSED_SOURCE = 0.6

@@ -59,6 +59,7 @@ def dlib_folder(tmp_path, generator):
     return tmp_path, arrays
 
 
+@pytest.mark.slow
 def test_every_array_reaches_its_layer(dlib_folder):
     folder, arrays = dlib_folder
     net = load_dlib_net(folder)
@@ -84,6 +85,7 @@ def test_missing_weights_name_what_to_unpack(tmp_path):
             load(tmp_path)
 
 
+@pytest.mark.slow
 def test_another_model_in_the_folder_is_refused(dlib_folder):
     folder, arrays = dlib_folder
     write_face_api(folder, "face_recognition", {name: array for name, array in arrays.items() if name != "fc"})
@@ -200,6 +202,7 @@ def test_a_tight_image_is_searched_with_space_around_it(generator):
     assert torch.allclose(faces.landmarks[0, 2], points[0, 30], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_face_is_no_mask(generator):
     torch.manual_seed(0)
     detector = Detector().requires_grad_(False)
