@@ -57,10 +57,9 @@ def imports_of(path: Path, typed: bool = True) -> list[tuple[str, int]]:
             found += [(name if name in NAMES else node.module, node.lineno) for name in submodules]
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
             literal = node.args and isinstance(node.args[0], ast.Constant)
-            allowed = (
-                path.name in ("lazy.py", "optional.py", "registry.py", "doctor.py") or path == PACKAGE / "__init__.py"
+            assert literal or path.name in COMPUTED or path == PACKAGE / "__init__.py", (
+                f"{path}:{node.lineno}: a computed name."
             )
-            assert literal or allowed, f"{path}:{node.lineno}: imports a computed name."
             found += [(node.args[0].value, node.lineno)] if literal else []
     return [(name, line) for name, line in found if name == "mcpkg" or name.startswith("mcpkg.")]
 
