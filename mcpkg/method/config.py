@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from mcpkg.method.optimizers import OPTIMIZERS
+from mcpkg.method.optimizer_registry import OPTIMIZERS
 from mcpkg.util.registry import Registry
 
 TASKS = ("source", "reference", "composed", "prior")

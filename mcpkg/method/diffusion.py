@@ -1,4 +1,4 @@
-"""Adding noise to latents (Eq. 1), and estimating the clean latents (Eq. 7)."""
+"""Adding noise to latents (Eq. 1; its loss is in `reconstruction`), and estimating the clean latents (Eq. 7)."""
 
 from __future__ import annotations
 

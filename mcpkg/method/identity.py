@@ -1,4 +1,7 @@
-"""The identity loss (Eq. 7): one minus the similarity of the predicted image's face to the source's."""
+"""The identity loss (Eq. 7): one minus the similarity of the predicted image's face to the source's.
+
+The estimate of the clean latents is `diffusion.predict_x0`, D is `identity_decoding`, B and R are the backend's embedder.
+"""
 
 from dataclasses import dataclass
 
@@ -10,7 +13,7 @@ from torch.nn import functional
 from mcpkg.method.batch import Batch
 from mcpkg.method.config import Method
 from mcpkg.method.diffusion import predict_x0
-from mcpkg.method.identity_crop import decode_faces
+from mcpkg.method.identity_decoding import decode_faces
 from mcpkg.method.interfaces import Backend
 
 CROPS = 4  # jittered face crops per predicted image: a pattern that fools one crop rarely fools all

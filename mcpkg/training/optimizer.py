@@ -1,4 +1,4 @@
-"""The parameters that learn in each phase, their optimiser and its learning rates."""
+"""The parameters that learn in each phase, their optimiser and its learning-rate schedule."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from mcpkg.inference.model_patching import writable_copies
 from mcpkg.method.config import Method, Phase
 from mcpkg.method.interfaces import DTYPES, Backend
 from mcpkg.method.lora import add_lora
-from mcpkg.method.optimizers import OPTIMIZERS
+from mcpkg.method.optimizer_registry import OPTIMIZERS
 from mcpkg.method.prompts import PlaceholderEmbeddings
 
 _SCALER = "scaler"  # among the moments; no parameter's name, for those have dots or are "placeholders"

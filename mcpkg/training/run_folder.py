@@ -1,4 +1,4 @@
-"""A training in a folder: killed at any moment, the same call continues it, to the same bits.
+"""A training in a folder that can be resumed: killed at any moment, the same call continues it, to the same bits.
 
 run.json                what is trained on what; anything else is refused
 steps.jsonl             one line a step: loss terms, learning rates, seconds

@@ -17,7 +17,7 @@ from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.model_patching import add_placeholders_to, plain_first_half, temporarily_patched
 from mcpkg.method.batch import ROLES, EncodedImages
 from mcpkg.method.config import MAGICAPTURE, Method, Phase
-from mcpkg.method.identity_crop import check_decoding
+from mcpkg.method.identity_decoding import check_decoding
 from mcpkg.method.interfaces import DTYPES, Backend
 from mcpkg.method.lora import on_cpu, read_lora
 from mcpkg.method.objective import training_loss
