@@ -1,6 +1,6 @@
 """The identity loss (Eq. 7): one minus the similarity of the predicted image's face to the source's.
 
-The estimate of the clean latents is `diffusion.predict_x0`, D is `identity_decoding`, B and R are the backend's embedder.
+The estimate of the clean latents is `diffusion.predict_x0`, D is `identity_decoding`; B and R are the embedder.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The dataset: each task's images encoded once, pseudo-labels and prior images among them, and batches drawn from it."""
+"""The dataset: each task's images encoded once, with pseudo-labels and prior images, and batches drawn from it."""
 
 import torch
 from jaxtyping import Float
