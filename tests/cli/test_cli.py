@@ -201,6 +201,7 @@ def test_two_runs_are_compared(run, capsys):
     assert "After: MagiCapture" in Path(answer["report"]).read_text()
 
 
+@pytest.mark.slow
 def test_chosen_seeds_are_scored_and_traced(run, capsys):
     folder, pair = run
     drawing = ["--adapter", str(folder / "full"), "--seeds", "3", "7", "11", "--steps", "2", "--json"]

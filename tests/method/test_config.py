@@ -109,6 +109,7 @@ def test_every_form_and_scale_is_a_choice():
         assert Refocusing(scale=scale).scale == scale
 
 
+@pytest.mark.slow
 def test_forms_are_named_and_checked_without_torch():
     code = """
 import sys

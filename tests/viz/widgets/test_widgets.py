@@ -91,6 +91,7 @@ def test_the_explorer_reads_the_map_that_is_chosen():
     assert widget.timestep.value == 100 and widget.reading.startswith("leakage of <v1>: 0.33")
 
 
+@pytest.mark.slow
 def test_the_explorer_switches_placeholders():
     widget = explore_attention(hand_made_trace(roles=("source", "reference")))
     assert [token for token, _ in widget.role.options] == ["<v1>", "<v2>"]
