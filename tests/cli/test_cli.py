@@ -99,6 +99,7 @@ def test_training_draws_scores_and_reports_and_is_read_only_when_repeated(run, c
     assert (folder / "drawn" / "adapter" / "pytorch_lora_weights.safetensors").stat().st_mtime_ns == weights
 
 
+@pytest.mark.slow
 def test_fields_of_the_method_can_be_given(run, capsys):
     folder, pair = run
     out = folder / "changed"

@@ -77,6 +77,7 @@ def test_each_word_keeps_its_parts_when_it_becomes_a_token(model):
     assert not parts[1].any()
 
 
+@pytest.mark.slow
 def test_captions_fit_the_encoder_word_by_word(model, generator):
     people = BALANCED.people(300, generator)
     captions = write_captions(people, BALANCED.looks(people, generator), generator, dropout=0.0)
@@ -98,6 +99,7 @@ def test_recorded_attention_computes_the_same_as_fused_attention(model, generato
     assert torch.allclose(slow, fast, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_both_terms_have_gradients_and_a_step_is_repeatable(model):
     parts = torch.randint(len(PARTS), (4, 16, 16), generator=generator_for(0, 1))
     latents = torch.randn(4, LATENT_CHANNELS, 16, 16, generator=generator_for(0, 2))
@@ -156,6 +158,7 @@ def test_an_encoder_that_changed_during_the_run_raises(model, tmp_path):
         save_pipeline(model, setting, {"recipe": "base"})
 
 
+@pytest.mark.slow
 def test_the_saved_folder_is_a_stable_diffusion_pipeline(model, tmp_path, monkeypatch):
     setting = Setting(RECIPES["base"], 0, 1, "web", 64, tmp_path, tmp_path, torch.device("cpu"))
     vae = tiny_autoencoder()

@@ -32,6 +32,7 @@ def predict(pipeline, prompt):
         return pipeline.unet(noise, 500, encode_prompts(pipeline.tokenizer, pipeline.text_encoder, [prompt])).sample
 
 
+@pytest.mark.slow
 def test_applied_changes_the_model_and_puts_it_back(adapter):
     backend = tiny_backend()
     plain = predict(backend.pipeline, "a photo of a person")
@@ -75,6 +76,7 @@ def test_it_is_put_back_after_an_error(adapter):
     assert torch.equal(predict(backend.pipeline, "a photo of a person"), plain)
 
 
+@pytest.mark.slow
 def test_scale_zero_keeps_the_placeholders_only(adapter):
     backend = tiny_backend()
     plain = predict(backend.pipeline, "a photo of a person")
@@ -157,6 +159,7 @@ def test_files_under_older_names_are_refused(saved):
         Adapter.load(saved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [MAGICAPTURE, EVERYWHERE, CUSTOM_DIFFUSION], ids=lambda method: method.name)
 def test_a_lora_of_another_name_stays(method):
     from peft import LoraConfig
@@ -230,6 +233,7 @@ def with_first(tensors, change):
     return tensors | {name: change(tensors[name])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, message",
     [

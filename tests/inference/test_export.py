@@ -84,6 +84,7 @@ def test_the_cards_code_gives_the_same_picture_in_a_process_without_mcpkg(export
     assert (ours - plain).abs().max() > 100 * TOLERANCE  # the adapter does something
 
 
+@pytest.mark.slow
 def test_the_kohya_files_give_the_same_picture_through_diffusers(exported):
     adapter, folder = exported
     ours = generate_portraits(
@@ -149,6 +150,7 @@ def test_placeholders_alone_are_exported_without_lora(tmp_path):
     assert "Not stated." in card and "None were given." in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, name, message",
     [

@@ -31,6 +31,7 @@ def test_images_are_portraits_of_the_backends_size(backend, adapter):
     assert generated.maps is None
 
 
+@pytest.mark.slow
 def test_an_image_depends_on_its_seed_alone(backend, adapter):
     together = generate_portraits(backend, adapter, sampling=Sampling(n=3, seed=5, steps=2))
     apart = generate_portraits(backend, adapter, sampling=Sampling(n=3, seed=5, steps=2), batch_size=2)
@@ -41,6 +42,7 @@ def test_an_image_depends_on_its_seed_alone(backend, adapter):
     assert not torch.allclose(together.images[0], together.images[1], atol=1e-2)
 
 
+@pytest.mark.slow
 def test_capture_changes_no_image_and_gives_maps(backend, adapter):
     plain = generate_portraits(backend, adapter, sampling=Sampling(n=3, steps=2), batch_size=2)
     captured = generate_portraits(backend, adapter, sampling=Sampling(n=3, steps=2), batch_size=2, capture=True)
@@ -52,6 +54,7 @@ def test_capture_changes_no_image_and_gives_maps(backend, adapter):
         assert (heatmap >= 0).all() and (heatmap <= 1).all()
 
 
+@pytest.mark.slow
 def test_maps_of_several_batches_are_those_of_one(backend, adapter):
     together, apart = (
         generate_portraits(backend, adapter, sampling=Sampling(n=3, steps=2), batch_size=size, capture=True).maps
@@ -62,6 +65,7 @@ def test_maps_of_several_batches_are_those_of_one(backend, adapter):
         assert torch.allclose(together.heatmap(role), apart.heatmap(role), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_batches_come_one_by_one_and_hold_what_one_batch_holds(backend, adapter, monkeypatch):
     drawn, decode = [], backend.decode
 
@@ -115,6 +119,7 @@ def test_it_works_without_guidance_and_without_adapter(backend):
     assert generated.images.shape == (1, 3, 32, 32)
 
 
+@pytest.mark.slow
 def test_an_edit_is_what_one_would_have_written_oneself(backend, adapter):
     written = "a photo of a <v1> person in the <v2> style with red hat"
     edited = generate_portraits(backend, adapter, sampling=Sampling(n=1, steps=2, edit="with red hat"))

@@ -309,6 +309,7 @@ def test_a_block_in_which_the_unet_never_ran_is_an_error(unet):
         unet.forward(*inputs(b=1))  # past the hooks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tokens, choice, message",
     [

@@ -164,6 +164,7 @@ def test_a_prompt_without_the_token_is_an_error_unless_allowed(parts):
         token_positions(parts[0], texts, "<v9>")
 
 
+@pytest.mark.slow
 def test_ids_are_those_the_pipeline_makes_itself(parts, pipeline):
     tokenizer, text_encoder, _ = parts
     ours = encode_prompts(tokenizer, text_encoder, [COMPOSED])

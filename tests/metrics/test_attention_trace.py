@@ -96,6 +96,7 @@ def test_all_layers_are_traced_if_asked_for(recorded):
     assert sizes == {4, 8}
 
 
+@pytest.mark.slow
 def test_the_table_is_the_same_whatever_the_batch_and_samples_are_counted_through(recorded):
     backend, adapter, _ = recorded
     rows, one_by_one = (

@@ -119,6 +119,7 @@ def test_kill_9_loses_nothing(unkilled, tmp_path):
     assert history(tmp_path) == history(unkilled[0])
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(unkilled):
     folder, adapter = unkilled
     assert same(run(folder, on_step=lambda report: pytest.fail("trained")), adapter)
@@ -238,6 +239,7 @@ def test_tensorboard_is_asked_for_before_anything_is_written(tmp_path, monkeypat
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_terms_and_rates_by_step(tmp_path, monkeypatch):
     logged = []
 
@@ -258,6 +260,7 @@ def test_tensorboard_gets_terms_and_rates_by_step(tmp_path, monkeypatch):
     assert {"loss", "term/source", "learning_rate/embeddings"} <= logged[0][1].keys()
 
 
+@pytest.mark.slow
 def test_every_session_is_noted(tmp_path):
     with pytest.raises(Killed):
         run(tmp_path, on_step=killing_after(3), save_every=2)

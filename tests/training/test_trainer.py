@@ -114,12 +114,14 @@ def test_reports_name_the_terms_of_each_phase():
     assert set(second.terms) == {"source", "reference", "composed", "refocusing"}
 
 
+@pytest.mark.slow
 def test_a_term_of_weight_zero_is_not_computed():
     reports = []
     train(short(WITHOUT_REFOCUSING), on_step=reports.append)
     assert all("refocusing" not in report.terms for report in reports)
 
 
+@pytest.mark.slow
 def test_predictions_without_a_face_are_counted_and_left_out():
     backend = tiny_backend()
     portraits = tiny_portraits(backend)
@@ -192,6 +194,7 @@ def test_accumulated_passes_are_averaged_into_one_step(monkeypatch):
     assert report.no_face == training.progress.no_face_images == training.progress.identity_images == 2
 
 
+@pytest.mark.slow
 def test_the_bar_shows_the_loss_terms(capsys):
     backend = tiny_backend()
     portraits = tiny_portraits(backend)

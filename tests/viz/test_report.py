@@ -55,6 +55,7 @@ def cell(text, label):
     return re.search(rf"<th scope=\"row\">{re.escape(label)}</th><td class=number>([^<]*)</td>", text)[1]
 
 
+@pytest.mark.slow
 def test_the_report_is_one_file_that_needs_no_other(setting, tmp_path):
     backend, source, reference, result = setting
     path = write_report(tmp_path, backend, source, reference, result)
@@ -107,6 +108,7 @@ def test_what_comes_from_outside_is_escaped(setting, tmp_path):
     assert "a&amp;b.png" in text and "&lt;i&gt;" in text
 
 
+@pytest.mark.slow
 def test_consent_is_never_assumed(setting, tmp_path):
     backend, source, reference, result = setting
     assert "no one stated" in write_report(tmp_path, backend, source, reference, result).read_text()

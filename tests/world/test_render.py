@@ -40,6 +40,7 @@ def test_part_masks_sum_to_one_in_every_pixel():
     assert parts.min() >= -1e-6
 
 
+@pytest.mark.slow
 def test_the_face_fills_the_frame_as_in_a_head_and_shoulders_portrait():
     people, looks, nuisance = portraits(64)
     bare = Looks(looks.codes.clone())
@@ -50,6 +51,7 @@ def test_the_face_fills_the_frame_as_in_a_head_and_shoulders_portrait():
     assert widths.quantile(0.02) >= 0.30 and widths.quantile(0.98) <= 0.50
 
 
+@pytest.mark.slow
 def test_landmarks_lie_on_the_face_with_the_left_eye_left():
     people, looks, nuisance = portraits(64)
     renders = render_portraits(people, looks, nuisance, 128)

@@ -59,6 +59,7 @@ def dlib_folder(tmp_path, generator):
     return tmp_path, arrays
 
 
+@pytest.mark.slow
 def test_every_array_reaches_its_layer(dlib_folder):
     folder, arrays = dlib_folder
     net = load_dlib_net(folder)
@@ -200,6 +201,7 @@ def test_a_tight_image_is_searched_with_space_around_it(generator):
     assert torch.allclose(faces.landmarks[0, 2], points[0, 30], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_face_is_no_mask(generator):
     torch.manual_seed(0)
     detector = Detector().requires_grad_(False)

@@ -42,6 +42,7 @@ def no_weights(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.file_download.try_to_load_from_cache", lambda *args, **options: None)
 
 
+@pytest.mark.slow
 def test_the_shapes_are_those_of_the_published_model():
     assert count_parameters() == PARAMETERS
 
@@ -91,6 +92,7 @@ def test_placeholders_and_lora_learn_in_fp32_beside_half_weights():
         personalise(backend, portraits, portraits, DREAMBOOTH, progress=False)
 
 
+@pytest.mark.slow
 def test_the_identity_loss_costs_its_face_only():
     backend = tiny_sd15()
     assert backend.tune(MAGICAPTURE) == replace(MAGICAPTURE, identity_decoding="face")
@@ -104,6 +106,7 @@ class Flags:
         return self.flags
 
 
+@pytest.mark.slow
 def test_unsafe_images_are_black_and_named_by_their_seeds():
     backend = tiny_sd15()
     backend.safety_checker = Flags(False, True)
@@ -177,6 +180,7 @@ def test_a_single_file_is_checked_by_its_header(tmp_path):
         checkpoint.check_file(tmp_path / "cut.safetensors")
 
 
+@pytest.mark.slow
 def test_a_folder_is_loaded_and_one_of_another_kind_refused(tmp_path):
     backend, _ = random_backend(SMALL)
     backend.pipeline.scheduler = EulerDiscreteScheduler.from_config(backend.pipeline.scheduler.config)  # as many have
@@ -249,6 +253,7 @@ def test_without_scorers_a_training_ends_with_undefined_scores(monkeypatch, tmp_
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_without_a_restorer_the_command_stops_before_drawing(monkeypatch, tmp_path, capsys):
     backend = tiny_sd15()
     assert backend.restorer is None
@@ -275,6 +280,7 @@ def test_a_checkpoint_is_part_of_the_backends_name_in_runs_and_adapters(tmp_path
     assert settings[0] != settings[1] and settings[0]["identity_network"] == "DlibEmbedder"
 
 
+@pytest.mark.slow
 def test_a_missing_decoder_is_an_error_before_training():
     backend, seen = tiny_sd15(), []
     portraits, method = assumed_portraits(backend, 1), replace(short(1), identity_decoding="tiny")

@@ -49,6 +49,7 @@ def test_the_sample_is_used_and_shows_no_real_person(tmp_path, sample):
     assert len(widget.figure().axes) == 2
 
 
+@pytest.mark.slow
 def test_deleting_leaves_other_files_alone(tmp_path, sample):
     (tmp_path / "mine").mkdir()
     other = tmp_path / "mine" / "notes.txt"
@@ -60,6 +61,7 @@ def test_deleting_leaves_other_files_alone(tmp_path, sample):
     assert (widget.folder, len(widget.photos.value)) == (sample, 0)
 
 
+@pytest.mark.slow
 def test_photos_of_an_earlier_choice_are_deleted(tmp_path, sample):
     widget = uploaded(tmp_path, sample, "a.png", "b.png")
     widget.statement.value, widget.agreed.value = "I am in them", True
@@ -67,6 +69,7 @@ def test_photos_of_an_earlier_choice_are_deleted(tmp_path, sample):
     assert len(find_images(widget.folder, at_least=1)) == 1
 
 
+@pytest.mark.slow
 def test_withdrawn_consent_deletes_the_photos(tmp_path, sample):
     widget = uploaded(tmp_path, sample, "a.png", "b.png")
     widget.statement.value, widget.agreed.value = "I am in them", True

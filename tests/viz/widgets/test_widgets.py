@@ -70,6 +70,7 @@ def test_every_widget_has_a_picture_for_where_widgets_do_not_run(every):
         assert bundle["text/plain"] == widget.reading
 
 
+@pytest.mark.slow
 def test_reading_and_picture_follow_the_controls_and_reach_screen_readers():
     widget = explore_attention(hand_made_trace())
     before = widget._picture.value
@@ -101,6 +102,7 @@ def test_the_explorer_switches_placeholders():
     assert widget.leakage == pytest.approx(1 - before)
 
 
+@pytest.mark.slow
 def test_the_explorer_switches_methods():
     other = hand_made_trace(fine=FINE.flip(-1))  # right becomes left
     widget = explore_attention({"ours": hand_made_trace(), "theirs": other})
@@ -177,6 +179,7 @@ def test_the_builder_makes_a_person_and_pictures(tmp_path):
         widget.save(tmp_path, "style")
 
 
+@pytest.mark.slow
 def test_votes_are_written_one_by_one_and_blind(tmp_path):
     path = tmp_path / "votes.csv"
     widget = blind_vote(pairs(), path, rater="ann", seed=3)  # without pictures of person and style: 2 trials
