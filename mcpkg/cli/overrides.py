@@ -31,7 +31,7 @@ _CHOICES = {
     "lora_layers": LORA_LAYERS,
     "weighting": WEIGHTINGS,
     "identity_decoding": IDENTITY_DECODINGS,
-    "optimizer": tuple(OPTIMIZERS),
+    "optimizer": OPTIMIZERS.names,
 }
 
 

@@ -26,9 +26,9 @@ class JudgedFaces:
 
     losses: Float[Tensor, " m"]
     """Of the predicted images that show a face, a mean over jittered crops."""
-    images: int = 0
-    """Predicted images that were judged."""
-    no_face: int = 0
+    identity_images: int = 0
+    """Predicted images that the identity loss was asked to judge."""
+    no_face_images: int = 0
     """Those of them in which no face was found; they are left out."""
 
 
@@ -77,7 +77,9 @@ def identity_terms(
         return JudgedFaces(noise_pred.new_zeros(0))
     usable = usable.to(noisy.device)
     latents = predict_x0(noisy[usable], noise_pred[usable], t[usable], scheduler)
-    images, landmarks = decode_faces(backend, latents, batch.landmarks[usable], method.identity_decoding)  # m 3 s s
+    images, landmarks = decode_faces(
+        backend, latents, batch.images.landmarks[usable], method.identity_decoding
+    )  # m 3 s s
     with torch.autocast(backend.device.type, enabled=False):  # face models run in fp32
         with torch.no_grad():
             size = (backend.image_size_px,) * 2  # parsers know faces of that size; a part is enlarged to it

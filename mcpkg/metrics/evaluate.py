@@ -23,11 +23,11 @@ __all__ = [
 
 N_STRANGERS = 64
 HALF_WAY = 0.5
-"""Where a face begins to be a person's, not a stranger's, and a look to be the references', not the source's."""
+"""Threshold: above it a face counts as the person's and a style as the references'."""
 COPY_MARGIN = 0.1
 """How much nearer to a reference person than to the source a copy is, on the scale stranger = 0, source = 1."""
 CHANCE = 0.05
-"""Fraction of strangers who may pass for the reference person that they happen to resemble most."""
+"""Accepted false-positive rate: fraction of unrelated faces that count as copies."""
 
 
 @torch.no_grad()

@@ -52,7 +52,7 @@ def train_in_folder(
     threads and the libraries are the same (run.json notes them for every session). A finished run is only read.
 
     Args:
-        folder: made if need be; empty, or of this very run.
+        folder: created if missing; empty, or of the same run.
         backend, source, reference, method, seed, on_step, precision: see `personalise`.
         options: when to save, preview and log.
 

@@ -19,6 +19,7 @@ from mcpkg.method.config import (
     Refocusing,
 )
 from mcpkg.method.identity import jitter_landmarks
+from mcpkg.method.identity import JudgedFaces
 from mcpkg.method.objective import BatchLoss, weighted_sum
 from mcpkg.training.optimizer import PhaseOptimizer, Trainable, learning_rate_fraction
 from mcpkg.training.trainer import open_training, personalise
@@ -184,14 +185,14 @@ def test_accumulated_passes_are_averaged_into_one_step(monkeypatch):
 
         def loss_of_known_slope(*_):
             loss = next(slopes) * (1 + (training.embeddings.weight - training.embeddings.weight.detach()).sum())
-            return BatchLoss(loss, {"source": loss.detach()[None]}, None, identity_images=1, no_face_images=1)
+            return BatchLoss(loss, {"source": loss.detach()[None]}, None, JudgedFaces(torch.zeros(0), 1, 1))
 
         monkeypatch.setattr("mcpkg.training.trainer.training_loss", loss_of_known_slope)
         report = next(training.steps(show_progress=False))
     # every value's gradient is (1 + 3) / 2 = 2
     assert report.gradient_norm == pytest.approx(2 * training.embeddings.weight.numel() ** 0.5)
     assert report.loss == report.terms["source"] == 2.0
-    assert report.no_face == training.progress.no_face_images == training.progress.identity_images == 2
+    assert report.no_face_images == training.progress.no_face_images == training.progress.identity_images == 2
 
 
 @pytest.mark.slow
