@@ -185,6 +185,8 @@ def _method_rows(method: Method) -> list[list[str]]:
         used = {name: weight for name, weight in weights.items() if weight > 0 and name not in idle}
         if refocusing["weight"] > 0:
             used |= {"refocusing": refocusing["weight"], "refocusing form": refocusing["form"]}
+            if refocusing["form"] == "mask":  # the only form that has a choice of scale
+                used["refocusing scale"] = refocusing["scale"]
         rows.append([f"phase {number}", "; ".join(f"{_spaced(k)}: {_text(v)}" for k, v in phase.items())])
         weights_text = "; ".join(f"{_spaced(name)}: {_text(value)}" for name, value in used.items())
         rows.append([f"loss weights of phase {number}", weights_text])

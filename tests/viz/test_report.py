@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from mcpkg.inference.sampling import Sampling
+from mcpkg.method.config import with_refocusing
 from mcpkg.metrics.compare import judge
 from mcpkg.metrics.score_descriptions import SCORE_DESCRIPTIONS
 from mcpkg.metrics.scores import Scores
@@ -106,6 +107,15 @@ def test_what_comes_from_outside_is_escaped(setting, tmp_path):
     text = path.read_text()
     assert "<script" not in text and "<i>" not in text and "<x>" not in text
     assert "a&amp;b.png" in text and "&lt;i&gt;" in text
+
+
+def test_the_scale_of_refocusing_is_listed_for_the_form_that_has_one(setting, tmp_path):
+    backend, source, reference, result = setting
+    assert "refocusing scale: max" in write_report(tmp_path, backend, source, reference, result).read_text()
+    method = with_refocusing(result.adapter.method, "fraction", form="fraction")
+    other = replace(result, adapter=replace(result.adapter, method=method))
+    text = write_report(tmp_path, backend, source, reference, other).read_text()
+    assert "refocusing form: fraction" in text and "refocusing scale" not in text
 
 
 @pytest.mark.slow
