@@ -26,9 +26,6 @@ PACKS = Path("~/.insightface/models")
 class InsightFaceScorer:
     """`FaceEmbedder` of a pack's recognition network, on faces aligned by our landmarks; it cannot be trained with."""
 
-    trainable = False
-    why_not_trainable = NO_GRADIENT
-
     def __init__(self, model):
         """Args: model: insightface's `ArcFaceONNX`, or an object with the same `forward`."""
         self.model = model
