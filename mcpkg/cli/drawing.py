@@ -97,7 +97,7 @@ def evaluate(
 
     from mcpkg.cli.results import write_results
     from mcpkg.metrics.compare import judge, untrained
-    from mcpkg.metrics.evaluate import score_table
+    from mcpkg.metrics.scores import score_table
     from mcpkg.training.checkpoints import read_steps
 
     backend = models.load()

@@ -51,7 +51,7 @@ def train(
         raise ValueError(f"--n: {n} is below 0.")
 
     from mcpkg.metrics.compare import judge, untrained
-    from mcpkg.metrics.evaluate import score_table
+    from mcpkg.metrics.scores import score_table
     from mcpkg.training.checkpoints import read_steps
     from mcpkg.training.run_folder import ADAPTER_FOLDER, train_in_folder
 

@@ -12,6 +12,7 @@ import torch
 import mcpkg
 from mcpkg.cli import __main__ as cli
 from mcpkg.cli.overrides import Changes, RefocusingChanges, Weights, changed
+from mcpkg.cli.results import command_line
 from mcpkg.data.image_files import read_image
 from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.provenance import read_provenance
@@ -290,3 +291,17 @@ def test_ctrl_c_prints_how_to_continue(monkeypatch, capsys):
         cli.main(["doctor"])
     assert stop.value.code == 130
     assert "repeated" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "program, command",
+    [
+        ("/bin/mcpkg", "mcpkg evaluate --out 'a b'"),
+        ("/lib/mcpkg/cli/__main__.py", "mcpkg evaluate --out 'a b'"),
+        ("/lib/mcpkg/cli/demo.py", "mcpkg demo evaluate --out 'a b'"),
+        ("/lib/pytest/__main__.py", ""),
+    ],
+)
+def test_the_command_is_recorded_however_mcpkg_was_started(monkeypatch, program, command):
+    monkeypatch.setattr("sys.argv", [program, "evaluate", "--out", "a b"])
+    assert command_line() == command

@@ -29,7 +29,7 @@ def answer(capsys, *more):
 def test_a_machine_with_everything_can_run(all_weights, capsys):
     code, findings = answer(capsys)
     assert code == 0
-    assert {"python", "cores", "memory", "torch", "gpu", "bf16", "mini", *doctor.EXTRAS} <= findings.keys()
+    assert {"python", "cores", "memory", "torch", "gpu", "bf16", "mini", *doctor.OPTIONAL_PACKAGES} <= findings.keys()
     assert findings["torch"]["found"] == metadata.version("torch")
     assert all(finding["advice"] for finding in findings.values() if finding["needed"] and not finding["ok"])
 
