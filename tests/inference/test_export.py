@@ -150,6 +150,7 @@ def test_placeholders_alone_are_exported_without_lora(tmp_path):
     assert "Not stated." in card and "None were given." in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, name, message",
     [
