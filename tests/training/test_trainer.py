@@ -18,8 +18,7 @@ from mcpkg.method.config import (
     LossWeights,
     Refocusing,
 )
-from mcpkg.method.identity import jitter_landmarks
-from mcpkg.method.identity import JudgedFaces
+from mcpkg.method.identity import JudgedFaces, jitter_landmarks
 from mcpkg.method.objective import BatchLoss, weighted_sum
 from mcpkg.training.optimizer import PhaseOptimizer, Trainable, learning_rate_fraction
 from mcpkg.training.trainer import open_training, personalise
