@@ -67,3 +67,4 @@ def test_the_python_block_runs(monkeypatch):
     names: dict = {}
     exec(code, names)
     assert names["portraits"].images.shape == (8, 3, 128, 128)
+    assert names["scores"].n_images == 8
