@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from mcpkg.backends.mini.backend import WEIGHTS
-from mcpkg.factory.data import RenderBatch, Pool, create_once, generator_for, make_pool
+from mcpkg.factory.data import Pool, RenderBatch, create_once, generator_for, make_pool
 from mcpkg.util.safetensors_io import write_weights
 
 LATENT_CHANNELS = 16
