@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from mcpkg.method.interfaces import Backend
 
 AsJson = Annotated[bool, tyro.conf.arg(name="json", help="Print the answer as JSON, for a program to read.")]
-Consent = Annotated[str, tyro.conf.arg(help="Who agreed to what, for the record; without it, that nobody said so.")]
+CONSENT_HELP = (
+    "Who agreed to the use of the photos; shown in report and card. Without it, they state that no consent was "
+    "recorded."
+)
+Consent = Annotated[str, tyro.conf.arg(help=CONSENT_HELP)]
 
 FACE_PARTS_HELP = (
     f"For sd15 with the weights of a face parser ({' or '.join(FACE_PARSERS)}): what counts as face, by default "
