@@ -78,7 +78,7 @@ Overrides = make_dataclass(
     ],
     frozen=True,
 )
-Overrides.__doc__ = "Instead of what the method has, once it was suited to the backend."
+Overrides.__doc__ = "Settings to replace after the method was suited to the backend."
 
 
 def apply_overrides(
