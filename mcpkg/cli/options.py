@@ -100,7 +100,9 @@ class Pictures:
         for folder in (self.source, self.reference):
             find_images(folder)
         if self.source.resolve() == self.reference.resolve():
-            raise ValueError(f"{self.source}: source and reference alike. The look comes from portraits of others.")
+            raise ValueError(
+                f"{self.source}: source and reference are the same folder. The look comes from portraits of others."
+            )
 
     def load(self, backend: "Backend", strict: bool = True) -> tuple["Portraits", "Portraits"]:
         """Source and reference; see `load_portraits`."""

@@ -37,7 +37,7 @@ def train(
     weights: WeightOverrides = WeightOverrides(),
     refocusing: RefocusingOverrides = RefocusingOverrides(),
 ) -> None:
-    """Learn a person and a look, draw portraits and write a report. If it is killed, repeat the command to go on.
+    """Learn a person and a look, draw portraits and write a report. If it is killed, repeat the command to continue.
 
     Args:
         out: folder of the run: checkpoints, adapter, portraits, report.
