@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }
 """Package -> the packages that it may import, besides itself."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
-COMPUTED = ("lazy.py", "optional.py", "registry.py", "doctor.py")
+COMPUTED = ("lazy.py", "optional.py", "registry.py", "machine_checks.py")
 """Modules that import what others name; the names are strings there, which `names_in_strings` finds."""
 
 

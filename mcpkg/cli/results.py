@@ -1,4 +1,4 @@
-"""Writes the results of a finished run to its folder, for every command alike."""
+"""Writes the results of a finished run to its folder, in the same way for every command."""
 
 import shlex
 import sys

@@ -81,11 +81,8 @@ def read_published(path: str | Path, sha256: str = "") -> dict[str, Tensor]:
         raise ValueError(
             f"{path}: damaged, or holds more than tensors ({first_line(error)}). Download it again."
         ) from None
-    for key in (
-        "params_ema",
-        "params",
-        "state_dict",
-    ):  # some files keep the weights one level down; averaged ones first
+    # some files keep the weights one level down; averaged ones first
+    for key in ("params_ema", "params", "state_dict"):
         if isinstance(tensors, Mapping) and isinstance(tensors.get(key), Mapping):
             tensors = tensors[key]
             break

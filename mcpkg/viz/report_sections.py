@@ -162,15 +162,13 @@ def provenance(
 ) -> Iterator[str]:
     yield heading("Provenance")
     yield paragraph(consent or NO_CONSENT, notice=True)
+    versions = [f"{name} {version(name)}" for name in ("mcpkg", *LIBRARIES)]
     rows = [
         ["statement", f"{STATEMENT}, with the model {backend.name!r} and {result.name}"],
         ["source", f"{len(source)} files in {source.paths[0].parent}"],
         ["reference", f"{len(reference)} files in {reference.paths[0].parent}"],
         ["device", f"{backend.device}, {platform.machine()}"],
-        [
-            "versions",
-            ", ".join([f"Python {platform.python_version()}", *(f"{x} {version(x)}" for x in ("mcpkg", *LIBRARIES))]),
-        ],
+        ["versions", ", ".join([f"Python {platform.python_version()}", *versions])],
     ]
     if command:
         rows.append(["command", command])
