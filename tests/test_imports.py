@@ -27,8 +27,8 @@ MAY_IMPORT = {
 }
 """Package -> the packages that it may import, besides itself."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
-COMPUTED = ("lazy.py", "optional.py", "registry.py", "doctor.py")
-"""Modules that import what others name; the names are strings there, which `names_in_strings` finds."""
+COMPUTED = ("__init__.py", "util/lazy.py", "util/optional.py", "util/registry.py", "cli/doctor.py")
+"""Paths below mcpkg/ of modules that import what others name, in strings, which `names_in_strings` finds."""
 
 
 def name_of(path: Path) -> str:
@@ -73,9 +73,8 @@ def imports_of(path: Path, typed: bool = True) -> list[tuple[str, int]]:
             found += [(imported_module(node.module, alias.name), node.lineno) for alias in node.names]
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
             literal = node.args and isinstance(node.args[0], ast.Constant)
-            assert literal or path.name in COMPUTED or path == PACKAGE / "__init__.py", (
-                f"{path}:{node.lineno}: a computed name."
-            )
+            computed = path.relative_to(PACKAGE).as_posix() in COMPUTED
+            assert literal or computed, f"{path}:{node.lineno}: a computed name."
             found += [(node.args[0].value, node.lineno)] if literal else []
     return [(name, line) for name, line in found if name == "mcpkg" or name.startswith("mcpkg.")]
 
@@ -147,7 +146,7 @@ def test_a_backends_loader_lies_in_its_folder(entry):
     ids=name_of,
 )
 def test_no_backends_name_outside_backends_and_cli(path):
-    """As a word of its own in a string that is no docstring."""
+    """As a separate word in a string that is no docstring. factory makes the built-in backends, so it may name them."""
     tree = tree_of(path)
     documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
