@@ -25,23 +25,7 @@ from mcpkg.method.objective import BatchLoss, training_loss, weighted_sum
 from mcpkg.training.optimizer import PhaseOptimizer, Trainable, learning_rate_fraction
 from mcpkg.training.trainer import Training, open_training, personalise
 from tests.helpers.tiny_backend import LANDMARKS, tiny_backend, tiny_portraits
-
-
-def short(method, steps=3, **changes):
-    """The method cut to a few quick steps."""
-    phases = tuple(
-        replace(phase, steps=steps, learning_rate=1e-2, embedding_learning_rate=1e-2) for phase in method.phases
-    )
-    return replace(method, phases=phases, samples_per_task=2, accumulation_steps=1, **changes)
-
-
-def weights_of(backend):
-    pipeline = backend.pipeline
-    return {
-        f"{part}.{name}": tensor.clone()
-        for part in ("unet", "vae", "text_encoder")
-        for name, tensor in getattr(pipeline, part).state_dict().items()
-    }
+from tests.helpers.tiny_training import short, weights_of
 
 
 def train(method, seed=0, **options):
