@@ -19,7 +19,7 @@ from mcpkg.training.run_folder import train_in_folder
 from mcpkg.training.run_options import RunOptions
 from mcpkg.training.trainer import open_training, personalise
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
-from tests.training.test_trainer import short, weights_of
+from tests.helpers.tiny_training import short, weights_of
 
 METHOD = short(MAGICAPTURE, steps=4, identity_max_timestep=1.0, identity_every=2, identity_warmup=0.5)  # 2 x 4 steps
 
