@@ -136,13 +136,13 @@ def test_a_change_without_effect_is_refused():
 
 
 def test_refocusing_changes_where_the_method_has_it():
-    method = apply_overrides(
-        MAGICAPTURE, Overrides(), WeightOverrides(), RefocusingOverrides(weight=1.0, form="fraction", scale="none")
-    )
-    assert [phase.refocusing for phase in method.phases] == [
-        NO_REFOCUSING, Refocusing(1.0, "fraction", "none")]  # fmt: skip
-    assert method.name == "MagiCapture (refocusing weight 1.0; refocusing form fraction; refocusing scale none)"
+    given = RefocusingOverrides(weight=1.0, scale="none")
+    method = apply_overrides(MAGICAPTURE, Overrides(), WeightOverrides(), given)
+    assert [phase.refocusing for phase in method.phases] == [NO_REFOCUSING, Refocusing(1.0, "mask", "none")]
+    assert method.name == "MagiCapture (refocusing weight 1.0; refocusing scale none)"
     assert [phase.weights for phase in method.phases] == [phase.weights for phase in MAGICAPTURE.phases]
+    with pytest.raises(ValueError, match="Refocusing.scale: 'none' is for form 'mask' only"):
+        apply_overrides(MAGICAPTURE, Overrides(), WeightOverrides(), RefocusingOverrides(form="fraction", scale="none"))
 
 
 def test_help_lists_the_registered_forms_without_loading_torch():
