@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from mcpkg.method import identity_crop
+from mcpkg.method import identity_decoding
 from mcpkg.method.identity import identity_loss
 from mcpkg.method.interfaces import Backend
 from mcpkg.util.errors import one_line_errors
@@ -40,7 +40,7 @@ def main(
         model: whose autoencoder.
         n: how many faces.
         noise: deviation of what is added to the latents, as a prediction at middle noise has it.
-        contexts: latent cells around the face that are tried; the code's own is `identity_crop.CONTEXT_CELLS`.
+        contexts: latent cells around the face that are tried; the code's own is `identity_decoding.CONTEXT_CELLS`.
         device: as torch names it.
         as_json: for a program to read.
     """
@@ -55,12 +55,12 @@ def main(
     run = _Run(backend, latents, landmarks, target)
     whole, whole_s = run.gradient("whole")
     rows = [{"decoding": "whole", "cells": latents.shape[-1], "mean": 1.0, "least": 1.0, "time": 1.0}]
-    own = identity_crop.CONTEXT_CELLS
+    own = identity_decoding.CONTEXT_CELLS
     for context in contexts:
-        identity_crop.CONTEXT_CELLS = context
-        cells = identity_crop.face_squares(landmarks, latents.shape[-1])[1]
+        identity_decoding.CONTEXT_CELLS = context
+        cells = identity_decoding.face_squares(landmarks, latents.shape[-1])[1]
         rows.append({"decoding": f"face, {context} around", "cells": cells, **_compare(run, "face", whole, whole_s)})
-    identity_crop.CONTEXT_CELLS = own
+    identity_decoding.CONTEXT_CELLS = own
     if backend.tiny_autoencoder is not None:
         rows.append({"decoding": "tiny", "cells": latents.shape[-1], **_compare(run, "tiny", whole, whole_s)})
     if as_json:
@@ -84,7 +84,7 @@ class _Run:
         for i in range(len(self.latents)):
             leaf, at = self.latents[i : i + 1].clone().requires_grad_(), slice(i, i + 1)
             started = time.perf_counter()
-            parts = identity_crop.decode_faces(self.backend, leaf, self.landmarks[at], decoding)
+            parts = identity_decoding.decode_faces(self.backend, leaf, self.landmarks[at], decoding)
             loss = identity_loss(self.backend.identity_trainer.embed(*parts), self.target[at])
             (gradient,) = torch.autograd.grad(loss.sum(), leaf)
             gradients.append(gradient.flatten(1).cpu())  # waits for a GPU

@@ -25,11 +25,11 @@ from mcpkg.backends import load_backend
 from mcpkg.data.portraits import load_portraits
 from mcpkg.method.attention_capture import find_cross_attention
 from mcpkg.method.attention_maps import AttentionMaps
-from mcpkg.method.batch import ROLES, Batch
+from mcpkg.method.batch import Batch, placeholder_positions
 from mcpkg.method.config import MAGICAPTURE, NO_REFOCUSING, Phase
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.objective import training_loss, weighted_sum
-from mcpkg.method.prompts import find_token, tokenize_prompts
+from mcpkg.method.prompts import tokenize_prompts
 from mcpkg.method.refocusing import refocusing_terms
 from mcpkg.training.dataset import draw_batch
 from mcpkg.training.optimizer import PhaseOptimizer
@@ -145,11 +145,11 @@ class Bench:
                 outcome = training_loss(training.backend, training.method, part, batch, training.target, rng)
                 loss = outcome.loss
                 if maps is not None:
-                    terms = {"refocusing": refocusing_terms(maps(), batch.face, phase.refocusing)}
+                    terms = {"refocusing": refocusing_terms(maps(), batch.images.face, phase.refocusing)}
                     loss = loss + weighted_sum(terms, phase, training.method.samples_per_task)
                 loss.backward()
-            self.identity_images += outcome.identity_images
-            self.no_face_images += outcome.no_face_images
+            self.identity_images += outcome.faces.identity_images
+            self.no_face_images += outcome.faces.no_face_images
         self.optimizer.step(0)
         wait_for(training.backend.device)
         return time.perf_counter() - start
@@ -159,8 +159,7 @@ class Bench:
         training, tokenizer = self.training, self.training.backend.pipeline.tokenizer
         batch = draw_batch(training.dataset, phase.tasks, training.method, rng)
         ids = tokenize_prompts(tokenizer, batch.prompts)
-        positions = {role: find_token(tokenizer, ids, placeholder.token) for role, placeholder in ROLES.items()}
-        return batch, {role: where for role, where in positions.items() if where.any()}
+        return batch, placeholder_positions(tokenizer, ids)
 
 
 @contextmanager
@@ -275,7 +274,7 @@ def _memory(device: torch.device, peak: bool) -> int:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until the GPU has done what it was told."""
+    """Wait until the GPU has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -126,4 +126,7 @@ def test_every_make_command_is_a_target(target):
 def test_every_file_that_is_named_exists():
     new = {step.file for steps in RECIPES.values() for step in steps}
     named = {name for name in re.findall(r"`([\w/.]+\.\w+|[\w/]+/)`", TEXT) if "/" in name and "NN_" not in name}
+    for block in re.findall(r"^```bash\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL):
+        named |= set(re.findall(r"\btests/\S+\.py", block))
+    assert "tests/method/test_refocusing.py" in named
     assert not [name for name in named - new if not (ROOT / name).exists()]

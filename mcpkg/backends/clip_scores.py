@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mcpkg.util.errors import first_line
 from mcpkg.util.safetensors_io import load_published, read_published
 
 if TYPE_CHECKING:
@@ -87,8 +88,7 @@ def load_clip(where: str | Path = HUB_ID, device: str = "cpu", local_files_only:
     try:
         model = CLIPVisionModelWithProjection.from_pretrained(where, local_files_only=local_files_only)
     except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise OSError(f"{where}: CLIP cannot be loaded ({reason}). Give the folder of {HUB_ID}.") from None
+        raise OSError(f"{where}: CLIP cannot be loaded ({first_line(error)}). Give the folder of {HUB_ID}.") from None
     return ClipImages(model.to(device).eval().requires_grad_(False))
 
 

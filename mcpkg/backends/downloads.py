@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcpkg.util.errors import notify
+from mcpkg.util.errors import first_line, notify
 from mcpkg.util.files import file_sha256, replace_whole
 
 TIMEOUT_S = 60
@@ -274,5 +274,5 @@ def _fetch_from_hub(published: Published) -> Path:
     try:
         return Path(snapshot_download(published.hub, allow_patterns=list(published.patterns)))
     except Exception as error:  # of the Hub, requests or httpx, depending on where it failed
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         raise ConnectionError(f"{published.hub}: cannot be downloaded ({reason}). Try again later.") from None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Model = TypeVar("Model")
 
 IDENTITY_TRAINERS: Registry[Callable[[str], FaceEmbedder]] = Registry("identity network")
-"""Networks that the identity loss can use, for they give a gradient. Load with a device; the first is the default."""
+"""Networks for the identity loss: they give a gradient. Load with a device; the first is the default."""
 IDENTITY_SCORERS: Registry[Callable[[str], FaceEmbedder]] = Registry("identity scorer")
 """Networks that score identity. Load with a device; the first with weights on this machine is used, but never the one
 that was trained with. dlib's is left out: its cosines of strangers are 0.8 to 0.9, a poor scale."""

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import tyro
 
+from mcpkg.cli.checks import doctor, masks
 from mcpkg.cli.demo import run_demo
-from mcpkg.cli.drawing import evaluate, generate, leakage
-from mcpkg.cli.exporting import export
-from mcpkg.cli.fetching import weights
-from mcpkg.cli.looking import doctor, masks
+from mcpkg.cli.downloads import weights
+from mcpkg.cli.export_files import export
+from mcpkg.cli.portraits import evaluate, generate, leakage
 from mcpkg.cli.training import train
 from mcpkg.util.errors import one_line_errors
 

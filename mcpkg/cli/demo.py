@@ -39,7 +39,7 @@ def run_demo(
     from mcpkg.data.portraits import load_portraits
     from mcpkg.method.config import MAGICAPTURE, WITHOUT_REFOCUSING
     from mcpkg.metrics.compare import compare_methods
-    from mcpkg.metrics.evaluate import score_table
+    from mcpkg.metrics.scores import score_table
 
     person, style = load_portraits(source, models), load_portraits(reference, models)
     full, ablated = (models.tune(method) for method in (MAGICAPTURE, WITHOUT_REFOCUSING))

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from mcpkg.method.interfaces import Backend
 
 AsJson = Annotated[bool, tyro.conf.arg(name="json", help="Print the answer as JSON, for a program to read.")]
-Consent = Annotated[str, tyro.conf.arg(help="Who agreed to what, for the record; without it, that nobody said so.")]
+CONSENT_HELP = (
+    "Who agreed to the use of the photos; shown in report and card. Without it, they state that no consent was "
+    "recorded."
+)
+Consent = Annotated[str, tyro.conf.arg(help=CONSENT_HELP)]
 
 FACE_PARTS_HELP = (
     f"For sd15 with the weights of a face parser ({' or '.join(FACE_PARSERS)}): what counts as face, by default "
@@ -96,7 +100,9 @@ class Pictures:
         for folder in (self.source, self.reference):
             find_images(folder)
         if self.source.resolve() == self.reference.resolve():
-            raise ValueError(f"{self.source}: source and reference alike. The look comes from portraits of others.")
+            raise ValueError(
+                f"{self.source}: source and reference are the same folder. The look comes from portraits of others."
+            )
 
     def load(self, backend: "Backend", strict: bool = True) -> tuple["Portraits", "Portraits"]:
         """Source and reference; see `load_portraits`."""

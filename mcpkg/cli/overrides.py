@@ -31,7 +31,7 @@ _CHOICES = {
     "lora_layers": LORA_LAYERS,
     "weighting": WEIGHTINGS,
     "identity_decoding": IDENTITY_DECODINGS,
-    "optimizer": tuple(OPTIMIZERS),
+    "optimizer": OPTIMIZERS.names,
 }
 
 
@@ -61,14 +61,16 @@ def optional_fields(cls: type, names: tuple[str, ...], note: str = "") -> list[t
     ]
 
 
-Weights = make_dataclass("Weights", optional_fields(LossWeights, tuple(vars(LossWeights()))), frozen=True)
-Weights.__doc__ = "In every phase that has the term."
-RefocusingChanges = make_dataclass(
-    "RefocusingChanges", optional_fields(Refocusing, tuple(vars(Refocusing()))), frozen=True
+WeightOverrides = make_dataclass(
+    "WeightOverrides", optional_fields(LossWeights, tuple(vars(LossWeights()))), frozen=True
 )
-RefocusingChanges.__doc__ = "In every phase that has refocusing."
-Changes = make_dataclass(
-    "Changes",
+WeightOverrides.__doc__ = "In every phase that has the term."
+RefocusingOverrides = make_dataclass(
+    "RefocusingOverrides", optional_fields(Refocusing, tuple(vars(Refocusing()))), frozen=True
+)
+RefocusingOverrides.__doc__ = "In every phase that has refocusing."
+Overrides = make_dataclass(
+    "Overrides",
     [
         ("phase_steps", Annotated[tuple[int, ...], tyro.conf.arg(help="Optimiser steps, one number a phase.")], ()),
         *optional_fields(Phase, _PER_PHASE, " In every phase."),
@@ -76,16 +78,18 @@ Changes = make_dataclass(
     ],
     frozen=True,
 )
-Changes.__doc__ = "Instead of what the method has, once it was suited to the backend."
+Overrides.__doc__ = "Settings to replace after the method was suited to the backend."
 
 
-def changed(method: Method, changes: Changes, weights: Weights, refocusing: RefocusingChanges) -> Method:
+def apply_overrides(
+    method: Method, overrides: Overrides, weights: WeightOverrides, refocusing: RefocusingOverrides
+) -> Method:
     """The method with what was given replaced; its name then lists the changes.
 
     Raises:
         ValueError: a value out of range, not a number for each phase, or a weight of a term that no phase has.
     """
-    given = _given(changes)
+    given = _given(overrides)
     of_weights, of_refocusing = _given(weights), _given(refocusing)
     if not given and not of_weights and not of_refocusing:
         return method

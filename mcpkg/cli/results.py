@@ -1,4 +1,4 @@
-"""Writes the results of a finished run to its folder, for every command alike."""
+"""Writes the results of a finished run to its folder, in the same way for every command."""
 
 import shlex
 import sys
@@ -55,7 +55,8 @@ def write_results(
 
 def command_line() -> str:
     """The command as typed, without the program's folder; empty if mcpkg was called from another program."""
-    name = Path(sys.argv[0]).name
-    if name not in ("mcpkg", "demo.py"):
+    program = Path(sys.argv[0])
+    is_package = (program.parent.name, program.name) == ("cli", "__main__.py")  # python -m mcpkg.cli
+    if not is_package and program.name not in ("mcpkg", "demo.py"):
         return ""
-    return shlex.join(["mcpkg", *(["demo"] if name == "demo.py" else []), *sys.argv[1:]])
+    return shlex.join(["mcpkg", *(["demo"] if program.name == "demo.py" else []), *sys.argv[1:]])

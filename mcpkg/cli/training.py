@@ -16,7 +16,7 @@ from mcpkg.cli.options import (
     TrainingOptions,
     check_out,
 )
-from mcpkg.cli.overrides import Changes, RefocusingChanges, Weights, changed
+from mcpkg.cli.overrides import Overrides, RefocusingOverrides, WeightOverrides, apply_overrides
 from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import METHODS
 
@@ -33,11 +33,11 @@ def train(
     consent: Consent = "",
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
-    changes: tyro.conf.OmitArgPrefixes[Changes] = Changes(),
-    weights: Weights = Weights(),
-    refocusing: RefocusingChanges = RefocusingChanges(),
+    overrides: tyro.conf.OmitArgPrefixes[Overrides] = Overrides(),
+    weights: WeightOverrides = WeightOverrides(),
+    refocusing: RefocusingOverrides = RefocusingOverrides(),
 ) -> None:
-    """Learn a person and a look, draw portraits and write a report. If it is killed, repeat the command to go on.
+    """Learn a person and a look, draw portraits and write a report. If it is killed, repeat the command to continue.
 
     Args:
         out: folder of the run: checkpoints, adapter, portraits, report.
@@ -51,13 +51,13 @@ def train(
         raise ValueError(f"--n: {n} is below 0.")
 
     from mcpkg.metrics.compare import judge, untrained
-    from mcpkg.metrics.evaluate import score_table
+    from mcpkg.metrics.scores import score_table
     from mcpkg.training.checkpoints import read_steps
     from mcpkg.training.run_folder import ADAPTER_FOLDER, train_in_folder
 
     backend = models.load()
     source, reference = pictures.load(backend)
-    chosen = changed(backend.tune(METHODS[method]), changes, weights, refocusing)
+    chosen = apply_overrides(backend.tune(METHODS[method]), overrides, weights, refocusing)
     adapter = train_in_folder(
         out, backend, source, reference, chosen, seed, precision=models.precision, options=options
     )

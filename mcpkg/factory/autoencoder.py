@@ -11,7 +11,7 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from mcpkg.factory.data import Batch
+from mcpkg.factory.data import RenderBatch
 from mcpkg.factory.metrics import psnr
 from mcpkg.factory.setting import LATENT_CHANNELS, Setting, read_metadata, save_folder
 from mcpkg.world.attributes import FACE
@@ -21,7 +21,7 @@ FACE_WEIGHT = 5
 CLOSE_UP_PX = 80  # side of a crop with the head, some hair and collar
 
 
-def _draw_close_ups(setting: Setting, rng: Generator) -> Batch:
+def _draw_close_ups(setting: Setting, rng: Generator) -> RenderBatch:
     """Draw a batch of heads, cropped on the latent grid; a quarter of the batches, drawn at random, are whole images.
 
     Heads show the identity, and several of them take as long as one whole image.
@@ -83,7 +83,7 @@ def build_decoder(setting: Setting) -> AutoencoderKL:
 
 
 def reconstruction(
-    decoded: Float[Tensor, "b 3 h w"], images: Float[Tensor, "b 3 h w"], batch: Batch
+    decoded: Float[Tensor, "b 3 h w"], images: Float[Tensor, "b 3 h w"], batch: RenderBatch
 ) -> Float[Tensor, ""]:
     """Compute L1 on values and on differences of neighbours, plus squared errors; faces count `FACE_WEIGHT` times.
 

@@ -16,7 +16,7 @@ from mcpkg.factory.setting import Setting, encoder_digest, read_metadata
 from mcpkg.util.safetensors_io import write_weights
 
 
-class TrainingState:
+class FactoryState:
     """Weights, their moving average, optimizer and step; and the machine, time and data of the training."""
 
     def __init__(self, setting: Setting, path: Path):

@@ -34,7 +34,7 @@ LIGHT_DAMAGE = {"strength": 0.5, "colours": False}
 
 
 @dataclass(frozen=True)
-class Batch:
+class RenderBatch:
     """Rendered portraits with their ground truth."""
 
     images: Float[Tensor, "b 3 h w"]
@@ -65,13 +65,13 @@ class Pool:
     def __len__(self) -> int:
         return len(self.arrays["images"])
 
-    def batch(self, index: Int64[Tensor, " b"], device: str | torch.device = "cpu") -> Batch:
+    def batch(self, index: Int64[Tensor, " b"], device: str | torch.device = "cpu") -> RenderBatch:
         """Load the portraits at `index`."""
 
         def rows(name: str) -> Tensor:
             return torch.from_numpy(self.arrays[name][index.numpy()]).to(device)
 
-        return Batch(
+        return RenderBatch(
             images=rows("images").float() / 255,
             parts=rows("parts").long(),
             landmarks=rows("landmarks"),

@@ -72,7 +72,7 @@ def describe_bar(bar: Bar) -> str:
     return " and ".join(parts)
 
 
-def read_provenance(weights: Path) -> list[dict[str, str]]:
+def read_weights_provenance(weights: Path) -> list[dict[str, str]]:
     """Return one row for each safetensors file: name, size and what its metadata record of its training."""
     rows = []
     for path in sorted(weights.rglob("*.safetensors")):
@@ -156,7 +156,7 @@ def main(only: str = "", as_json: Annotated[bool, tyro.conf.arg(name="json")] = 
     bars = run_measurements(names, exam)
     if not only:
         sheets = write_sheets(exam, CARD.parent / "model_card")
-        card = write_card(bars, read_provenance(WEIGHTS), sheets, time.perf_counter() - start)
+        card = write_card(bars, read_weights_provenance(WEIGHTS), sheets, time.perf_counter() - start)
         with replace_whole(CARD) as partial:
             partial.write_text(card)
     if as_json:

@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from mcpkg.backends.mini.backend import WEIGHTS
-from mcpkg.factory.data import Batch, Pool, create_once, generator_for, make_pool
+from mcpkg.factory.data import Pool, RenderBatch, create_once, generator_for, make_pool
 from mcpkg.util.safetensors_io import write_weights
 
 LATENT_CHANNELS = 16
@@ -94,12 +94,12 @@ class Setting:
         """Indices of the portraits of the pool that do not show a robot."""
         return torch.from_numpy(np.flatnonzero(~self.pool.arrays["robot"]))
 
-    def draw(self, rng: Generator, among: Int64[Tensor, " n"] | None = None) -> Batch:
+    def draw(self, rng: Generator, among: Int64[Tensor, " n"] | None = None) -> RenderBatch:
         """Draw a random batch of training portraits."""
         index = torch.randint(len(self.pool) if among is None else len(among), (self.recipe.batch_size,), generator=rng)
         return self.pool.batch(index if among is None else among[index], self.device)
 
-    def unseen(self, images: int = 512, size: int = 64) -> Iterator[Batch]:
+    def unseen(self, images: int = 512, size: int = 64) -> Iterator[RenderBatch]:
         """Yield held-out portraits in batches."""
         for index in torch.arange(min(images, len(self.held_out))).split(size):
             yield self.held_out.batch(index, self.device)

@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from mcpkg.backends.mini.backend import base_folder
-from mcpkg.factory.data import Batch, part_fractions
+from mcpkg.factory.data import RenderBatch, part_fractions
 from mcpkg.factory.setting import LATENT_CHANNELS, Setting, encode, encoder_digest, save_folder
 from mcpkg.factory.tokenizer import MAX_TOKENS, build_tokenizer
 from mcpkg.method.diffusion import velocity_weight
@@ -121,7 +121,7 @@ class RecordedAttention:
 
 
 def grounding(
-    maps: list[Float[Tensor, "b _ n"]], parts: Bool[Tensor, "b n p"], batch: Batch
+    maps: list[Float[Tensor, "b _ n"]], parts: Bool[Tensor, "b n p"], batch: RenderBatch
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, ""]]:
     """Compute how far each word's attention is from uniform attention over its part.
 
@@ -183,7 +183,7 @@ def draw_timesteps(n: int, rng: Generator) -> Int64[Tensor, " n"]:
 
 
 def _denoise(
-    model, latents: Float[Tensor, "b c h w"], batch: Batch, t: Int64[Tensor, " b"], rng: Generator,
+    model, latents: Float[Tensor, "b c h w"], batch: RenderBatch, t: Int64[Tensor, " b"], rng: Generator,
     grounding_weight: float, dropout: float,
 ):  # fmt: skip
     """Compute the loss of one batch at timesteps `t`; captions are dropped with probability `dropout`."""

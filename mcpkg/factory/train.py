@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mcpkg.backends.mini.backend import WEIGHTS
-from mcpkg.factory.checkpoint import TrainingState
+from mcpkg.factory.checkpoint import FactoryState
 from mcpkg.factory.data import generator_for
 from mcpkg.factory.recipes import RECIPES
 from mcpkg.factory.setting import Setting
@@ -114,7 +114,7 @@ def run(rank: int, arguments: Arguments) -> None:
     if recipe.uses_autoencoder:
         setting.autoencoder_folder()  # raises before a pool is rendered
     path = arguments.checkpoints / f"{arguments.name}-{setting.population}-{setting.seed}.safetensors"
-    state = TrainingState(setting, path)
+    state = FactoryState(setting, path)
     if state.path.exists():
         state.load()
         if rank == 0:
@@ -139,7 +139,7 @@ def run(rank: int, arguments: Arguments) -> None:
     print(arguments.name, *(f"{name} {value:.4f}" for name, value in measured.items()), flush=True)
 
 
-def run_training(state: TrainingState, name: str, rank: int = 0, processes: int = 1) -> None:
+def run_training(state: FactoryState, name: str, rank: int = 0, processes: int = 1) -> None:
     """Run the training loop, the same for all recipes."""
     setting, recipe = state.setting, state.setting.recipe
     if state.step < setting.steps:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from mcpkg.backends.mini.nets import FaceParserNet, IdentityEmbedder, RestorerNet, StyleReaderNet
-from mcpkg.factory.data import LIGHT_DAMAGE, Batch, degrade, degrade_to_half_size, make_pool
+from mcpkg.factory.data import LIGHT_DAMAGE, RenderBatch, degrade, degrade_to_half_size, make_pool
 from mcpkg.factory.metrics import iou, psnr, verification_tar
 from mcpkg.factory.setting import HELD_OUT, Setting, encode, save_net
 from mcpkg.world.attributes import ATTRIBUTES, FACE, readable
@@ -40,7 +40,7 @@ def as_generated(
 # --- Identity embedder ---
 
 
-def _identity_targets(batch: Batch) -> Float[Tensor, "b t"]:
+def _identity_targets(batch: RenderBatch) -> Float[Tensor, "b t"]:
     """Scale identity parameters to a deviation of 1: a uniform value in [-1, 1] has a deviation of 1/sqrt(3)."""
     return torch.cat([batch.people.shape * 3**0.5, batch.people.feminine[:, None] * 2.0 - 1], dim=1)
 

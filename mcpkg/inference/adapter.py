@@ -14,7 +14,7 @@ from mcpkg.inference.model_patching import add_placeholders_to, plain_first_half
 from mcpkg.method.config import Method, from_dict, to_dict
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.lora import load_lora
-from mcpkg.method.prompts import Placeholder
+from mcpkg.method.prompts import TEMPLATES, Placeholder
 from mcpkg.util.errors import notify
 from mcpkg.util.files import read_json, write_json
 from mcpkg.util.safetensors_io import read_weights, write_weights
@@ -48,8 +48,7 @@ class Adapter:
     @property
     def prompt(self) -> str:
         """The composed prompt, the one to generate with."""
-        source, reference = (self.placeholders[role].token for role in ("source", "reference"))
-        return f"a photo of a {source} person in the {reference} style"
+        return TEMPLATES["composed"][0].format(**{role: p.token for role, p in self.placeholders.items()})
 
     @contextmanager
     def applied(self, backend: Backend, lora_scale: float = 1.0, plain_guidance: bool = False) -> Iterator[Backend]:

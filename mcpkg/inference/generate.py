@@ -69,14 +69,14 @@ def draw_batches(
     prompt: str | None,
     sampling: Sampling,
     keep: str | None = None,
-    all_grids: bool = False,
+    all_layers: bool = False,
     batch_size: int = 8,
 ) -> Iterator[Generated]:
     """Generate portraits batch by batch, so that many need no more memory than one batch.
 
     Args:
         keep: of attention maps, see `capture_attention`: "mean" over the steps or "all" of them; None captures nothing.
-        all_grids: capture all layers, not only those of `backend.attention_size`.
+        all_layers: capture all layers, not only those of `backend.attention_size`.
         adapter, prompt, sampling, batch_size: see `generate_portraits`.
 
     Raises:
@@ -111,7 +111,7 @@ def draw_batches(
                 role: token_positions(backend.pipeline.tokenizer, [prompt] * len(noise[of_batch]), token)
                 for role, token in tokens.items()
             }
-            size = None if all_grids else backend.attention_size
+            size = None if all_layers else backend.attention_size
             capture = (
                 capture_attention(backend.pipeline.unet, positions, min_size=size or 1, max_size=size, keep=keep)
                 if positions
@@ -156,6 +156,11 @@ def starting_noise(backend: Backend, seeds: Sequence[int], spread: float = 1.0) 
 
 
 def full_prompt(adapter: Adapter | None, prompt: str | None, edit: str) -> str:
+    """The prompt with its edit; by default the adapter's composed prompt.
+
+    Raises:
+        ValueError: neither a prompt nor an adapter is given, or the prompt has none of the adapter's placeholders.
+    """
     if prompt is None:
         if adapter is None:
             raise ValueError("no prompt given. Without an adapter there is no default one.")

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from mcpkg.inference.adapter import EMBEDDING_FILES, LORA_FILE, Adapter
+from mcpkg.inference.sampling import Sampling
 from mcpkg.method.interfaces import Backend
 
-STEPS = 25  # the default of generate_portraits
 SCORES = {
     "identity_scaled": "identity (0 a stranger, 1 the source's own photos)",
     "style": "style (mean cosine to the reference portraits, outside the face)",
@@ -92,7 +92,7 @@ def _settings(adapter: Adapter, backend: Backend) -> str:
     return (
         f"Prompt: `{adapter.prompt}`, and what you like to add, such as `wearing sunglasses`. "
         f"`{source}` is the person, `{reference}` the style.\n\n"
-        f"Settings to begin with: {STEPS} steps of DPM-Solver++, guidance {backend.default_guidance:g}, "
+        f"Settings to begin with: {Sampling().steps} steps of DPM-Solver++, guidance {backend.default_guidance:g}, "
         f"{backend.image_size_px} x {backend.image_size_px} pixels." + (scale if adapter.lora else "")
     )
 
@@ -100,7 +100,7 @@ def _settings(adapter: Adapter, backend: Backend) -> str:
 def _diffusers(adapter: Adapter, backend: Backend, base_model: str) -> str:
     base = repr(base_model) if base_model else f"'...'  # the folder or name of the model {backend.name!r}"
     load_lora = f'pipe.load_lora_weights(folder, weight_name="{LORA_FILE}")\n' if adapter.lora else ""
-    load_words = "\n".join(
+    load_placeholders = "\n".join(
         f'pipe.load_textual_inversion(folder, weight_name="{file}", local_files_only=True)'
         for file in EMBEDDING_FILES.values()
     )
@@ -113,11 +113,11 @@ base = {base}
 folder = "."  # where this file lies
 pipe = StableDiffusionPipeline.from_pretrained(base)
 pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, timestep_spacing="{spacing}")
-{load_lora}{load_words}
+{load_lora}{load_placeholders}
 {PLAIN_GUIDANCE if adapter.lora else ""}
 image = pipe(
     {adapter.prompt!r},
-    num_inference_steps={STEPS},
+    num_inference_steps={Sampling().steps},
     guidance_scale={backend.default_guidance!r},
     height={backend.image_size_px},
     width={backend.image_size_px},

@@ -1,4 +1,4 @@
-"""Placeholders and weights put into a backend's models for a while, and removed without a trace."""
+"""Placeholders and weights put into a backend's models for a while; afterwards the models are restored exactly."""
 
 import copy
 from collections import defaultdict

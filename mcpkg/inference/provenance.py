@@ -9,6 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 from mcpkg import __version__
 from mcpkg.inference.generate import Generated
 from mcpkg.util.files import replace_whole
+from mcpkg.util.images import to_8_bit
 
 STATEMENT = "AI-generated"
 _KEY = "mcpkg"  # of the text chunk that holds the settings as JSON
@@ -29,10 +30,9 @@ def save_portraits(generated: Generated, folder: str | Path) -> list[Path]:
         chunks = PngInfo()
         for key, text in _chunks(generated, seed).items():
             chunks.add_itxt(key, text)
-        pixels = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()  # h w 3
         path = Path(folder) / f"seed_{seed:05}.png"
         with replace_whole(path) as partial:
-            Image.fromarray(pixels).save(partial, format="PNG", pnginfo=chunks)
+            Image.fromarray(to_8_bit(image)).save(partial, format="PNG", pnginfo=chunks)
         paths.append(path)
     return paths
 

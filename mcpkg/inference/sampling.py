@@ -22,7 +22,7 @@ class Sampling:
     n: int = 8
     """How many portraits."""
     seed: int = 0
-    """Of the first portrait; the others have those that follow."""
+    """Seed of the first portrait; the others have those that follow."""
     seeds: tuple[int, ...] = ()
     """Which seeds, instead of seed and n."""
     steps: int = 25

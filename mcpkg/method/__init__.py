@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "diffusion": "add_noise predict_x0 training_target velocity_weight",
         "face_alignment": "align_faces",
         "identity": "identity_loss identity_terms",
-        "identity_crop": "decode_faces",
+        "identity_decoding": "decode_faces",
         "interfaces": "DTYPES Backend Faces parse_in_batches",
         "lora": "add_lora",
         "masks": "grow_mask role_region shift_mask to_attention_mask to_latent_mask",

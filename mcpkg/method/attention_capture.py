@@ -1,4 +1,4 @@
-"""Capture of chosen tokens' cross-attention maps, read beside the fast path (Eq. 2).
+"""Capture of chosen tokens' cross-attention maps, computed next to the fused attention, which is unchanged (Eq. 2).
 
 Hooks on each layer's query and key projections keep their outputs; the processor runs untouched, so the UNet's
 output is the same to the bit. When the UNet has finished, the columns of the wanted tokens are computed from them,
@@ -54,16 +54,23 @@ def find_cross_attention(
 class _Recorder:
     """The hooks of one `capture_attention` block."""
 
-    def __init__(self, maps: AttentionMaps, tokens, layers: dict[str, processors.Attention], min_size, max_size):
+    def __init__(
+        self,
+        maps: AttentionMaps,
+        positions: Mapping[str, Bool[Tensor, "b n"]],
+        layers: dict[str, processors.Attention],
+        min_size,
+        max_size,
+    ):
         self.maps, self.layers = maps, layers
-        self.positions = torch.stack([positions.cpu() for positions in tokens.values()], dim=1)  # b tokens n
+        self.positions = torch.stack([where.cpu() for where in positions.values()], dim=1)  # b tokens n
         self.used = self.positions.any(dim=(1, 2)).nonzero().flatten()  # rows with any token
-        self.of_token = {name: rows[self.used].nonzero().flatten() for name, rows in maps.rows.items()}
+        self.of_role = {name: rows[self.used].nonzero().flatten() for name, rows in maps.rows.items()}
         self.min_size, self.max_size = min_size, max_size
         self.running = False
 
     def begin(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
-        """Before the UNet runs: forget the last pass, check what can be checked."""
+        """Before the UNet runs: reset, and check the processors."""
         given = dict(zip(("sample", "timestep", "encoder_hidden_states"), args)) | kwargs
         self.latent_size = tuple(given["sample"].shape[-2:])
         self.timestep = given["timestep"]
@@ -84,7 +91,7 @@ class _Recorder:
             if torch.is_grad_enabled() != self.gradient:
                 self.running = False
                 raise RuntimeError(
-                    f"{name}: ran without gradient, as in a reentrant checkpoint: an attention loss would be dead. "
+                    f"{name}: ran without gradient, as in a reentrant checkpoint: an attention loss would have none. "
                     "Call unet.enable_gradient_checkpointing() without arguments, which is not reentrant."
                 )
             self.parts[name][part] = output
@@ -104,15 +111,15 @@ class _Recorder:
                 f"{lacking[0]} and {len(lacking) - 1} more of {len(self.layers)} layers gave no attention: their "
                 "projections are fused, or were replaced since the block began. Add LoRA before it; do not fuse."
             )
-        maps: dict[str, dict[str, Tensor]] = {token: {} for token in self.of_token}
+        maps: dict[str, dict[str, Tensor]] = {role: {} for role in self.of_role}
         sizes, parts, self.parts = set(), self.parts, {}
         for name, layer in self.layers.items():
             h, w = grid_size(parts[name]["query"].shape[1], *self.latent_size)
             sizes.add(max(h, w))
             if self.min_size <= max(h, w) <= self.max_size:
                 columns = self._columns(layer, **parts[name]).unflatten(-1, (h, w))  # u tokens heads h w
-                for number, (token, rows) in enumerate(self.of_token.items()):
-                    maps[token][name] = columns[rows.to(columns.device), number]
+                for number, (role, rows) in enumerate(self.of_role.items()):
+                    maps[role][name] = columns[rows.to(columns.device), number]
         if not any(maps.values()):
             raise ValueError(f"no layer's grid is within {self.min_size} to {self.max_size}. Grids: {sorted(sizes)}.")
         self.maps.add(maps, self.timestep)
@@ -123,7 +130,7 @@ class _Recorder:
         b, _, n = self.positions.shape
         if key.shape[1] != n or len(query) not in (b, 2 * b):
             raise ValueError(
-                f"tokens: a mask of {b} rows and {n} tokens does not fit a UNet batch of {len(query)} rows and "
+                f"positions: a mask of {b} rows and {n} tokens does not fit a UNet batch of {len(query)} rows and "
                 f"{key.shape[1]} tokens. Give one row per prompt, or per conditional prompt of a guidance batch."
             )
         at = (self.used + len(query) - b).to(query.device)  # guidance: the second half
@@ -143,7 +150,7 @@ class _Recorder:
 @contextmanager
 def capture_attention(
     unet: nn.Module,
-    tokens: Mapping[str, Bool[Tensor, "b n"]],
+    positions: Mapping[str, Bool[Tensor, "b n"]],
     *,
     layers: str | Callable[[str], bool] | None = None,
     heads: Sequence[int] | None = None,
@@ -155,8 +162,8 @@ def capture_attention(
 
     Args:
         unet: any diffusers UNet with text cross-attention, with or without LoRA, checkpointing or autocast.
-        tokens: name -> where its tokens stand in each prompt; a row without the token is left out of the maps.
-            A UNet batch of twice as many rows is a guidance batch, [unconditional, conditional]: its second
+        positions: name, such as a role -> where its tokens stand in each prompt; a row without any is left out of the
+            maps. A UNet batch of twice as many rows is a guidance batch, [unconditional, conditional]: its second
             half is read.
         layers: which cross-attention layers: a regular expression searched in the layer's name, or a
             predicate of the name; all if None.
@@ -176,13 +183,15 @@ def capture_attention(
     """
     if keep not in KEEP:
         raise ValueError(f"keep: {keep!r} unknown. Choose from {list(KEEP)}.")
-    absent = [name for name, positions in tokens.items() if not positions.any()]
-    if absent or not tokens:
-        raise ValueError(f"tokens: {absent or 'none given'}: in no prompt. Use token_positions on the prompts you run.")
-    if len({positions.shape for positions in tokens.values()}) > 1:
-        raise ValueError("tokens: masks of different shapes. Give each token a mask over the same prompts.")
-    maps = AttentionMaps(tokens, heads, keep)
-    recorder = _Recorder(maps, tokens, find_cross_attention(unet, layers), min_size, max_size or math.inf)
+    absent = [name for name, where in positions.items() if not where.any()]
+    if absent or not positions:
+        raise ValueError(
+            f"positions: {absent or 'none given'}: in no prompt. Use token_positions on the prompts you run."
+        )
+    if len({where.shape for where in positions.values()}) > 1:
+        raise ValueError("positions: masks of different shapes. Give each token a mask over the same prompts.")
+    maps = AttentionMaps(positions, heads, keep)
+    recorder = _Recorder(maps, positions, find_cross_attention(unet, layers), min_size, max_size or math.inf)
     with ExitStack() as hooks:
 
         def install(handle) -> None:

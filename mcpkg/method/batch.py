@@ -2,13 +2,23 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mcpkg.method.prompts import REFERENCE, SOURCE
+from mcpkg.method.prompts import REFERENCE, SOURCE, find_token
 
 ROLES = {"source": SOURCE, "reference": REFERENCE}
 """Role -> its placeholder: [V1] is the source, [V2] the reference."""
+
+
+def placeholder_positions(tokenizer, ids: Int[Tensor, "b n"]) -> dict[str, Bool[Tensor, "b n"]]:
+    """Role -> where its placeholder stands among token ids; roles that are in none of the prompts are left out.
+
+    Raises:
+        ValueError: a placeholder was never added to the tokenizer.
+    """
+    positions = {role: find_token(tokenizer, ids, placeholder.token) for role, placeholder in ROLES.items()}
+    return {role: where for role, where in positions.items() if where.any()}
 
 
 @dataclass(frozen=True)
@@ -30,10 +40,11 @@ class EncodedImages:
 
 
 @dataclass(frozen=True)
-class Batch(EncodedImages):
+class Batch:
     """Samples of every task of a phase, one task after the other."""
 
+    images: EncodedImages
     tasks: tuple[str, ...]
     """Of each sample: "source", "reference", "composed" or "prior"."""
     prompts: tuple[str, ...]
-    """That each sample is shown under."""
+    """The prompt of each sample."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from mcpkg.method.optimizers import OPTIMIZERS
+from mcpkg.method.optimizer_registry import OPTIMIZERS
 from mcpkg.util.registry import Registry
 
 TASKS = ("source", "reference", "composed", "prior")
@@ -46,7 +46,7 @@ class LossWeights:
     composed: float = 1.0
     """Reconstructs the reference portraits, outside the face, under the composed prompt (Eq. 6)."""
     prior: float = 0.0
-    """Keeps what the model knew of a plain person: prior preservation, for the baselines."""
+    """Prior preservation, used by the baselines."""
     identity: float = 1.0
     """Pulls the composed face to the source's identity (Eq. 7); the paper finds 0.25 and 0.5 fine as well."""
 
@@ -60,7 +60,7 @@ class Refocusing:
     """Attention Refocusing (Eq. 8), or another loss that keeps each placeholder's attention inside its region."""
 
     weight: float = 2.5
-    """Of the loss in Eq. 10; 0 turns it off and saves its cost."""
+    """Weight of this loss in Eq. 10; 0 turns it off and saves its cost."""
     form: str = "mask"
     """"mask" is Eq. 8; "fraction" asks only that the fraction of attention outside the mask be small. The others are
     published alternatives, for comparison; give them weights of their own."""
@@ -71,6 +71,15 @@ class Refocusing:
         _check(self.weight >= 0, f"Refocusing.weight: {self.weight} is negative. Give 0 or more.")
         _check_choice("Refocusing.form", self.form, REFOCUSING_FORMS.names)
         _check_choice("Refocusing.scale", self.scale, REFOCUSING_SCALES)
+        _check(
+            self.takes_scale or self.scale == "max",
+            f"Refocusing.scale: {self.scale!r} is for form 'mask' only; {self.form!r} scales as it was published.",
+        )
+
+    @property
+    def takes_scale(self) -> bool:
+        """Whether the form is Eq. 8, which leaves S open."""
+        return self.form == "mask"
 
 
 RECONSTRUCTION = LossWeights(identity=0.0)
@@ -80,7 +89,7 @@ NO_REFOCUSING = Refocusing(weight=0.0)
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training: what learns, how fast, from which tasks and under which weights."""
+    """One phase: which parameters are trained, at what rate, on which tasks, with which weights."""
 
     steps: int
     """Optimiser steps."""
@@ -93,9 +102,9 @@ class Phase:
     refocusing: Refocusing = NO_REFOCUSING
     """What keeps attention in its region, and how strongly."""
     learning_rate: float = 1e-4
-    """Of network weights (LoRA, keys and values, UNet, text encoder)."""
+    """Learning rate of network weights (LoRA, keys and values, UNet, text encoder)."""
     embedding_learning_rate: float = 5e-4
-    """Of the placeholders' embeddings."""
+    """Learning rate of the placeholders' embeddings."""
     max_timestep: float = 1.0
     """Fraction of the schedule's T that timesteps are drawn below; the authors' code takes 0.8 in phase 2."""
 
@@ -143,7 +152,7 @@ class Method:
     identity_every: int = 1
     """Steps between two uses of the identity loss; its weight is not raised to make up for it."""
     identity_warmup: float = 0.0
-    """Fraction of the phase over which the identity weight rises from 0, for it can overpower a fresh LoRA."""
+    """Fraction of the phase over which the identity weight rises from 0, because it can overpower a new LoRA."""
     samples_per_task: int = 1
     """Images of each task in one forward pass."""
     accumulation_steps: int = 1
@@ -151,11 +160,11 @@ class Method:
     optimizer: str = "adamw"
     """"adamw", or "adamw8bit", whose moments take a quarter of the memory: for methods that train whole weights."""
     weight_decay: float = 1e-3
-    """Of AdamW, on network weights; embeddings have none."""
+    """Weight decay of network weights; embeddings have none."""
     gradient_clip: float = 1.0
     """Largest norm of the whole gradient."""
     flip: bool = False
-    """Also show every picture mirrored, masks alike; off, for faces are not symmetric and a mirrored one is another."""
+    """Also train on mirrored images and masks. Off by default: a mirrored face is a different face."""
 
     def __post_init__(self) -> None:
         _check(bool(self.name) and bool(self.phases), "Method: give it a name and at least one phase.")
@@ -164,7 +173,7 @@ class Method:
         _check_choice("Method.lora_layers", self.lora_layers, LORA_LAYERS)
         _check(0 <= self.composed_source <= 1, f"Method.composed_source: {self.composed_source} is not in [0, 1].")
         _check_choice("Method.weighting", self.weighting, WEIGHTINGS)
-        _check_choice("Method.optimizer", self.optimizer, tuple(OPTIMIZERS))
+        _check_choice("Method.optimizer", self.optimizer, OPTIMIZERS.names)
         _check_choice("Method.identity_decoding", self.identity_decoding, IDENTITY_DECODINGS)
         _check(
             0 < self.identity_max_timestep <= 1,
@@ -256,7 +265,7 @@ MAGICAPTURE = Method(
 WITHOUT_REFOCUSING = with_refocusing(MAGICAPTURE, "without refocusing", weight=0.0)
 WITHOUT_IDENTITY = with_weights(MAGICAPTURE, "without identity", identity=0.0)
 WITHOUT_COMPOSED = without_task(MAGICAPTURE, "composed", "without composed prompts")
-"""Note: goes without the identity loss as well, for that reads the composed task."""
+"""Note: also drops the identity loss, which reads the composed task."""
 WITHOUT_REFOCUSING_AND_COMPOSED = without_task(
     WITHOUT_REFOCUSING, "composed", "without refocusing and composed prompts"
 )
@@ -273,7 +282,7 @@ ONE_PHASE = replace(
         ),
     ),
 )
-"""All steps under Eq. 10; placeholders learn at the rate of phase 1, for here they start from nothing too."""
+"""All steps under Eq. 10; placeholders learn at phase 1's rate, because here too they start untrained."""
 CUSTOM_DIFFUSION = Method(
     name="Custom Diffusion",
     phases=(

@@ -1,4 +1,4 @@
-"""Adding noise to latents (Eq. 1), and estimating the clean latents (Eq. 7)."""
+"""Adding noise to latents (Eq. 1; its loss is in `reconstruction`), and estimating the clean latents (Eq. 7)."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def add_noise(
     highest = torch.as_tensor(length if max_timestep is None else max_timestep)
     if highest.min() < 1 or highest.max() > length:
         raise ValueError(f"max_timestep: {highest.tolist()} is not in 1 to {length}, the schedule's length.")
-    b, source = len(latents), generator.device
-    noise = torch.randn(latents.shape, generator=generator, device=source).to(latents)
+    b, device = len(latents), generator.device
+    noise = torch.randn(latents.shape, generator=generator, device=device).to(latents)
     # in float64, u < 1 cannot round up to the bound itself
-    u = torch.rand(b, generator=generator, device=source, dtype=torch.float64)
-    t = (u * highest.to(source)).long().to(latents.device)  # b
+    u = torch.rand(b, generator=generator, device=device, dtype=torch.float64)
+    t = (u * highest.to(device)).long().to(latents.device)  # b
     return scheduler.add_noise(latents, noise, t), noise, t
 
 

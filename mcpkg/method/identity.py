@@ -1,4 +1,7 @@
-"""The identity loss (Eq. 7): one minus the similarity of the predicted image's face to the source's."""
+"""The identity loss (Eq. 7): one minus the similarity of the predicted image's face to the source's.
+
+The estimate of the clean latents is `diffusion.predict_x0`, D is `identity_decoding`; B and R are the embedder.
+"""
 
 from dataclasses import dataclass
 
@@ -10,7 +13,7 @@ from torch.nn import functional
 from mcpkg.method.batch import Batch
 from mcpkg.method.config import Method
 from mcpkg.method.diffusion import predict_x0
-from mcpkg.method.identity_crop import decode_faces
+from mcpkg.method.identity_decoding import decode_faces
 from mcpkg.method.interfaces import Backend
 
 CROPS = 4  # jittered face crops per predicted image: a pattern that fools one crop rarely fools all
@@ -23,9 +26,9 @@ class JudgedFaces:
 
     losses: Float[Tensor, " m"]
     """Of the predicted images that show a face, a mean over jittered crops."""
-    images: int = 0
-    """Predicted images that were judged."""
-    no_face: int = 0
+    identity_images: int = 0
+    """Predicted images that the identity loss was asked to judge."""
+    no_face_images: int = 0
     """Those of them in which no face was found; they are left out."""
 
 
@@ -74,7 +77,9 @@ def identity_terms(
         return JudgedFaces(noise_pred.new_zeros(0))
     usable = usable.to(noisy.device)
     latents = predict_x0(noisy[usable], noise_pred[usable], t[usable], scheduler)
-    images, landmarks = decode_faces(backend, latents, batch.landmarks[usable], method.identity_decoding)  # m 3 s s
+    images, landmarks = decode_faces(
+        backend, latents, batch.images.landmarks[usable], method.identity_decoding
+    )  # m 3 s s
     with torch.autocast(backend.device.type, enabled=False):  # face models run in fp32
         with torch.no_grad():
             size = (backend.image_size_px,) * 2  # parsers know faces of that size; a part is enlarged to it

@@ -85,7 +85,7 @@ class SafetyChecker(Protocol):
 
 @dataclass
 class Backend:
-    """One set of models; all code outside `backends/` uses only this class."""
+    """One set of models; method, data, inference, training, metrics and viz see a backend only as this class."""
 
     name: str
     pipeline: "StableDiffusionPipeline"

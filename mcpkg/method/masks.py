@@ -1,4 +1,7 @@
-"""Masks of each role (M_s and M_r), and the same at the sizes of latents and attention maps."""
+"""Masks of each role (M_s and M_r) from a face mask, and the same at the sizes of latents and attention maps.
+
+Face masks come from a backend's face parser, or from files: see `data.portraits`.
+"""
 
 from jaxtyping import Float
 from torch import Tensor

@@ -10,7 +10,7 @@ from mcpkg.method.attention_maps import AttentionMaps
 from mcpkg.method.batch import Batch
 from mcpkg.method.config import Method, Phase
 from mcpkg.method.diffusion import add_noise, training_target, velocity_weight
-from mcpkg.method.identity import NOT_JUDGED, identity_terms
+from mcpkg.method.identity import NOT_JUDGED, JudgedFaces, identity_terms
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.prompts import tokenize_prompts
 from mcpkg.method.reconstruction import masked_reconstruction
@@ -27,10 +27,8 @@ class BatchLoss:
     """Each loss term before its weight, one value per sample (or placeholder, or image) that it applied to."""
     maps: AttentionMaps | None
     """Of this forward pass, if refocusing read them."""
-    identity_images: int
-    """Predicted images that the identity loss was asked to judge."""
-    no_face_images: int
-    """Those of them in which no face was found; they are left out of the loss."""
+    faces: JudgedFaces
+    """What the identity loss judged."""
 
 
 def training_loss(
@@ -46,24 +44,24 @@ def training_loss(
     """
     pipeline, scheduler = backend.pipeline, backend.pipeline.scheduler
     max_timestep = round(phase.max_timestep * scheduler.config.num_train_timesteps)
-    noisy, noise, t = add_noise(batch.latents, scheduler, rng, max_timestep)  # Eq. 1
+    noisy, noise, t = add_noise(batch.images.latents, scheduler, rng, max_timestep)  # Eq. 1
     ids = tokenize_prompts(pipeline.tokenizer, batch.prompts)  # b n
     with capture_placeholders(backend, ids, phase.refocusing) as maps:  # Eq. 2
         context = pipeline.text_encoder(ids.to(backend.device)).last_hidden_state  # b n d
         noise_pred = pipeline.unet(noisy, t, context).sample.float()
 
-    target_noise = training_target(batch.latents, noise, t, scheduler)
-    reconstruction = masked_reconstruction(noise_pred, target_noise, batch.mask)  # b, Eqs. 4-6
+    target_noise = training_target(batch.images.latents, noise, t, scheduler)
+    reconstruction = masked_reconstruction(noise_pred, target_noise, batch.images.mask)  # b, Eqs. 4-6
     if method.weighting == "velocity":
         reconstruction = reconstruction * velocity_weight(t, scheduler)
     terms = dict(zip(phase.tasks, reconstruction.split(method.samples_per_task), strict=True))
     if maps is not None:
-        terms["refocusing"] = refocusing_terms(maps, batch.face, phase.refocusing)  # Eq. 8
+        terms["refocusing"] = refocusing_terms(maps, batch.images.face, phase.refocusing)  # Eq. 8
     faces = NOT_JUDGED
     if phase.weights.identity > 0:
         faces = identity_terms(backend, method, batch, noisy, noise_pred, t, target, rng)  # Eq. 7
         terms["identity"] = faces.losses
-    return BatchLoss(weighted_sum(terms, phase, method.samples_per_task), terms, maps, faces.images, faces.no_face)
+    return BatchLoss(weighted_sum(terms, phase, method.samples_per_task), terms, maps, faces)
 
 
 def weighted_sum(terms: dict[str, Float[Tensor, " m"]], phase: Phase, samples_per_task: int) -> Float[Tensor, ""]:

@@ -227,9 +227,8 @@ def tokenize_prompts(tokenizer, texts: Sequence[str]) -> Int[Tensor, "b n"]:
         for token in added:
             if len(family := _family(added, token)) > 1:
                 expanded = re.sub(re.escape(token) + r"(?!_\d)", lambda _: " ".join(family), expanded)
-        ids = tokenizer(expanded, add_special_tokens=False, verbose=False)[
-            "input_ids"
-        ]  # the error below replaces its warning
+        # not verbose: the error below replaces its warning
+        ids = tokenizer(expanded, add_special_tokens=False, verbose=False)["input_ids"]
         if len(ids) + 2 > length:
             raise ValueError(f"prompt {text!r}: {len(ids)} tokens; the model reads at most {length - 2}. Shorten it.")
         if unknown := unknown_words(tokenizer, text):
@@ -250,9 +249,8 @@ def unknown_words(tokenizer, text: str) -> list[str]:
 
     def is_unknown(text: str) -> bool:
         pieces = tokenizer.tokenize(text)
-        spelled_out = (
-            not piece.endswith("</w>") and piece not in added for piece in pieces
-        )  # CLIP's mark of a word's end
+        # "</w>" is CLIP's mark of a word's end
+        spelled_out = (not piece.endswith("</w>") and piece not in added for piece in pieces)
         return tokenizer.unk_token in pieces or (whole_words and any(spelled_out))
 
     if not is_unknown(text):  # the usual case

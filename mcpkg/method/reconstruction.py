@@ -1,4 +1,8 @@
-"""Masked reconstruction (Eqs. 4-6); with a mask of ones, the plain denoising loss (Eq. 1)."""
+"""Masked reconstruction (Eqs. 4-6); with a mask of ones, the plain denoising loss (Eq. 1).
+
+Which images and prompts it gets in each task, pseudo-labels of the composed task (Eq. 6) among them, is decided by
+`training.dataset`; which mask, by `masks.role_region`.
+"""
 
 from jaxtyping import Float
 from torch import Tensor

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from mcpkg.method.attention_capture import capture_attention
 from mcpkg.method.attention_maps import AttentionMaps
-from mcpkg.method.batch import ROLES
+from mcpkg.method.batch import placeholder_positions
 from mcpkg.method.config import REFOCUSING_FORMS, Refocusing
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.masks import role_region, to_attention_mask
-from mcpkg.method.prompts import find_token
 
 SMALL = 1e-8
 
@@ -37,7 +36,7 @@ def scale_map(maps: Float[Tensor, "b heads h w"], scale: str = "max") -> Float[T
 
     Note:
         The authors' code is "minmax". There the loss falls when the whole map shrinks, so that it can be
-        met by extinguishing the token. Under "max" a map and its multiples have the same loss, whose
+        met by attention to the token vanishing. Under "max" a map and its multiples have the same loss, whose
         gradient therefore moves attention instead of removing it: our default.
     """
     match scale:
@@ -102,8 +101,7 @@ def refocusing_terms(
 def refocusing_loss(refocusing: Refocusing) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of one placeholder's maps (b heads h w) and its mask (b 1 H W), one value per sample."""
     loss = REFOCUSING_FORMS[refocusing.form]
-    # the other forms scale as they were published
-    return partial(loss, scale=refocusing.scale) if loss is attention_refocusing else loss
+    return partial(loss, scale=refocusing.scale) if refocusing.takes_scale else loss
 
 
 def capture_placeholders(
@@ -115,10 +113,11 @@ def capture_placeholders(
     """
     if refocusing.weight == 0:
         return nullcontext()
-    tokenizer, unet, size = backend.pipeline.tokenizer, backend.pipeline.unet, backend.attention_size
-    positions = {role: find_token(tokenizer, ids, placeholder.token) for role, placeholder in ROLES.items()}
-    positions = {role: where for role, where in positions.items() if where.any()}
+    positions = placeholder_positions(backend.pipeline.tokenizer, ids)
     if not positions:
         return nullcontext()
     # as in the authors' code: one grid of the down and up blocks, not the middle
-    return capture_attention(unet, positions, layers=r"^(down|up)_blocks", min_size=size, max_size=size)
+    size = backend.attention_size
+    return capture_attention(
+        backend.pipeline.unet, positions, layers=r"^(down|up)_blocks", min_size=size, max_size=size
+    )

@@ -35,7 +35,7 @@ def trace_leakage(
     """
     tokens = {role: placeholder.token for role, placeholder in adapter.placeholders.items()}
     rows, done = [], 0
-    for batch in draw_batches(backend, adapter, None, sampling, "all", all_layers, batch_size):
+    for batch in draw_batches(backend, adapter, None, sampling, "all", all_layers=all_layers, batch_size=batch_size):
         rows += [
             row._replace(sample=row.sample + done, token=tokens[row.token])
             for row in leakage_rows(batch.maps, _regions(backend, batch))
@@ -72,7 +72,7 @@ class AttentionTrace:
 
     @property
     def timesteps(self) -> tuple[int, ...]:
-        """Of the steps, falling."""
+        """Timestep of each denoising step, from high to low."""
         return tuple(step[0] for step in self.maps.timesteps)
 
     def heatmap(self, role: str, **chosen: str | int | None) -> Float[Tensor, "k l"]:
@@ -108,6 +108,6 @@ def record_attention(backend: Backend, adapter: Adapter, sampling: Sampling = Sa
         sampling: see `generate_portraits`; its first portrait is drawn.
     """
     sampling = replace(sampling, seeds=sampling.all_seeds[:1])
-    (drawn,) = draw_batches(backend, adapter, None, sampling, "all", all_grids=True)
+    (drawn,) = draw_batches(backend, adapter, None, sampling, "all", all_layers=True)
     tokens = {role: placeholder.token for role, placeholder in adapter.placeholders.items()}
     return AttentionTrace(drawn.images[0].cpu(), drawn.maps, _regions(backend, drawn), tokens, backend.attention_size)

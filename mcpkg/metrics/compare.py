@@ -73,7 +73,7 @@ def judge(
     started: float | None = None,
     prompt: str | None = None,
 ) -> Outcome:
-    """Draw with an adapter, attention maps included, and score what came out.
+    """Generate portraits with attention maps and score them.
 
     Args:
         sampling, prompt: see `generate_portraits`; the seed is also that of the bootstrap.

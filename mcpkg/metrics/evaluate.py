@@ -13,21 +13,16 @@ from mcpkg.method.interfaces import Backend, Faces
 from mcpkg.method.masks import role_region
 from mcpkg.metrics.leakage import area_outside, attention_leakage, attention_mass
 from mcpkg.metrics.realism import distance_to_real
-from mcpkg.metrics.scores import ImageScores, Interval, Scores, score_table
-from mcpkg.util.statistics import NAN, bootstrap_diversity, bootstrap_interval, mean_pairwise_cosine
-
-__all__ = [
-    "ImageScores", "Interval", "Scores", "bootstrap_interval", "collapse", "evaluate_portraits",
-    "mean_pairwise_cosine", "score_images", "score_table",
-]  # fmt: skip
+from mcpkg.metrics.scores import ImageScores, Scores
+from mcpkg.util.statistics import NAN, Interval, bootstrap_diversity, bootstrap_interval, mean_pairwise_cosine
 
 N_STRANGERS = 64
 HALF_WAY = 0.5
-"""Where a face begins to be a person's, not a stranger's, and a look to be the references', not the source's."""
+"""Threshold: above it a face counts as the person's and a style as the references'."""
 COPY_MARGIN = 0.1
 """How much nearer to a reference person than to the source a copy is, on the scale stranger = 0, source = 1."""
 CHANCE = 0.05
-"""Fraction of strangers who may pass for the reference person that they happen to resemble most."""
+"""Accepted false-positive rate: fraction of unrelated faces that count as copies."""
 
 
 @torch.no_grad()

@@ -1,4 +1,7 @@
-"""What a training writes while it runs: its checkpoint, its loss history, a log for TensorBoard."""
+"""What a training writes while it runs: its checkpoint, its loss history, a log for TensorBoard.
+
+`run_folder` resumes from them.
+"""
 
 import json
 from collections.abc import Iterator

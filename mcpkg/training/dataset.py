@@ -1,4 +1,4 @@
-"""The dataset: each task's images encoded once, and batches drawn from them."""
+"""The dataset: each task's images encoded once, with pseudo-labels and prior images, and batches drawn from it."""
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from mcpkg.method.interfaces import Backend
 from mcpkg.method.masks import role_region, to_latent_mask
 from mcpkg.method.prompts import TEMPLATES, draw_prompts
 
-PRIOR_IMAGES = 32  # the baselines' papers take 200; they are drawn anew for every run
+PRIOR_IMAGES = 32  # the baselines' papers take 200; they are drawn for every run
 
 
 @torch.no_grad()
@@ -27,7 +27,7 @@ def encode_dataset(
     def encode(role: str, portraits: Portraits) -> EncodedImages:
         images, face, landmarks = portraits.images, portraits.faces.face_mask, portraits.faces.landmarks
         mask = role_region(role, face)
-        if method.flip:  # before encoding, for an autoencoder's mirrored latents are not those of a mirrored image
+        if method.flip:  # before encoding, because an autoencoder's mirrored latents are not those of a mirrored image
             images, mask, face = (torch.cat((x, x.flip(-1))) for x in (images, mask, face))
             landmarks = torch.cat((landmarks, mirror_landmarks(landmarks)))
         latents = backend.encode(images)
@@ -66,7 +66,7 @@ def draw_prior(backend: Backend, n: int, rng: torch.Generator) -> Float[Tensor, 
 
 @torch.no_grad()
 def source_identity(backend: Backend, source: Portraits) -> Float[Tensor, "1 d"]:
-    """Whom the identity loss pulls to: the mean direction of the source photos' R(B(I_s)) (Eq. 7).
+    """Target of the identity loss: the mean direction of the source photos' R(B(I_s)) (Eq. 7).
 
     Note:
         The paper takes one photo I_s; a mean over all depends less on one photo's pose and light.
@@ -89,11 +89,14 @@ def draw_batch(
         order = torch.cat([torch.randperm(len(images), generator=rng) for _ in range(rounds)])
         parts.append(images[order[:n].to(images.latents.device)])
     of_samples = tuple(task for task in tasks for _ in range(n))
-    return Batch(
+    images = EncodedImages(
         latents=torch.cat([part.latents for part in parts]),
         mask=torch.cat([part.mask for part in parts]),
         face=torch.cat([part.face for part in parts]),
         landmarks=torch.cat([part.landmarks for part in parts]),
+    )
+    return Batch(
+        images=images,
         tasks=of_samples,
         prompts=tuple(draw_prompts(of_samples, rng, composed_source=method.composed_source)),
     )

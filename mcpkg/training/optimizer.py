@@ -1,4 +1,4 @@
-"""The parameters that learn in each phase, their optimiser and its learning rates."""
+"""The parameters that learn in each phase, their optimiser and its learning-rate schedule."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from mcpkg.inference.model_patching import writable_copies
 from mcpkg.method.config import Method, Phase
 from mcpkg.method.interfaces import DTYPES, Backend
 from mcpkg.method.lora import add_lora
-from mcpkg.method.optimizers import OPTIMIZERS
+from mcpkg.method.optimizer_registry import OPTIMIZERS
 from mcpkg.method.prompts import PlaceholderEmbeddings
 
 _SCALER = "scaler"  # among the moments; no parameter's name, for those have dots or are "placeholders"
@@ -79,14 +79,14 @@ def check_precision(backend: Backend, method: Method, precision: str) -> None:
 
 
 class PhaseOptimizer:
-    """AdamW over what one phase trains; everything else is frozen.
+    """The method's optimiser over what one phase trains; everything else is frozen.
 
     Args:
-        precision: in which the forward pass runs. Gradients of "fp16" are computed of a loss that is scaled up, lest
-            small ones vanish; a step in which they overflow is left out, and the scale halved.
+        precision: in which the forward pass runs. Gradients of "fp16" are computed of a loss that is scaled up, so
+            that small ones do not underflow; a step in which they overflow is left out, and the scale halved.
 
     Attributes:
-        adamw: its groups, in the order of the phase's kinds, each with its kind's name.
+        optimizer: of torch; its groups, in the order of the phase's kinds, each with its kind's name.
         parameters: name -> parameter.
     """
 
@@ -103,7 +103,7 @@ class PhaseOptimizer:
                     "weight_decay": 0.0 if is_embedding else method.weight_decay,
                 })  # fmt: skip
                 self.parameters |= named
-        self.adamw = OPTIMIZERS[method.optimizer](groups)
+        self.optimizer = OPTIMIZERS[method.optimizer](groups)
         device = next(iter(self.parameters.values())).device.type
         self.scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
 
@@ -122,26 +122,29 @@ class PhaseOptimizer:
         if PartialState().num_processes > 1:
             for parameter in gradients:
                 parameter.grad = reduce(parameter.grad, "mean")
-        self.scaler.unscale_(self.adamw)  # after the reduction, so that all processes see the same overflow
+        self.scaler.unscale_(self.optimizer)  # after the reduction, so that all processes see the same overflow
         norm = nn.utils.clip_grad_norm_(gradients, self.clip)
         fraction = learning_rate_fraction(step, self.phase.steps)
-        for group in self.adamw.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * fraction
-        self.scaler.step(self.adamw)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.adamw.zero_grad()
-        return {group["kind"]: group["lr"] for group in self.adamw.param_groups}, norm.item()
+        self.optimizer.zero_grad()
+        return {group["kind"]: group["lr"] for group in self.optimizer.param_groups}, norm.item()
 
     def moments(self) -> dict[str, Tensor]:
-        """AdamW's memory, "<parameter> <what>" -> tensor, and the scale of the loss in fp16."""
-        states = {name: self.adamw.state.get(parameter, {}) for name, parameter in self.parameters.items()}
+        """The optimiser's state, "<parameter> <what>" -> tensor, and the scale of the loss in fp16."""
+        states = {name: self.optimizer.state.get(parameter, {}) for name, parameter in self.parameters.items()}
         states[_SCALER] = self.scaler.state_dict()  # empty if it is not in use
         return {
-            f"{name} {what}": torch.as_tensor(value) for name, state in states.items() for what, value in state.items()
+            f"{name} {what}": torch.as_tensor(value)
+            for name, state in states.items()
+            for what, value in state.items()
+            if value is not None  # such as SGD's buffer without momentum
         }
 
     def load_moments(self, moments: dict[str, Tensor]) -> None:
-        """Go on from what `moments` gave."""
+        """Continue from what `moments` gave."""
         scale = {}
         for key, value in moments.items():
             name, what = key.rsplit(" ", 1)
@@ -149,9 +152,10 @@ class PhaseOptimizer:
                 scale[what] = value.item()
                 continue
             parameter = self.parameters[name]
-            if what == "step":  # torch's AdamW counts in a tensor on the CPU, that of 8 bits in a number
-                value = value.clone() if isinstance(self.adamw, torch.optim.AdamW) else int(value)
-            self.adamw.state[parameter][what] = value if what == "step" else value.clone().to(parameter.device)
+            if what == "step":  # torch's optimisers count in a tensor on the CPU, bitsandbytes in a number
+                counts_in_tensors = type(self.optimizer).__module__.startswith("torch.")
+                value = value.clone() if counts_in_tensors else int(value)
+            self.optimizer.state[parameter][what] = value if what == "step" else value.clone().to(parameter.device)
         if scale:
             self.scaler.load_state_dict(scale)
 

@@ -23,8 +23,10 @@ class StepReport:
     """Kind of parameters -> its rate in this step."""
     gradient_norm: float
     """Before clipping."""
-    no_face: int
-    """Predicted images in this step in which no face was found; they are left out of the identity loss."""
+    identity_images: int
+    """Predicted images in this step that the identity loss was asked to judge."""
+    no_face_images: int
+    """Those of them in which no face was found; they are left out of the loss."""
     seconds: float
 
 
@@ -42,12 +44,12 @@ class Progress:
     seconds: float = 0.0
     """Spent on preparing and training, in all sessions; not on what was done between the steps."""
 
-    def count(self, report: StepReport, passes: list[BatchLoss]) -> None:
+    def count(self, report: StepReport) -> None:
         """Take a finished step into account."""
         self.step += 1
         self.seconds += report.seconds
-        self.no_face_images += report.no_face
-        self.identity_images += sum(one.identity_images for one in passes)
+        self.identity_images += report.identity_images
+        self.no_face_images += report.no_face_images
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class TrainingState:
     """All that changes while training: what the same training, started again, needs to go on bit for bit."""
 
     tensors: dict[str, Tensor]
-    """Parameters, AdamW's moments, and each process's random generator."""
+    """Parameters, the optimiser's state, and each process's random generator."""
     progress: Progress
 
 

@@ -1,4 +1,4 @@
-"""A training in a folder: killed at any moment, the same call continues it, to the same bits.
+"""A training in a folder that can be resumed: killed at any moment, the same call continues it, to the same bits.
 
 run.json                what is trained on what; anything else is refused
 steps.jsonl             one line a step: loss terms, learning rates, seconds
@@ -52,7 +52,7 @@ def train_in_folder(
     threads and the libraries are the same (run.json notes them for every session). A finished run is only read.
 
     Args:
-        folder: made if need be; empty, or of this very run.
+        folder: created if missing; empty, or of the same run.
         backend, source, reference, method, seed, on_step, precision: see `personalise`.
         options: when to save, preview and log.
 

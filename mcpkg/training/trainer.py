@@ -17,7 +17,7 @@ from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.model_patching import add_placeholders_to, plain_first_half, temporarily_patched
 from mcpkg.method.batch import ROLES, EncodedImages
 from mcpkg.method.config import MAGICAPTURE, Method, Phase
-from mcpkg.method.identity_crop import check_decoding
+from mcpkg.method.identity_decoding import check_decoding
 from mcpkg.method.interfaces import DTYPES, Backend
 from mcpkg.method.lora import on_cpu, read_lora
 from mcpkg.method.objective import training_loss
@@ -96,7 +96,16 @@ def open_training(
             if process:  # all start from the same parameters, and draw batches of their own
                 rng.manual_seed(rng.initial_seed() + process)
             training = Training(
-                backend, method, seed, precision, placeholders, dataset, target, embeddings, trainable, rng
+                backend=backend,
+                method=method,
+                seed=seed,
+                precision=precision,
+                placeholders=placeholders,
+                dataset=dataset,
+                target=target,
+                embeddings=embeddings,
+                trainable=trainable,
+                rng=rng,
             )
             training.progress.seconds = time.perf_counter() - started
             yield training
@@ -159,10 +168,11 @@ class Training:
             terms=mean_terms(passes),
             learning_rates=rates,
             gradient_norm=norm,
-            no_face=sum(one.no_face_images for one in passes),
+            identity_images=sum(one.faces.identity_images for one in passes),
+            no_face_images=sum(one.faces.no_face_images for one in passes),
             seconds=time.perf_counter() - started,
         )
-        at.count(report, passes)
+        at.count(report)
         return report
 
     def adapter(self) -> Adapter:
@@ -221,7 +231,7 @@ class Training:
 
 @dataclass(frozen=True)
 class _LiveAdapter(Adapter):
-    """An adapter whose training goes on in the very models that it is applied to."""
+    """An adapter for the models that are still being trained."""
 
     originals: dict[str, Tensor] = field(default_factory=dict)
     """Whole weights of the UNet as they were."""

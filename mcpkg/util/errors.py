@@ -74,6 +74,11 @@ def describe_error(error: Exception) -> str | None:
     return _joined(error)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; of an error without a message, the name of its class."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _weights_file(error: Exception) -> str:
     """The safetensors file that was being read; the error itself does not name it."""
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -21,9 +21,8 @@ def to_tensor(image: Image.Image) -> Float[Tensor, "c h w"]:
 
 def save_image(image: Float[Tensor, "3 h w"], path: str | Path) -> None:
     """Write one image in [0, 1] as PNG; the file appears whole or not at all."""
-    pixels = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     with replace_whole(path) as partial:
-        Image.fromarray(pixels).save(partial, format="PNG")
+        Image.fromarray(to_8_bit(image)).save(partial, format="PNG")
 
 
 def overlay(image: Float[Tensor, "3 h w"], heatmap: Float[Tensor, "k l"]) -> np.ndarray:
@@ -39,6 +38,11 @@ def overlay(image: Float[Tensor, "3 h w"], heatmap: Float[Tensor, "k l"]) -> np.
 def to_pixels(image: Float[Tensor, "3 h w"]) -> Float[np.ndarray, "h w 3"]:
     """Convert to the format of matplotlib and Pillow: values in [0, 1], channels last."""
     return image.detach().clamp(0, 1).permute(1, 2, 0).cpu().float().numpy()
+
+
+def to_8_bit(images: Float[Tensor, "*b 3 h w"]) -> UInt8[np.ndarray, "*b h w 3"]:
+    """Convert values in [0, 1] to the nearest of 256 levels, channels last; values outside are clipped."""
+    return (images.detach().clamp(0, 1) * 255).round().byte().movedim(-3, -1).cpu().numpy()
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = 150) -> None:

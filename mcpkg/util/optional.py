@@ -3,11 +3,12 @@
 import importlib
 from types import ModuleType
 
-from mcpkg.util.errors import MissingPackage
+from mcpkg.util.errors import MissingPackage, first_line
 
 EXTRAS = {
     "face": "pip install 'mcpkg[face]'",
     "restore": "pip install 'mcpkg[restore]' in a separate environment, see `make test-real`",
+    "gpu": "pip install 'mcpkg[gpu]'",
 }
 """Extra -> the command that installs it."""
 
@@ -26,6 +27,5 @@ def import_optional(module: str, extra: str) -> ModuleType:
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         package = module.partition(".")[0]
         absent = isinstance(error, ModuleNotFoundError) and error.name == package
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        found = "not installed" if absent else f"cannot be imported ({first_line})"
+        found = "not installed" if absent else f"cannot be imported ({first_line(error)})"
         raise MissingPackage(f"{package}: {found}. {EXTRAS[extra]}") from None

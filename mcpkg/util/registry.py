@@ -1,7 +1,8 @@
 """Registries: functions by name, each added by one decorator."""
 
-import re
+import ast
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,12 +19,13 @@ class Registry(dict[str, F]):
         @RESTORERS.register("gfpgan")
         def load_gfpgan(): ...
 
-    `RESTORERS["gfpgan"]` is the function, `tuple(RESTORERS)` the names to choose from.
+    `RESTORERS["gfpgan"]` is the function, `RESTORERS.names` the names to choose from.
 
     Args:
         kind: what is registered, in the singular, for error messages.
-        homes: modules whose functions register themselves when they are imported. They are imported when one of their
-            functions is asked for; their names are read from their source, for help and checks must not load torch.
+        homes: modules whose registrations, at their top level, are all for this registry. They are imported when one of
+            their functions is asked for; their names are read from their source, because help and checks must not load
+            torch.
     """
 
     def __init__(self, kind: str, homes: Sequence[str] = ()):
@@ -33,11 +35,17 @@ class Registry(dict[str, F]):
     @property
     def names(self) -> tuple[str, ...]:
         """All names, also those of homes that are not imported yet, in the order of the source."""
-        sources = (Path(find_spec(home).origin).read_text(encoding="utf-8") for home in self.homes)
-        written = [
-            name for source in sources for name in re.findall(r'^@\w+\.register\("(\w+)"\)', source, re.MULTILINE)
-        ]
-        return tuple(dict.fromkeys([*written, *self]))
+        return tuple(dict.fromkeys([*self._names_in_homes, *self]))
+
+    @cached_property
+    def _names_in_homes(self) -> list[str]:
+        found = []
+        for home in self.homes:
+            for node in ast.parse(Path(find_spec(home).origin).read_text(encoding="utf-8")).body:
+                for decorator in getattr(node, "decorator_list", ()):
+                    if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).endswith(".register"):
+                        found.append(ast.literal_eval(decorator.args[0]))
+        return found
 
     def register(self, name: str) -> Callable[[F], F]:
         """Return a decorator that adds a function under `name` and leaves the function as it is.
@@ -55,7 +63,7 @@ class Registry(dict[str, F]):
         return add
 
     def __missing__(self, name: str) -> F:
-        """Import the homes, for the name may be theirs; `get` and `in` do not call this.
+        """Import the homes, which may register the name; `get` and `in` do not call this.
 
         Raises:
             ValueError: the name is not registered; the message lists those that are.

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mcpkg.util.errors import first_line
 from mcpkg.util.files import file_sha256, replace_whole
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -77,13 +78,11 @@ def read_published(path: str | Path, sha256: str = "") -> dict[str, Tensor]:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)  # no code of a pickle is run
     except Exception as error:  # UnpicklingError, RuntimeError, EOFError, KeyError, depending on the damage
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path}: damaged, or holds more than tensors ({reason}). Download it again.") from None
-    for key in (
-        "params_ema",
-        "params",
-        "state_dict",
-    ):  # some files keep the weights one level down; averaged ones first
+        raise ValueError(
+            f"{path}: damaged, or holds more than tensors ({first_line(error)}). Download it again."
+        ) from None
+    # some files keep the weights one level down; averaged ones first
+    for key in ("params_ema", "params", "state_dict"):
         if isinstance(tensors, Mapping) and isinstance(tensors.get(key), Mapping):
             tensors = tensors[key]
             break

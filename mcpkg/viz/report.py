@@ -48,13 +48,13 @@ def write_report(
         Path of the HTML file; it needs no other file and no network.
 
     Raises:
-        ValueError: an outcome has no attention maps.
+        ValueError: an outcome has no attention maps, or none of a placeholder that its prompt lacks.
         OSError: the files cannot be written.
     """
     folder = Path(folder)
     for outcome in (result, before):
-        if outcome is not None and (outcome.generated.maps is None or set(outcome.generated.maps.roles) != set(ROLES)):
-            raise ValueError(f"{outcome.name}: no attention maps. Generate with capture=True.")
+        if outcome is not None:
+            _check_maps(outcome)
     histories = {outcome.name: outcome.history for outcome in (result, before) if outcome and outcome.history}
     losses_png = b""
     if histories:
@@ -78,6 +78,21 @@ def write_report(
     with replace_whole(folder / REPORT_FILE) as partial:
         partial.write_text(page(title, parts), encoding="utf-8")
     return folder / REPORT_FILE
+
+
+def _check_maps(outcome: Outcome) -> None:
+    """Raise unless the outcome has attention maps of both placeholders.
+
+    Raises:
+        ValueError: it has none, or none of a placeholder that its prompt lacks.
+    """
+    maps = outcome.generated.maps
+    if maps is None:
+        raise ValueError(f"{outcome.name}: no attention maps. Generate with capture=True.")
+    for role in ROLES:
+        if role not in maps.roles:
+            token = outcome.adapter.placeholders[role].token
+            raise ValueError(f"{outcome.name}: no attention maps of the {role}. Generate with {token} in the prompt.")
 
 
 def _folder_name(portraits: Portraits) -> str:

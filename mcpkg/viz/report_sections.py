@@ -16,11 +16,11 @@ from mcpkg.method.interfaces import Backend
 from mcpkg.method.masks import role_region
 from mcpkg.metrics.compare import Outcome
 from mcpkg.metrics.score_descriptions import SCORE_DESCRIPTIONS
+from mcpkg.training.run_folder import LIBRARIES
 from mcpkg.util.images import overlay, to_pixels
 from mcpkg.util.statistics import Interval
 from mcpkg.viz.html import embedded, heading, paragraph, picture, pictures, table
 
-LIBRARIES = ("mcpkg", "torch", "diffusers", "transformers", "peft", "accelerate")
 ATTENTION_SHOWN = 4  # images whose attention is shown
 NO_CONSENT = (
     "For this run, no one stated whether the person agreed. Do not publish portraits of a person who did not agree."
@@ -162,12 +162,13 @@ def provenance(
 ) -> Iterator[str]:
     yield heading("Provenance")
     yield paragraph(consent or NO_CONSENT, notice=True)
+    versions = [f"{name} {version(name)}" for name in ("mcpkg", *LIBRARIES)]
     rows = [
         ["statement", f"{STATEMENT}, with the model {backend.name!r} and {result.name}"],
         ["source", f"{len(source)} files in {source.paths[0].parent}"],
         ["reference", f"{len(reference)} files in {reference.paths[0].parent}"],
         ["device", f"{backend.device}, {platform.machine()}"],
-        ["versions", ", ".join([f"Python {platform.python_version()}", *(f"{x} {version(x)}" for x in LIBRARIES)])],
+        ["versions", ", ".join([f"Python {platform.python_version()}", *versions])],
     ]
     if command:
         rows.append(["command", command])
@@ -185,6 +186,8 @@ def _method_rows(method: Method) -> list[list[str]]:
         used = {name: weight for name, weight in weights.items() if weight > 0 and name not in idle}
         if refocusing["weight"] > 0:
             used |= {"refocusing": refocusing["weight"], "refocusing form": refocusing["form"]}
+            if refocusing["form"] == "mask":  # the only form that has a choice of scale
+                used["refocusing scale"] = refocusing["scale"]
         rows.append([f"phase {number}", "; ".join(f"{_spaced(k)}: {_text(v)}" for k, v in phase.items())])
         weights_text = "; ".join(f"{_spaced(name)}: {_text(value)}" for name, value in used.items())
         rows.append([f"loss weights of phase {number}", weights_text])

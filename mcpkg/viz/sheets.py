@@ -17,7 +17,7 @@ from mcpkg.inference.generate import Generated
 from mcpkg.util.images import overlay, to_pixels
 
 if TYPE_CHECKING:
-    from mcpkg.metrics.evaluate import Scores
+    from mcpkg.metrics.scores import Scores
 
 CELL_IN = 1.35
 """Side of one picture on a sheet, in inches."""

@@ -116,8 +116,8 @@ def reference_people(style_seed: int, robot: bool = False) -> People:
     return People(shape, feminine, torch.full((PHOTOS,), robot))
 
 
-def save_portraits(people: People, looks: Looks, seed: int, folder: Path) -> None:
-    """Render portraits and write them with their face masks."""
+def write_sample(people: People, looks: Looks, seed: int, folder: Path) -> None:
+    """Render one folder of portraits with their face masks."""
     nuisance = sample_nuisance(len(people), Generator().manual_seed(NUISANCE_SEED + seed))
     renders = render_portraits(people, looks, nuisance, size=SIZE_PX)
     faces = renders.parts[:, FACE, None]  # b 1 h w
@@ -129,11 +129,11 @@ def save_portraits(people: People, looks: Looks, seed: int, folder: Path) -> Non
 def make_samples(out: Path) -> None:
     """Write every sample folder and `CREDITS.md`."""
     for name, subject in SUBJECTS.items():
-        save_portraits(subject.people().repeat(PHOTOS), source_looks(subject), subject.seed, out / "subjects" / name)
+        write_sample(subject.people().repeat(PHOTOS), source_looks(subject), subject.seed, out / "subjects" / name)
     for seed, (name, look) in enumerate(STYLES.items(), start=9_100_000):
-        save_portraits(reference_people(seed), look.repeat(PHOTOS), seed, out / "styles" / name)
-    save_portraits(ROBOT.people().repeat(PHOTOS), source_looks(ROBOT), ROBOT.seed, out / "robot" / "subject")
-    save_portraits(
+        write_sample(reference_people(seed), look.repeat(PHOTOS), seed, out / "styles" / name)
+    write_sample(ROBOT.people().repeat(PHOTOS), source_looks(ROBOT), ROBOT.seed, out / "robot" / "subject")
+    write_sample(
         reference_people(9_200_000, robot=True), ROBOT_STYLE.repeat(PHOTOS), 9_200_000, out / "robot" / "style"
     )
     (out / "CREDITS.md").write_text(CREDITS.format(photos=PHOTOS))

@@ -54,6 +54,7 @@ def test_landmarks_put_the_viewers_left_first(backend, portraits):
     assert (left < right).all() and (eyes < mouth).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["identity_trainer", "identity_scorer"])
 def test_identity_is_a_unit_vector_with_a_gradient(backend, portraits, role):
     images = portraits.images.clone().requires_grad_()

@@ -87,6 +87,7 @@ def test_the_first_parser_with_weights_is_used(monkeypatch):
     assert models._face_parser(finder, ("skin",), "cpu") is parser
 
 
+@pytest.mark.slow
 def test_networks_among_the_attributes_are_moved():
     backend = tiny_backend()
     holder = type("Holder", (), {})()

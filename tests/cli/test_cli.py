@@ -11,7 +11,8 @@ import torch
 
 import mcpkg
 from mcpkg.cli import __main__ as cli
-from mcpkg.cli.overrides import Changes, RefocusingChanges, Weights, changed
+from mcpkg.cli.overrides import Overrides, RefocusingOverrides, WeightOverrides, apply_overrides
+from mcpkg.cli.results import command_line
 from mcpkg.data.image_files import read_image
 from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.provenance import read_provenance
@@ -118,28 +119,30 @@ def test_fields_of_the_method_can_be_given(run, capsys):
 
 
 def test_a_change_without_effect_is_refused():
-    none = Changes(), Weights(), RefocusingChanges()
+    none = Overrides(), WeightOverrides(), RefocusingOverrides()
     with pytest.raises(ValueError, match="--refocusing.weight: without refocusing has no such term"):
-        changed(WITHOUT_REFOCUSING, *none[:2], RefocusingChanges(weight=1.0))
+        apply_overrides(WITHOUT_REFOCUSING, *none[:2], RefocusingOverrides(weight=1.0))
     with pytest.raises(ValueError, match="--refocusing.form: without refocusing has no such term"):
-        changed(WITHOUT_REFOCUSING, *none[:2], RefocusingChanges(form="fraction"))
+        apply_overrides(WITHOUT_REFOCUSING, *none[:2], RefocusingOverrides(form="fraction"))
     with pytest.raises(ValueError, match="--weights.identity: without identity has no such term"):
-        changed(WITHOUT_IDENTITY, Changes(), Weights(identity=1.0), RefocusingChanges())
+        apply_overrides(WITHOUT_IDENTITY, Overrides(), WeightOverrides(identity=1.0), RefocusingOverrides())
     with pytest.raises(ValueError, match="--phase-steps: 3 given, and MagiCapture has 2 phases"):
-        changed(MAGICAPTURE, Changes(phase_steps=(1, 2, 3)), *none[1:])
+        apply_overrides(MAGICAPTURE, Overrides(phase_steps=(1, 2, 3)), *none[1:])
     with pytest.raises(ValueError, match="Method.lora_rank: 0 is below 1"):
-        changed(MAGICAPTURE, Changes(lora_rank=0), *none[1:])
+        apply_overrides(MAGICAPTURE, Overrides(lora_rank=0), *none[1:])
     with pytest.raises(ValueError, match="Refocusing.weight: -1.0 is negative"):
-        changed(MAGICAPTURE, *none[:2], RefocusingChanges(weight=-1.0))
-    assert changed(MAGICAPTURE, *none) is MAGICAPTURE
+        apply_overrides(MAGICAPTURE, *none[:2], RefocusingOverrides(weight=-1.0))
+    assert apply_overrides(MAGICAPTURE, *none) is MAGICAPTURE
 
 
 def test_refocusing_changes_where_the_method_has_it():
-    method = changed(MAGICAPTURE, Changes(), Weights(), RefocusingChanges(weight=1.0, form="fraction", scale="none"))
-    assert [phase.refocusing for phase in method.phases] == [
-        NO_REFOCUSING, Refocusing(1.0, "fraction", "none")]  # fmt: skip
-    assert method.name == "MagiCapture (refocusing weight 1.0; refocusing form fraction; refocusing scale none)"
+    given = RefocusingOverrides(weight=1.0, scale="none")
+    method = apply_overrides(MAGICAPTURE, Overrides(), WeightOverrides(), given)
+    assert [phase.refocusing for phase in method.phases] == [NO_REFOCUSING, Refocusing(1.0, "mask", "none")]
+    assert method.name == "MagiCapture (refocusing weight 1.0; refocusing scale none)"
     assert [phase.weights for phase in method.phases] == [phase.weights for phase in MAGICAPTURE.phases]
+    with pytest.raises(ValueError, match="Refocusing.scale: 'none' is for form 'mask' only"):
+        apply_overrides(MAGICAPTURE, Overrides(), WeightOverrides(), RefocusingOverrides(form="fraction", scale="none"))
 
 
 def test_help_lists_the_registered_forms_without_loading_torch():
@@ -260,7 +263,9 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, capsys, tmp_path):
     train = ["train", "--out", out]
     assert "nowhere: no such folder" in refused(capsys, *train, "--source", "nowhere", "--reference", pair[1])
     assert "empty: no image found" in refused(capsys, *train, "--source", pair[0], "--reference", tmp_path / "empty")
-    assert "source and reference alike" in refused(capsys, *train, "--source", pair[0], "--reference", pair[0])
+    assert "source and reference are the same folder" in refused(
+        capsys, *train, "--source", pair[0], "--reference", pair[0]
+    )
     assert "--n: -1 is below 0" in refused(capsys, *train, *on(pair), "--n", -1)
     assert "'warp9' is none that torch can use" in refused(capsys, *train, *on(pair), "--device", "warp9")
     assert "lora_rank: 0 is below 1" in refused(capsys, *train, *on(pair), "--lora-rank", 0)
@@ -285,8 +290,22 @@ def test_ctrl_c_prints_how_to_continue(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mcpkg.cli.doctor.examine", interrupted)
+    monkeypatch.setattr("mcpkg.cli.machine_checks.examine", interrupted)
     with pytest.raises(SystemExit) as stop:
         cli.main(["doctor"])
     assert stop.value.code == 130
     assert "repeated" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "program, command",
+    [
+        ("/bin/mcpkg", "mcpkg evaluate --out 'a b'"),
+        ("/lib/mcpkg/cli/__main__.py", "mcpkg evaluate --out 'a b'"),
+        ("/lib/mcpkg/cli/demo.py", "mcpkg demo evaluate --out 'a b'"),
+        ("/lib/pytest/__main__.py", ""),
+    ],
+)
+def test_the_command_is_recorded_however_mcpkg_was_started(monkeypatch, program, command):
+    monkeypatch.setattr("sys.argv", [program, "evaluate", "--out", "a b"])
+    assert command_line() == command

@@ -61,6 +61,7 @@ def test_a_training_is_done_once_and_found_by_another_notebook(course, monkeypat
     assert "runs/course/tiny-textual_inversion-ann-chic-" in lines[0]
 
 
+@pytest.mark.slow
 def test_whatever_the_adapter_depends_on_changes_the_folder(course):
     method, (ann, chic) = course.method(TEXTUAL_INVERSION), pair(course)
     runs = [

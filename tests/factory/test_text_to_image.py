@@ -6,7 +6,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import nn
 
-from mcpkg.factory.data import Batch, generator_for
+from mcpkg.factory.data import RenderBatch, generator_for
 from mcpkg.factory.recipes import RECIPES
 from mcpkg.factory.setting import LATENT_CHANNELS, Setting, read_metadata, save_folder
 from mcpkg.factory.text_to_image import (
@@ -34,10 +34,10 @@ def model() -> TextToImage:
     return TextToImage()
 
 
-def batch_of(parts: torch.Tensor) -> Batch:
+def batch_of(parts: torch.Tensor) -> RenderBatch:
     rng = generator_for(0, 0)
     people = BALANCED.people(len(parts), rng)
-    return Batch(
+    return RenderBatch(
         images=torch.rand(len(parts), 3, *parts.shape[1:], generator=rng), parts=parts,
         landmarks=torch.zeros(len(parts), 5, 2), people=people, looks=BALANCED.looks(people, rng),
         identity=torch.arange(len(parts)),

@@ -73,9 +73,9 @@ def _toy(kill_at: int | None = None) -> Recipe:
     )  # fmt: skip
 
 
-def _run(recipe: Recipe, path, steps: int = 8, **changes) -> train.TrainingState:
+def _run(recipe: Recipe, path, steps: int = 8, **changes) -> train.FactoryState:
     torch.manual_seed(0)
-    state = train.TrainingState(replace(setting_of(recipe, path.parent, steps), **changes), path)
+    state = train.FactoryState(replace(setting_of(recipe, path.parent, steps), **changes), path)
     if path.exists():
         state.load()
     train.run_training(state, "toy")
@@ -120,7 +120,7 @@ def test_a_checkpoint_without_such_records_is_resumed(tmp_path, monkeypatch):
 def test_a_start_from_finished_weights_is_recorded(tmp_path):
     file = tmp_path / "finished.safetensors"
     save_file({"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.zeros(1)}, file, {"recipe": "toy", "steps": "6"})
-    state = train.TrainingState(setting_of(_toy(), tmp_path), tmp_path / "toy.safetensors")
+    state = train.FactoryState(setting_of(_toy(), tmp_path), tmp_path / "toy.safetensors")
     state.start_from(file)
     assert state.model.weight.tolist() == state.ema.weight.tolist() == [[1.0, 2.0]]
     state.save()
@@ -132,13 +132,13 @@ def test_a_folder_of_parts_can_be_the_start(tmp_path):
         (tmp_path / "finished" / part).mkdir(parents=True)
         save_file({"weight": torch.full((1, 1), weight)}, tmp_path / "finished" / part / "model.safetensors")
     recipe = replace(_toy(), build=lambda _: nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)))
-    state = train.TrainingState(setting_of(recipe, tmp_path), tmp_path / "toy.safetensors")
+    state = train.FactoryState(setting_of(recipe, tmp_path), tmp_path / "toy.safetensors")
     state.start_from(tmp_path / "finished")
     assert [layer.weight.item() for layer in state.model] == [1.0, 2.0]
 
 
 def test_weights_of_another_model_cannot_be_the_start(tmp_path):
-    state = train.TrainingState(setting_of(_toy(), tmp_path), tmp_path / "toy.safetensors")
+    state = train.FactoryState(setting_of(_toy(), tmp_path), tmp_path / "toy.safetensors")
     with pytest.raises(FileNotFoundError, match="missing: no weights to start from"):
         state.start_from(tmp_path / "missing")
     save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
@@ -172,7 +172,7 @@ def _train_together(rank: int, folder) -> None:
     train.has_bfloat16 = lambda device: False  # whose rounding would depend on how a batch is shared
     dist.init_process_group("gloo", init_method=(folder / "address").as_uri(), rank=rank, world_size=2)
     torch.manual_seed(0)
-    state = train.TrainingState(setting_of(_toy(), folder, steps=8), folder / "toy.safetensors")
+    state = train.FactoryState(setting_of(_toy(), folder, steps=8), folder / "toy.safetensors")
     train.run_training(state, "toy", rank, processes=2)
     dist.destroy_process_group()
 
@@ -199,7 +199,7 @@ def test_a_batch_that_cannot_be_divided_evenly_raises():
 
 
 def test_the_average_starts_fast_and_ends_slow(tmp_path):
-    state = train.TrainingState(setting_of(_toy(), tmp_path), tmp_path / "toy.safetensors")
+    state = train.FactoryState(setting_of(_toy(), tmp_path), tmp_path / "toy.safetensors")
     with torch.no_grad():
         state.ema.bias.fill_(0.0)
         state.model.bias.fill_(1.0)

@@ -235,6 +235,7 @@ def with_first(tensors, change):
     return tensors | {name: change(tensors[name])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, message",
     [

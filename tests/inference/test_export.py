@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.export import export_adapter
 from mcpkg.inference.generate import generate_portraits
-from mcpkg.inference.model_card import SCORES, STEPS
+from mcpkg.inference.model_card import SCORES
 from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import CUSTOM_DIFFUSION, MAGICAPTURE, TEXTUAL_INVERSION
 from tests.helpers.tiny_adapter import tiny_adapter
@@ -70,7 +70,7 @@ def test_the_cards_code_gives_the_same_picture_in_a_process_without_mcpkg(export
     adapter, folder = exported
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
     (folder / "card.py").write_text(code)
-    script = PLAIN_PROCESS.format(prompt=adapter.prompt, steps=STEPS, guidance=2.0)
+    script = PLAIN_PROCESS.format(prompt=adapter.prompt, steps=Sampling().steps, guidance=2.0)
     done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     ours = generate_portraits(tiny_backend(), adapter, sampling=Sampling(n=1, seed=0)).images[0]
@@ -150,6 +150,7 @@ def test_placeholders_alone_are_exported_without_lora(tmp_path):
     assert "Not stated." in card and "None were given." in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, name, message",
     [

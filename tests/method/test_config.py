@@ -84,13 +84,13 @@ def test_with_weights_leaves_a_term_off_where_it_is_off():
 
 
 def test_with_refocusing_leaves_it_off_where_it_is_off():
-    changed = with_refocusing(MAGICAPTURE, "weak", weight=0.5, form="fraction", scale="none")
-    assert [phase.refocusing for phase in changed.phases] == [NO_REFOCUSING, Refocusing(0.5, "fraction", "none")]
+    changed = with_refocusing(MAGICAPTURE, "weak", weight=0.5, scale="none")
+    assert [phase.refocusing for phase in changed.phases] == [NO_REFOCUSING, Refocusing(0.5, "mask", "none")]
     assert [phase.weights for phase in changed.phases] == [phase.weights for phase in MAGICAPTURE.phases]
     assert changed.name == "weak"
     form = with_refocusing(MAGICAPTURE, "form", form="fastcomposer")
     assert form.phases[1].refocusing == Refocusing(2.5, "fastcomposer", "max")  # what is not named stays
-    assert with_refocusing(changed, MAGICAPTURE.name, weight=2.5, form="mask", scale="max") == MAGICAPTURE
+    assert with_refocusing(changed, MAGICAPTURE.name, weight=2.5, scale="max") == MAGICAPTURE
 
 
 def test_refocusing_is_off_unless_a_phase_asks_for_it():

@@ -67,7 +67,7 @@ def test_a_batch_draws_images_then_prompts_then_noise_from_one_stream(compute, m
     prompts = draw_prompts(["source"] * 2 + ["reference"] * 2 + ["composed"] * 2, rng)
     images = [compute.dataset[task][chosen] for task, chosen in zip(PHASE.tasks, order, strict=True)]
     for name in ("latents", "mask", "face", "landmarks"):
-        assert torch.equal(getattr(compute.batch, name), torch.cat([getattr(part, name) for part in images]))
+        assert torch.equal(getattr(compute.batch.images, name), torch.cat([getattr(part, name) for part in images]))
     assert compute.batch.tasks == ("source", "source", "reference", "reference", "composed", "composed")
     assert compute.batch.prompts == tuple(prompts)
     assert len(seen) == 1 and torch.equal(seen[0], rng.get_state())
@@ -83,7 +83,7 @@ def test_all_tasks_go_through_the_unet_in_one_forward(compute):
     assert {name: len(values) for name, values in outcome.terms.items()} == {
         "source": 2, "reference": 2, "composed": 2, "refocusing": 2 + 2 + 4, "identity": 2,
     }  # fmt: skip
-    assert (outcome.identity_images, outcome.no_face_images) == (2, 0)
+    assert (outcome.faces.identity_images, outcome.faces.no_face_images) == (2, 0)
 
 
 def test_noise_levels_count_as_velocity_if_asked(compute, monkeypatch):
@@ -165,14 +165,14 @@ def test_an_image_without_a_face_is_counted_and_moves_nothing(compute):
     compute.backend.face_parser = SeesTheFirst()
     outcome = compute(IDENTITY_ONLY)
     assert outcome.maps is None  # refocusing is off: nothing is captured
-    assert (outcome.identity_images, outcome.no_face_images) == (2, 1)
+    assert (outcome.faces.identity_images, outcome.faces.no_face_images) == (2, 1)
     assert len(outcome.terms["identity"]) == 1
     torch.testing.assert_close(outcome.loss, outcome.terms["identity"][0])  # not halved by a silent zero
 
 
 def test_identity_is_asked_below_its_highest_timestep_only(compute):
     outcome = compute(method=replace(METHOD, identity_max_timestep=1e-6))
-    assert outcome.identity_images == len(outcome.terms["identity"]) == 0
+    assert outcome.faces.identity_images == len(outcome.terms["identity"]) == 0
     assert outcome.loss.isfinite()
 
 
@@ -190,7 +190,7 @@ def test_every_form_of_refocusing_trains_queries_and_keys(compute, form):
     # <v1> stands in the prompts of the source and composed samples, <v2> in those of the reference and composed ones.
     for role, samples, terms in (("source", [0, 1, 4, 5], refocusing[:4]), ("reference", [2, 3, 4, 5], refocusing[4:])):
         (layers,) = outcome.maps.by_grid(role).values()  # one grid, one step
-        region = role_region(role, compute.batch.face[samples])
+        region = role_region(role, compute.batch.images.face[samples])
         torch.testing.assert_close(terms, REFOCUSING_FORMS[form](layers[:, 0], region))
 
 

@@ -8,7 +8,7 @@ from mcpkg.method.config import MAGICAPTURE, ONE_PHASE, WITHOUT_REFOCUSING
 from mcpkg.metrics.compare import compare_methods, train_methods, untrained
 from mcpkg.training.trainer import Training, personalise
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
-from tests.training.test_trainer import short
+from tests.helpers.tiny_training import short
 
 METHODS = [short(method, steps=3) for method in (MAGICAPTURE, WITHOUT_REFOCUSING, ONE_PHASE)]
 

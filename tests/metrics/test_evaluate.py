@@ -8,7 +8,8 @@ import torch
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.generate import Generated
 from mcpkg.method.attention_maps import AttentionMaps
-from mcpkg.metrics.evaluate import N_STRANGERS, ImageScores, collapse, evaluate_portraits, score_table
+from mcpkg.metrics.evaluate import N_STRANGERS, collapse, evaluate_portraits
+from mcpkg.metrics.scores import ImageScores, score_table
 from tests.helpers.tiny_backend import disc, tiny_backend, tiny_portraits
 
 

@@ -75,6 +75,7 @@ def test_rows_tell_token_sample_layer_head_and_timestep():
     assert all(0 < row.leakage < 1 if row.sample == 0 else row.leakage < 1e-6 for row in rows)
 
 
+@pytest.mark.slow
 def test_in_training_every_sample_has_its_own_timestep():
     tokens = torch.zeros(2, TEXT_LENGTH, dtype=torch.bool)
     tokens[:, 3] = True

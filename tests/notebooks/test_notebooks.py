@@ -42,6 +42,7 @@ def test_the_notebooks_are_numbered_from_zero():
     assert len(NOTEBOOKS) >= 7
 
 
+@pytest.mark.slow
 @each_notebook
 def test_the_ipynb_has_the_cells_of_the_py(path):
     built, there = read_notebook(path), committed(path)

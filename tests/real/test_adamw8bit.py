@@ -7,7 +7,7 @@ import torch
 from mcpkg.method.config import DREAMBOOTH
 from mcpkg.training.trainer import open_training
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
-from tests.training.test_trainer import short, train
+from tests.helpers.tiny_training import short, train
 
 METHOD = replace(short(DREAMBOOTH, steps=4), optimizer="adamw8bit")
 

@@ -26,8 +26,8 @@ def test_a_batch_shows_no_image_twice_before_each_was_shown(generator):
     portraits = tiny_portraits(backend, 3)
     dataset = encode_dataset(backend, portraits, portraits, MAGICAPTURE, generator)
     batch = draw_batch(dataset, ("source", "composed"), replace(MAGICAPTURE, samples_per_task=3), generator)
-    assert len(batch.latents.unique(dim=0)) == 3
-    assert len(batch.latents) == 6
+    assert len(batch.images.latents.unique(dim=0)) == 3
+    assert len(batch.images.latents) == 6
     assert batch.tasks == ("source",) * 3 + ("composed",) * 3
 
 
@@ -40,7 +40,7 @@ def test_prompts_are_drawn_after_the_images_from_the_same_stream(generator):
     first, second = (torch.randperm(n, generator=by_hand)[:2] for n in (3, 2))
     for name in ("latents", "mask", "face", "landmarks"):
         drawn = torch.cat((getattr(dataset["source"], name)[first], getattr(dataset["reference"], name)[second]))
-        assert torch.equal(getattr(batch, name), drawn), name
+        assert torch.equal(getattr(batch.images, name), drawn), name
     assert batch.tasks == ("source", "source", "reference", "reference")
     assert list(batch.prompts) == draw_prompts(batch.tasks, by_hand, composed_source=0.5)
 

@@ -1,3 +1,5 @@
+import ast
+import inspect
 import json
 import os
 import socket
@@ -18,28 +20,12 @@ from mcpkg.method.config import (
     LossWeights,
     Refocusing,
 )
-from mcpkg.method.identity import jitter_landmarks
-from mcpkg.method.objective import BatchLoss, weighted_sum
+from mcpkg.method.identity import JudgedFaces, jitter_landmarks
+from mcpkg.method.objective import BatchLoss, training_loss, weighted_sum
 from mcpkg.training.optimizer import PhaseOptimizer, Trainable, learning_rate_fraction
-from mcpkg.training.trainer import open_training, personalise
+from mcpkg.training.trainer import Training, open_training, personalise
 from tests.helpers.tiny_backend import LANDMARKS, tiny_backend, tiny_portraits
-
-
-def short(method, steps=3, **changes):
-    """The method cut to a few quick steps."""
-    phases = tuple(
-        replace(phase, steps=steps, learning_rate=1e-2, embedding_learning_rate=1e-2) for phase in method.phases
-    )
-    return replace(method, phases=phases, samples_per_task=2, accumulation_steps=1, **changes)
-
-
-def weights_of(backend):
-    pipeline = backend.pipeline
-    return {
-        f"{part}.{name}": tensor.clone()
-        for part in ("unet", "vae", "text_encoder")
-        for name, tensor in getattr(pipeline, part).state_dict().items()
-    }
+from tests.helpers.tiny_training import short, weights_of
 
 
 def train(method, seed=0, **options):
@@ -184,14 +170,14 @@ def test_accumulated_passes_are_averaged_into_one_step(monkeypatch):
 
         def loss_of_known_slope(*_):
             loss = next(slopes) * (1 + (training.embeddings.weight - training.embeddings.weight.detach()).sum())
-            return BatchLoss(loss, {"source": loss.detach()[None]}, None, identity_images=1, no_face_images=1)
+            return BatchLoss(loss, {"source": loss.detach()[None]}, None, JudgedFaces(torch.zeros(0), 1, 1))
 
         monkeypatch.setattr("mcpkg.training.trainer.training_loss", loss_of_known_slope)
         report = next(training.steps(show_progress=False))
     # every value's gradient is (1 + 3) / 2 = 2
     assert report.gradient_norm == pytest.approx(2 * training.embeddings.weight.numel() ** 0.5)
     assert report.loss == report.terms["source"] == 2.0
-    assert report.no_face == training.progress.no_face_images == training.progress.identity_images == 2
+    assert report.no_face_images == training.progress.no_face_images == training.progress.identity_images == 2
 
 
 @pytest.mark.slow
@@ -349,3 +335,14 @@ def test_jitter_keeps_the_shape_of_a_face(generator):
     eyes, mouth = (lambda points, i: (points[:, i] - points[:, i + 1]).norm(dim=1)), 3
     assert torch.allclose(eyes(moved, 0) / eyes(moved, mouth), eyes(faces, 0) / eyes(faces, mouth), atol=1e-4)
     assert 0 < (moved - faces).abs().mean() < 0.02
+
+
+def test_one_step_of_training_is_read_on_one_page():
+    """From the batch to the optimiser's step, signatures and docstrings included."""
+    lines = 0
+    for function in (Training._take_step, training_loss):
+        function = inspect.unwrap(function)  # the file, not what checks the shapes
+        tree = ast.parse(Path(function.__code__.co_filename).read_text())
+        (node,) = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == function.__name__)
+        lines += node.end_lineno - node.lineno + 1
+    assert lines <= 60

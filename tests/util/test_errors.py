@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import mcpkg
 from mcpkg.data.portraits import load_portraits
-from mcpkg.util.errors import notify, one_line_errors
+from mcpkg.util.errors import first_line, notify, one_line_errors
 from mcpkg.util.safetensors_io import read_weights
 from tests.data.test_image_files import BAD, picture, write_bad
 from tests.helpers.tiny_backend import tiny_backend
@@ -119,3 +119,8 @@ def test_notices_and_errors_of_a_command_are_separate_from_its_output(tmp_path):
     Image.new("RGB", (32, 32), "black").save(tmp_path / "c.png")
     code, out, (error,) = run()
     assert (code, out) == (2, "") and error.startswith(f"error: {tmp_path / 'c.png'}: no face found.")
+
+
+def test_the_first_line_of_an_error_is_never_empty():
+    assert first_line(RuntimeError("size mismatch\nmore")) == "size mismatch"
+    assert first_line(KeyboardInterrupt()) == "KeyboardInterrupt"

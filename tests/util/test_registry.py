@@ -48,3 +48,30 @@ def test_a_name_is_registered_once(shapes):
 def test_it_loads_without_torch():
     code = "import sys, mcpkg.util.registry; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+HOME = """
+SOLIDS = None
+from solids import REGISTRY
+
+@REGISTRY.register('unit-cube')
+def cube(): ...
+
+@REGISTRY.register("ball")
+def ball(): ...
+"""
+
+
+def test_names_of_a_home_are_read_without_importing_it(tmp_path, monkeypatch):
+    (tmp_path / "solids.py").write_text(
+        "from mcpkg.util.registry import Registry\nREGISTRY = Registry('solid', ('solid_shapes',))\n"
+    )
+    (tmp_path / "solid_shapes.py").write_text(HOME)
+    monkeypatch.syspath_prepend(tmp_path)
+    from solids import REGISTRY
+
+    assert REGISTRY.names == ("unit-cube", "ball") and "solid_shapes" not in sys.modules
+    assert REGISTRY["ball"].__name__ == "ball"  # asking for a function imports its home
+    assert "solid_shapes" in sys.modules
+    with pytest.raises(ValueError, match=r"solid 'cone' unknown. Choose from \['unit-cube', 'ball'\]"):
+        REGISTRY["cone"]

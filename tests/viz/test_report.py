@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from mcpkg.inference.sampling import Sampling
+from mcpkg.method.config import with_refocusing
 from mcpkg.metrics.compare import judge
 from mcpkg.metrics.score_descriptions import SCORE_DESCRIPTIONS
 from mcpkg.metrics.scores import Scores
@@ -108,6 +109,15 @@ def test_what_comes_from_outside_is_escaped(setting, tmp_path):
     assert "a&amp;b.png" in text and "&lt;i&gt;" in text
 
 
+def test_the_scale_of_refocusing_is_listed_for_the_form_that_has_one(setting, tmp_path):
+    backend, source, reference, result = setting
+    assert "refocusing scale: max" in write_report(tmp_path, backend, source, reference, result).read_text()
+    method = with_refocusing(result.adapter.method, "fraction", form="fraction")
+    other = replace(result, adapter=replace(result.adapter, method=method))
+    text = write_report(tmp_path, backend, source, reference, other).read_text()
+    assert "refocusing form: fraction" in text and "refocusing scale" not in text
+
+
 @pytest.mark.slow
 def test_consent_is_never_assumed(setting, tmp_path):
     backend, source, reference, result = setting
@@ -128,9 +138,10 @@ def test_a_report_that_cannot_be_written_keeps_the_old_one(setting, tmp_path, mo
     before = path.read_text()
     one_role = copy.copy(result.generated.maps)
     one_role.rows = {"source": one_role.rows["source"]}
-    for maps in (None, one_role):
+    messages = {None: "MagiCapture: no attention maps. Generate with capture", one_role: "of the reference. .* <v2> in"}
+    for maps, message in messages.items():
         blind = replace(result, generated=replace(result.generated, maps=maps))
-        with pytest.raises(ValueError, match="MagiCapture: no attention maps"):
+        with pytest.raises(ValueError, match=message):
             write_report(tmp_path, backend, source, reference, blind)
     assert path.read_text() == before
     assert {file.name for file in tmp_path.iterdir()} == {"report.html", "losses.png"}

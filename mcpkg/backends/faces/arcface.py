@@ -21,8 +21,6 @@ class ArcFaceEmbedder:
         (TreB1eN/InsightFace_Pytorch) decoded its images with OpenCV and stored them as if they were RGB.
     """
 
-    trainable = True
-
     def __init__(self, net: nn.Module):
         self.net = net
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mcpkg.method.face_alignment import ARCFACE_TEMPLATE, align_faces
-from mcpkg.util.errors import notify
+from mcpkg.util.errors import first_line, notify
 from mcpkg.util.optional import import_optional
 
 LICENCE = "insightface's model packs are for non-commercial research only (github.com/deepinsight/insightface)"
@@ -25,9 +25,6 @@ PACKS = Path("~/.insightface/models")
 
 class InsightFaceScorer:
     """`FaceEmbedder` of a pack's recognition network, on faces aligned by our landmarks; it cannot be trained with."""
-
-    trainable = False
-    why_not_trainable = NO_GRADIENT
 
     def __init__(self, model):
         """Args: model: insightface's `ArcFaceONNX`, or an object with the same `forward`."""
@@ -84,5 +81,5 @@ def _download(pack: str) -> None:
     try:
         storage.ensure_available("models", pack)
     except Exception as error:  # of requests, urllib or zipfile, depending on where it failed
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         raise ConnectionError(f"insightface's {pack}: cannot be downloaded ({reason}). Unpack it by hand.") from None

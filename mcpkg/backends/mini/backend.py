@@ -132,7 +132,7 @@ def tune(method: Method) -> Method:
         )
 
     def suit_refocusing(refocusing: Refocusing) -> Refocusing:
-        return replace(refocusing, weight=min(refocusing.weight, REFOCUSING_WEIGHT), form="fraction")
+        return replace(refocusing, weight=min(refocusing.weight, REFOCUSING_WEIGHT), form="fraction", scale="max")
 
     composes = any("composed" in phase.tasks for phase in method.phases)
     return replace(

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mcpkg.backends.restoration.alias import old_torchvision
+from mcpkg.util.images import to_8_bit
 from mcpkg.util.optional import import_optional
 
 HELPERS = ("detection_Resnet50_Final.pth", "parsing_parsenet.pth")
@@ -26,8 +27,7 @@ class Gfpgan:
     @torch.no_grad()
     def restore(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Images in which the package finds no face come back unchanged."""
-        pixels = (images.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # b h w 3
-        restored = [self.enhancer.enhance(image[..., ::-1].copy())[2][..., ::-1] for image in pixels]  # BGR
+        restored = [self.enhancer.enhance(image[..., ::-1].copy())[2][..., ::-1] for image in to_8_bit(images)]  # BGR
         return torch.from_numpy(np.stack(restored)).permute(0, 3, 1, 2).to(images) / 255
 
 

@@ -11,12 +11,13 @@ from transformers import CLIPTokenizer
 
 from mcpkg.backends.downloads import WEIGHTS, require
 from mcpkg.backends.sd15.shapes import write_configs
+from mcpkg.util.errors import first_line
+from mcpkg.util.safetensors_io import PICKLES
 
 DEFAULT = WEIGHTS["sd15"].hub
 SUPPORTED = "Supported are Stable Diffusion 1.x checkpoints and what was fine-tuned from them."
 WIDTHS = {1024: "Stable Diffusion 2.x", 1280: "a model of another family", 2048: "SDXL"}
 """Width of the text embeddings that a UNet reads -> family of the model; 768 is Stable Diffusion 1.x."""
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 ATTENTION_KEY = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 FIRST_KEY = "model.diffusion_model.input_blocks.0.0.weight"
 """Names in a single file: of its first cross-attention, and of the convolution that reads the latents."""
@@ -81,7 +82,7 @@ def _from_folder(folder: Path, name: str) -> StableDiffusionPipeline:
             **{part: None for part in ("safety_checker", "feature_extractor") if not (folder / part).is_dir()},
         )  # fmt: skip
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{name}: cannot be loaded ({_first_line(error)}). Copy or fetch it again.") from None
+        raise ValueError(f"{name}: cannot be loaded ({first_line(error)[:200]}). Copy or fetch it again.") from None
 
 
 def _from_file(path: Path) -> StableDiffusionPipeline:
@@ -109,7 +110,9 @@ def check_file(path: Path) -> None:
             names = set(file.keys())
             shapes = {key: file.get_slice(key).get_shape() for key in (ATTENTION_KEY, FIRST_KEY) if key in names}
     except SafetensorError as error:
-        raise ValueError(f"{path}: damaged, or not a safetensors file ({_first_line(error)}). Copy it again.") from None
+        raise ValueError(
+            f"{path}: damaged, or not a safetensors file ({first_line(error)[:200]}). Copy it again."
+        ) from None
     if FIRST_KEY not in shapes:
         raise ValueError(f"{path}: holds no whole model; it may be a LoRA. {SUPPORTED}")
     lacking = [part for start, part in OTHER_PARTS.items() if not any(name.startswith(start) for name in names)]
@@ -143,7 +146,3 @@ def _read_json(path: Path, name: str) -> Mapping:
         return json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path}: damaged ({error}). Copy or fetch it again.") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

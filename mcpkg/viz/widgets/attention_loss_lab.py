@@ -35,7 +35,8 @@ class AttentionLossLab(Panel):
     @property
     def result(self) -> Refocused:
         """What `refocus` gives for the settings that are shown."""
-        settings = Refocusing(self.weight.value, self.form.value, self.scale.value), self.steps.value
+        scale = self.scale.value if Refocusing(form=self.form.value).takes_scale else "max"
+        settings = Refocusing(self.weight.value, self.form.value, scale), self.steps.value
         if self._done.get("settings") != settings:
             self._done = {"settings": settings, "result": refocus(self.maps, self.mask, *settings)}
         return self._done["result"]
@@ -75,4 +76,4 @@ class AttentionLossLab(Panel):
 
     def _scale_counts(self, change: object) -> None:
         """S is a choice of Eq. 8 only."""
-        self.scale.disabled = self.form.value != "mask"
+        self.scale.disabled = not Refocusing(form=self.form.value).takes_scale

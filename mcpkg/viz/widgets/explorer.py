@@ -70,7 +70,7 @@ class AttentionExplorer(Panel):
     def reading(self) -> str:
         role, token, trace = self.role.value, self.role.label, self.trace
         if not trace.regions[role].any():
-            return f"leakage of {token}: not defined, for the portrait does not show exactly one face"
+            return f"leakage of {token}: not defined, because the portrait does not show exactly one face"
         return (
             f"leakage of {token}: {self.leakage:.2f} (of attention that is the same everywhere: "
             f"{trace.area_outside(role):.2f}; mean attention in its region: {trace.mass(role, **self.which):.2f}); "

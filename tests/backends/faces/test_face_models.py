@@ -48,7 +48,7 @@ def test_arcface_passes_the_gradient_on_to_the_face(generator):
     embedder.embed(images, 0.25 + 0.5 * ALIGNED)[0, 0].backward()  # the crop is the middle of the frame
     strength = images.grad[0].abs().sum(dim=0)
     assert strength[60:140, 60:140].min() > 0 and strength[:40].sum() == 0
-    assert embedder.trainable and isinstance(embedder, FaceEmbedder)
+    assert isinstance(embedder, FaceEmbedder)
 
 
 def test_arcface_weights_are_checked_before_they_are_read(tmp_path):
@@ -123,7 +123,6 @@ def test_a_scorer_refuses_to_be_trained_against():
         scorer.embed(images, ALIGNED)
     with torch.no_grad():
         assert scorer.embed(images, ALIGNED).shape == (1, 3)
-    assert not scorer.trainable and "no gradient" in scorer.why_not_trainable
 
 
 def test_a_missing_or_empty_pack_is_one_line_with_its_licence(tmp_path):

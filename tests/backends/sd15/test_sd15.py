@@ -42,6 +42,7 @@ def no_weights(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.file_download.try_to_load_from_cache", lambda *args, **options: None)
 
 
+@pytest.mark.slow
 def test_the_shapes_are_those_of_the_published_model():
     assert count_parameters() == PARAMETERS
 

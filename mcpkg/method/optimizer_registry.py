@@ -1,4 +1,4 @@
-"""Optimisers by name: parameter groups -> torch optimiser, each loaded when it is asked for."""
+"""Optimisers by name, each imported when it is asked for; `training.optimizer` steps them."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ def generate(
         prompt: with the learned placeholders, as in "a photo of a <v1> person in the <v2> style", which is the default.
         restore: sharpen and enlarge the portraits.
         restore_strength: how much of the restoration is taken, 0 to 1; 0 only enlarges.
-        source: photos of the person. With --restore they tell what restoring costs in likeness; much of it is a notice.
+        source: photos of the person. With --restore, prints the similarity to them before and after restoration, and
+            warns if it falls by more than 0.06.
     """
     check_out(out)
     learned = find_adapter(adapter)
@@ -56,7 +57,7 @@ def generate(
     backend = models.load()
     if restore and backend.restorer is None:  # before anything is drawn
         raise FileNotFoundError(
-            f"--restore: {backend.name} has no restorer here. `mcpkg weights` lists what can be had."
+            f"--restore: {backend.name} has no restorer here. `mcpkg weights` lists what is available."
         )
     photos = load_portraits(source, backend) if source else None
     generated = generate_portraits(backend, learned, prompt, sampling)
@@ -97,7 +98,7 @@ def evaluate(
 
     from mcpkg.cli.results import write_results
     from mcpkg.metrics.compare import judge, untrained
-    from mcpkg.metrics.evaluate import score_table
+    from mcpkg.metrics.scores import score_table
     from mcpkg.training.checkpoints import read_steps
 
     backend = models.load()

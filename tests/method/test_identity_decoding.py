@@ -7,7 +7,7 @@ from diffusers import AutoencoderTiny
 from mcpkg.backends import load_backend
 from mcpkg.method.config import MAGICAPTURE
 from mcpkg.method.identity import identity_loss
-from mcpkg.method.identity_crop import decode_faces, face_squares
+from mcpkg.method.identity_decoding import decode_faces, face_squares
 from mcpkg.training.trainer import personalise
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 from tests.helpers.tiny_pipeline import LATENT_CHANNELS
@@ -29,7 +29,7 @@ def test_a_square_lies_around_the_face_and_within_the_frame():
 def test_landmarks_move_into_the_frame_of_the_part():
     backend = tiny_backend()
     latents = torch.randn(1, LATENT_CHANNELS, 64, 64)
-    part, inside = decode_faces(backend, latents, SMALL_FACE)
+    part, inside = decode_faces(backend, latents, SMALL_FACE, "face")
     whole, same = decode_faces(backend, latents, SMALL_FACE, "whole")
     assert torch.equal(same, SMALL_FACE)
     assert part.shape[-1] == 18 * 4 and whole.shape[-1] == 64 * 4
@@ -80,3 +80,8 @@ def test_training_uses_the_chosen_decoding(decoding):
 def test_a_missing_tiny_autoencoder_is_named():
     with pytest.raises(ValueError, match="identity_decoding 'tiny': tiny has no tiny autoencoder here. Take 'face'"):
         decode_faces(tiny_backend(), torch.zeros(1, LATENT_CHANNELS, 8, 8), SMALL_FACE, "tiny")
+
+
+def test_an_unknown_decoding_is_named():
+    with pytest.raises(ValueError, match="decoding: 'half' unknown. Choose from"):
+        decode_faces(tiny_backend(), torch.zeros(1, LATENT_CHANNELS, 8, 8), SMALL_FACE, "half")

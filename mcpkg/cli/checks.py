@@ -39,7 +39,7 @@ def masks(pictures: PicturesFlat, out: Path, as_json: AsJson = False, models: Mo
 
 def doctor(as_json: AsJson = False) -> int:
     """Report what this machine can run and what is missing; exits with 1 if the built-in model cannot run."""
-    from mcpkg.cli.doctor import as_dict, can_run, examine, report_lines
+    from mcpkg.cli.machine_checks import as_dict, can_run, examine, report_lines
 
     findings = examine()
     print(json.dumps(as_dict(findings), indent=2) if as_json else report_lines(findings))

@@ -8,15 +8,18 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from mcpkg.util.errors import first_line
+from mcpkg.util.optional import EXTRAS
+
 LEAST_MEMORY_GIB = 2.0
 """Free memory below which training on the built-in model may fail: Python with torch already uses about 1 GiB."""
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 """The versions that the tests ran with; only in a checkout, not in an installed package."""
-EXTRAS = {
-    "insightface": ("scoring identity on photos", "pip install 'mcpkg[face]'"),
-    "facexlib": ("face parsing and ArcFace on photos", "pip install 'mcpkg[restore]' in a separate environment"),
-    "gfpgan": ("restoring faces on real photos", "pip install 'mcpkg[restore]' in a separate environment"),
-    "bitsandbytes": ("8-bit AdamW", "pip install 'mcpkg[gpu]'"),
+OPTIONAL_PACKAGES = {
+    "insightface": ("scoring identity on photos", EXTRAS["face"]),
+    "facexlib": ("face parsing and ArcFace on photos", EXTRAS["restore"]),
+    "gfpgan": ("restoring faces on real photos", EXTRAS["restore"]),
+    "bitsandbytes": ("8-bit AdamW", EXTRAS["gpu"]),
     "tensorboard": ("loss curves in TensorBoard", "pip install tensorboard"),
 }
 """Module -> its purpose, and how to install it."""
@@ -125,7 +128,7 @@ def _device() -> Iterator[Finding]:
         import torch
     except (ImportError, RuntimeError, OSError) as error:
         advice = "Install it again: pip install --force-reinstall torch, with --index-url for a CPU-only one."
-        yield Finding("torch", f"cannot be imported ({_first_line(error)})", False, True, advice)
+        yield Finding("torch", f"cannot be imported ({first_line(error)})", False, True, advice)
         return
     yield Finding("threads", f"torch uses {torch.get_num_threads()}")
     if torch.cuda.is_available():
@@ -145,7 +148,7 @@ def _weights() -> Iterator[Finding]:
     try:
         from mcpkg.backends.mini.backend import missing_weights
     except (ImportError, RuntimeError, OSError) as error:  # a finding above names the broken package
-        found = f"cannot be checked ({_first_line(error)})"
+        found = f"cannot be checked ({first_line(error)})"
         yield Finding("mini", found, False, True, "Fix the packages above first.")
         return
     missing = missing_weights()
@@ -155,12 +158,12 @@ def _weights() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    for name, (purpose, how) in EXTRAS.items():
+    for name, (purpose, how) in OPTIONAL_PACKAGES.items():
         try:
             importlib.import_module(name)
         except (ImportError, RuntimeError, AttributeError, OSError) as error:
             absent = isinstance(error, ModuleNotFoundError) and error.name == name
-            found = "not installed" if absent else f"installed, but cannot be imported ({_first_line(error)})"
+            found = "not installed" if absent else f"installed, but cannot be imported ({first_line(error)})"
             yield Finding(name, f"{found}; only for {purpose}", False, advice=how)
         else:
             yield Finding(name, f"there, for {purpose}")
@@ -175,13 +178,9 @@ def _published() -> Iterator[Finding]:
         try:
             there = published.is_there
         except (ImportError, RuntimeError, OSError) as error:  # a finding above names a broken huggingface-hub
-            yield Finding(what, f"cannot be checked ({_first_line(error)})", False)
+            yield Finding(what, f"cannot be checked ({first_line(error)})", False)
             continue
         if there:
             yield Finding(what, f"there, for sd15: {published.place}")
         else:
             yield Finding(what, "not there; only for sd15", False, advice=published.how_to_get())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

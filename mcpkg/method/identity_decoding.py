@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mcpkg.method.config import IDENTITY_DECODINGS
 from mcpkg.method.interfaces import Backend
 
 REACH = 3.0
@@ -19,7 +20,7 @@ def decode_faces(
     backend: Backend,
     latents: Float[Tensor, "b c k k"],
     landmarks: Float[Tensor, "b 5 2"],
-    decoding: str = "face",
+    decoding: str,
 ) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 5 2"]]:
     """Images of predicted latents, and the landmarks in the frames of these images; with gradient.
 
@@ -29,7 +30,7 @@ def decode_faces(
             with the backend's tiny autoencoder.
 
     Raises:
-        ValueError: the backend has no tiny autoencoder.
+        ValueError: an unknown decoding, or the backend has no tiny autoencoder.
 
     Note:
         A decoder's normalisation and attention depend on the whole frame, so that a part decodes to nearly the same as
@@ -42,6 +43,14 @@ def decode_faces(
             check_decoding(backend, decoding)
             tiny = backend.tiny_autoencoder
             return (tiny.decode(latents.to(tiny.dtype)).sample / 2 + 0.5).float(), landmarks
+        case "face":
+            return _decode_squares(backend, latents, landmarks)
+    raise ValueError(f"decoding: {decoding!r} unknown. Choose from {list(IDENTITY_DECODINGS)}.")
+
+
+def _decode_squares(
+    backend: Backend, latents: Float[Tensor, "b c k k"], landmarks: Float[Tensor, "b 5 2"]
+) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 5 2"]]:
     corners, side = face_squares(landmarks, latents.shape[-1])
     parts = [each[:, y : y + side, x : x + side] for each, (x, y) in zip(latents, corners.tolist(), strict=True)]
     inside = (landmarks * latents.shape[-1] - corners[:, None]) / side

@@ -6,7 +6,7 @@ import pytest
 
 from mcpkg.backends.mini import backend as mini
 from mcpkg.cli import __main__ as cli
-from mcpkg.cli import doctor
+from mcpkg.cli import machine_checks
 
 
 @pytest.fixture
@@ -29,7 +29,8 @@ def answer(capsys, *more):
 def test_a_machine_with_everything_can_run(all_weights, capsys):
     code, findings = answer(capsys)
     assert code == 0
-    assert {"python", "cores", "memory", "torch", "gpu", "bf16", "mini", *doctor.EXTRAS} <= findings.keys()
+    always = {"python", "cores", "memory", "torch", "gpu", "bf16", "mini"}
+    assert always | machine_checks.OPTIONAL_PACKAGES.keys() <= findings.keys()
     assert findings["torch"]["found"] == metadata.version("torch")
     assert all(finding["advice"] for finding in findings.values() if finding["needed"] and not finding["ok"])
 
@@ -55,7 +56,7 @@ def test_weights_are_missed_file_by_file(tmp_path):
 def test_an_old_package_is_named_with_what_to_install(all_weights, monkeypatch, capsys):
     version = metadata.version
     old = {"numpy": "1.26.4"}
-    monkeypatch.setattr(doctor.metadata, "version", lambda name: old.get(name) or version(name))
+    monkeypatch.setattr(machine_checks.metadata, "version", lambda name: old.get(name) or version(name))
     code, findings = answer(capsys)
     assert code == 1
     assert findings["numpy"]["found"] == "1.26.4, outside <3,>=2"
@@ -64,7 +65,7 @@ def test_an_old_package_is_named_with_what_to_install(all_weights, monkeypatch, 
 
 def test_another_version_than_the_tested_one_is_reported(all_weights, monkeypatch, capsys, tmp_path):
     (tmp_path / "constraints.txt").write_text("# tested\npillow==11.0.0\n")
-    monkeypatch.setattr(doctor, "CONSTRAINTS", tmp_path / "constraints.txt")
+    monkeypatch.setattr(machine_checks, "CONSTRAINTS", tmp_path / "constraints.txt")
     code, findings = answer(capsys)
     assert code == 0
     assert findings["pillow"]["found"].endswith("; the tests ran with 11.0.0") and findings["pillow"]["ok"]
@@ -75,7 +76,7 @@ def test_a_broken_extra_is_distinguished_from_a_missing_one(all_weights, monkeyp
     def broken(name):
         raise failure
 
-    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    monkeypatch.setattr(machine_checks.importlib, "import_module", broken)
     code, findings = answer(capsys)
     assert code == 0  # no extra is needed
     assert "installed, but cannot be imported" in findings["gfpgan"]["found"]
@@ -83,7 +84,7 @@ def test_a_broken_extra_is_distinguished_from_a_missing_one(all_weights, monkeyp
 
 
 def test_little_memory_is_a_warning(all_weights, monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "_memory_gib", lambda: (0.5, 8.0))
+    monkeypatch.setattr(machine_checks, "_memory_gib", lambda: (0.5, 8.0))
     code, findings = answer(capsys)
     assert code == 0 and findings["memory"]["found"] == "0.5 GiB free of 8.0 GiB"
     assert not findings["memory"]["ok"] and "Close other programs" in findings["memory"]["advice"]

@@ -1,0 +1,21 @@
+"""Trainings of a few quick steps, and the weights to compare before and after them."""
+
+from dataclasses import replace
+
+
+def short(method, steps=3, **changes):
+    """The method cut to a few quick steps."""
+    phases = tuple(
+        replace(phase, steps=steps, learning_rate=1e-2, embedding_learning_rate=1e-2) for phase in method.phases
+    )
+    return replace(method, phases=phases, samples_per_task=2, accumulation_steps=1, **changes)
+
+
+def weights_of(backend):
+    """A copy of every weight of the pipeline, by model and name."""
+    pipeline = backend.pipeline
+    return {
+        f"{part}.{name}": tensor.clone()
+        for part in ("unet", "vae", "text_encoder")
+        for name, tensor in getattr(pipeline, part).state_dict().items()
+    }
