@@ -26,7 +26,7 @@ from mcpkg.world.attributes import (
 )
 from mcpkg.world.population import BALANCED
 from mcpkg.world.render import render_portraits
-from mcpkg.world.samples import NUISANCE_SEED, PHOTOS, everyday_looks, reference_people, save_portraits
+from mcpkg.world.samples import NUISANCE_SEED, PHOTOS, everyday_looks, reference_people, write_sample
 
 PREVIEW_PX = 128
 PRESENTATIONS = ("feminine", "masculine")
@@ -94,7 +94,7 @@ class PortraitBuilder(Panel):
             people, looks = reference_people(self.seed), self.looks.repeat(PHOTOS)
         else:
             raise ValueError(f"role: {role!r} unknown. Choose 'source' or 'reference'.")
-        save_portraits(people, looks, self.seed, Path(folder))
+        write_sample(people, looks, self.seed, Path(folder))
         return Path(folder)
 
     def portraits(self, backend: Backend, role: str = "source") -> Portraits:
