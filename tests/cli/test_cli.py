@@ -263,9 +263,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, capsys, tmp_path):
     train = ["train", "--out", out]
     assert "nowhere: no such folder" in refused(capsys, *train, "--source", "nowhere", "--reference", pair[1])
     assert "empty: no image found" in refused(capsys, *train, "--source", pair[0], "--reference", tmp_path / "empty")
-    assert "source and reference are the same folder" in refused(
-        capsys, *train, "--source", pair[0], "--reference", pair[0]
-    )
+    assert "are the same folder" in refused(capsys, *train, "--source", pair[0], "--reference", pair[0])
     assert "--n: -1 is below 0" in refused(capsys, *train, *on(pair), "--n", -1)
     assert "'warp9' is none that torch can use" in refused(capsys, *train, *on(pair), "--device", "warp9")
     assert "lora_rank: 0 is below 1" in refused(capsys, *train, *on(pair), "--lora-rank", 0)
