@@ -48,7 +48,7 @@ test-real: .venv-real/real.stamp .venv-restore/restore.stamp
 test-ui: .venv-ui/ui.stamp
 	.venv-ui/bin/python -m pytest -q -s tests/ui
 
-# torch first and by itself, for only torch comes from TORCH_INDEX.
+# torch first and by itself, because only torch comes from TORCH_INDEX.
 .venv/base.stamp: $(REQUIREMENTS)
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	$(PIP) install --quiet "$$(grep '^torch==' constraints.txt)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))

@@ -10,7 +10,8 @@ from mcpkg.inference.generate import Generated, generate_portraits
 from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import Method
 from mcpkg.method.interfaces import Backend
-from mcpkg.metrics.evaluate import Scores, evaluate_portraits
+from mcpkg.metrics.evaluate import evaluate_portraits
+from mcpkg.metrics.scores import Scores
 from mcpkg.training.trainer import TrainingState, open_training
 
 

@@ -51,7 +51,7 @@ def test_every_method_draws_the_same_seeds():
         assert outcome.generated.maps.roles == ("source", "reference") and outcome.scores.leakage_source.n == 2
         assert outcome.adapter.seed == 5 and len(outcome.history) == 6
         values = outcome.as_dict()
-        no_face = sum(step["no_face"] for step in outcome.history)
+        no_face = sum(step["no_face_images"] for step in outcome.history)
         assert values["no_face_images_in_training"] == outcome.adapter.record["no_face_images"] == no_face
 
 
