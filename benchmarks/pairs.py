@@ -19,7 +19,7 @@ from mcpkg.cli.demo import SAMPLES, check_input
 from mcpkg.data.portraits import load_portraits
 from mcpkg.inference.sampling import Sampling
 from mcpkg.method import config
-from mcpkg.method.config import METHODS
+from mcpkg.method.methods import METHODS
 from mcpkg.metrics.compare import compare_methods
 from mcpkg.util.errors import one_line_errors
 from mcpkg.util.files import write_json
@@ -46,7 +46,7 @@ def main(
 
     Args:
         pairs: subject:style, folders of the samples.
-        methods: names of methods, as in mcpkg.method.config.METHODS.
+        methods: names of methods, as in mcpkg.method.methods.METHODS.
         out: one JSON file per pair and method goes here, and summary.json; a file of other settings is replaced.
         backend: which models.
         samples: holds subjects/ and styles/.

@@ -19,8 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mcpkg.backends.sd15.shapes import SD15, Shapes
 from mcpkg.cli.sd15_dry_run import assumed_portraits, random_backend
-from mcpkg.method.config import MAGICAPTURE, NO_REFOCUSING, RECONSTRUCTION, Method, Phase, with_weights
+from mcpkg.method.config import NO_REFOCUSING, RECONSTRUCTION, Method, Phase, with_weights
 from mcpkg.method.interfaces import DTYPES, Backend
+from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.training.trainer import Training, open_training
 from mcpkg.util.errors import one_line_errors
 from mcpkg.util.files import write_json

@@ -26,8 +26,9 @@ from mcpkg.data.portraits import load_portraits
 from mcpkg.method.attention_capture import find_cross_attention
 from mcpkg.method.attention_maps import AttentionMaps
 from mcpkg.method.batch import Batch, placeholder_positions
-from mcpkg.method.config import MAGICAPTURE, NO_REFOCUSING, Phase
+from mcpkg.method.config import NO_REFOCUSING, Phase
 from mcpkg.method.interfaces import Backend
+from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.method.objective import training_loss, weighted_sum
 from mcpkg.method.prompts import tokenize_prompts
 from mcpkg.method.refocusing import refocusing_terms

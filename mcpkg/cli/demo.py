@@ -37,7 +37,7 @@ def run_demo(
 
     from mcpkg.cli.results import write_results
     from mcpkg.data.portraits import load_portraits
-    from mcpkg.method.config import MAGICAPTURE, WITHOUT_REFOCUSING
+    from mcpkg.method.methods import MAGICAPTURE, WITHOUT_REFOCUSING
     from mcpkg.metrics.compare import compare_methods
     from mcpkg.metrics.scores import score_table
 

@@ -29,8 +29,9 @@ from mcpkg.inference.adapter import EMBEDDING_FILES, LORA_FILE, Adapter
 from mcpkg.inference.export import export_adapter
 from mcpkg.inference.generate import generate_portraits, starting_noise
 from mcpkg.inference.sampling import Sampling
-from mcpkg.method.config import MAGICAPTURE, Method
+from mcpkg.method.config import Method
 from mcpkg.method.interfaces import DTYPES, Backend, Faces
+from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.method.prompts import encode_prompts
 from mcpkg.training.trainer import StepReport, personalise
 from mcpkg.util.errors import one_line_errors

@@ -18,7 +18,7 @@ from mcpkg.cli.options import (
 )
 from mcpkg.cli.overrides import Overrides, RefocusingOverrides, WeightOverrides, apply_overrides
 from mcpkg.inference.sampling import Sampling
-from mcpkg.method.config import METHODS
+from mcpkg.method.methods import METHODS
 
 MethodName = Literal[tuple(METHODS)]
 

@@ -83,7 +83,6 @@ class Course:
         from filelock import FileLock
 
         from mcpkg.training.run_folder import train_in_folder
-        from mcpkg.training.run_options import RunOptions
 
         folder = self.folder(method, source, reference, seed)
         line, total = _StatusLine(), sum(phase.steps for phase in method.phases)
@@ -96,9 +95,7 @@ class Course:
 
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            adapter = train_in_folder(
-                folder, self.backend, source, reference, method, seed, count, options=RunOptions(progress=False)
-            )
+            adapter = train_in_folder(folder, self.backend, source, reference, method, seed, count, progress=False)
         shown = folder.relative_to(self.root) if folder.is_relative_to(self.root) else folder
         line.end(f"{method.name}: {total} steps in {adapter.record['seconds']:.0f} s, saved in {shown}")
         return adapter

@@ -14,7 +14,8 @@ from mcpkg.inference.model_patching import add_placeholders_to, plain_first_half
 from mcpkg.method.config import Method, from_dict, to_dict
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.lora import load_lora
-from mcpkg.method.prompts import TEMPLATES, Placeholder
+from mcpkg.method.placeholders import Placeholder
+from mcpkg.method.prompts import TEMPLATES
 from mcpkg.util.errors import notify
 from mcpkg.util.files import read_json, write_json
 from mcpkg.util.safetensors_io import read_weights, write_weights

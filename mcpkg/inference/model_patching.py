@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.lora import PEFT_NAME
-from mcpkg.method.prompts import Placeholder, add_placeholders
+from mcpkg.method.placeholders import Placeholder, add_placeholders
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mcpkg.method.prompts import REFERENCE, SOURCE, find_token
+from mcpkg.method.placeholders import REFERENCE, SOURCE
+from mcpkg.method.prompts import find_token
 
 ROLES = {"source": SOURCE, "reference": REFERENCE}
 """Role -> its placeholder: [V1] is the source, [V2] the reference."""

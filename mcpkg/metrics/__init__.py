@@ -3,23 +3,52 @@
 Imports training and what that may import; backends by their interface only.
 """
 
+from typing import TYPE_CHECKING
+
 from mcpkg.util.lazy import lazy_exports
 
-__getattr__, __dir__, __all__ = lazy_exports(
-    __name__,
-    {
-        "attention_trace": "AttentionTrace record_attention trace_leakage",
-        "compare": "Outcome compare_methods judge train_methods untrained",
-        "evaluate": "evaluate_portraits score_images",
-        "failures": "FAILURES Suspect find_suspects measure_failures",
-        "leakage": (
-            "area_outside attention_leakage attention_mass leakage_by_token leakage_rows mean_leakage write_leakage_csv"
-        ),
-        "loss_dynamics": "Refocused refocus",
-        "realism": "distance_to_real",
-        "restoration_cost": "identity_cost",
-        "score_descriptions": "SCORE_DESCRIPTIONS ScoreDescription",
-        "scores": "ImageScores Scores score_table",
-        "user_study": "plan_trials read_votes summarise_votes write_votes",
-    },
-)
+if TYPE_CHECKING:
+    from mcpkg.metrics.attention_trace import (
+        AttentionTrace as AttentionTrace,
+        record_attention as record_attention,
+        trace_leakage as trace_leakage,
+    )
+    from mcpkg.metrics.compare import (
+        Outcome as Outcome,
+        compare_methods as compare_methods,
+        judge as judge,
+        train_methods as train_methods,
+        untrained as untrained,
+    )
+    from mcpkg.metrics.evaluate import evaluate_portraits as evaluate_portraits, score_images as score_images
+    from mcpkg.metrics.failures import (
+        FAILURES as FAILURES,
+        Suspect as Suspect,
+        find_suspects as find_suspects,
+        measure_failures as measure_failures,
+    )
+    from mcpkg.metrics.leakage import (
+        area_outside as area_outside,
+        attention_leakage as attention_leakage,
+        attention_mass as attention_mass,
+        leakage_by_token as leakage_by_token,
+        leakage_rows as leakage_rows,
+        mean_leakage as mean_leakage,
+        write_leakage_csv as write_leakage_csv,
+    )
+    from mcpkg.metrics.loss_dynamics import Refocused as Refocused, refocus as refocus
+    from mcpkg.metrics.realism import distance_to_real as distance_to_real
+    from mcpkg.metrics.restoration_cost import identity_cost as identity_cost
+    from mcpkg.metrics.score_descriptions import (
+        SCORE_DESCRIPTIONS as SCORE_DESCRIPTIONS,
+        ScoreDescription as ScoreDescription,
+    )
+    from mcpkg.metrics.scores import ImageScores as ImageScores, Scores as Scores, score_table as score_table
+    from mcpkg.metrics.user_study import (
+        plan_trials as plan_trials,
+        read_votes as read_votes,
+        summarise_votes as summarise_votes,
+        write_votes as write_votes,
+    )
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

@@ -13,7 +13,7 @@ from mcpkg.method.config import Method, Phase
 from mcpkg.method.interfaces import DTYPES, Backend
 from mcpkg.method.lora import add_lora
 from mcpkg.method.optimizer_registry import OPTIMIZERS
-from mcpkg.method.prompts import PlaceholderEmbeddings
+from mcpkg.method.placeholders import PlaceholderEmbeddings
 
 _SCALER = "scaler"  # among the moments; no parameter's name, for those have dots or are "placeholders"
 WARMUP = 0.05  # fraction of a phase over which learning rates rise from 0, before they fall linearly to 0

@@ -20,8 +20,9 @@ from accelerate import PartialState
 from mcpkg import __version__
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.adapter import SUMMARY_FILE, Adapter
-from mcpkg.method.config import MAGICAPTURE, Method, to_dict
+from mcpkg.method.config import Method, to_dict
 from mcpkg.method.interfaces import Backend
+from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.training.checkpoints import CHECKPOINT_FILE, TensorBoardLog, load_checkpoint, recorded, save_checkpoint
 from mcpkg.training.previews import draw_preview, preview_grid
 from mcpkg.training.progress import StepReport
@@ -44,6 +45,7 @@ def train_in_folder(
     seed: int = 0,
     on_step: Callable[[StepReport], None] | None = None,
     precision: str | None = None,
+    progress: bool = True,
     options: RunOptions = RunOptions(),
 ) -> Adapter:
     """Personalise as `personalise` does, but so that a killed run can go on: call it again with the same arguments.
@@ -53,7 +55,7 @@ def train_in_folder(
 
     Args:
         folder: created if missing; empty, or of the same run.
-        backend, source, reference, method, seed, on_step, precision: see `personalise`.
+        backend, source, reference, method, seed, on_step, precision, progress: see `personalise`.
         options: when to save, preview and log.
 
     Raises:
@@ -81,7 +83,7 @@ def train_in_folder(
             done = _steps_done(training)
             if log is not None:
                 log.start(done)
-            for report in recorded(training.steps(options.progress), folder, done, process.is_main_process):
+            for report in recorded(training.steps(progress), folder, done, process.is_main_process):
                 done += 1
                 if options.preview_every and done % options.preview_every == 0 and process.is_main_process:
                     save_image(preview_grid(draw_preview(training)), folder / PREVIEWS_FOLDER / f"{done:06d}.png")

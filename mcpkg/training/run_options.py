@@ -13,8 +13,6 @@ class RunOptions:
     """Steps between two previews; 0 for none."""
     tensorboard: bool = False
     """Also log the loss terms for TensorBoard."""
-    progress: bool = True
-    """Show a progress bar."""
 
     def __post_init__(self) -> None:
         if self.save_every < 1:

@@ -16,12 +16,13 @@ from mcpkg.data.portraits import Portraits
 from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.model_patching import add_placeholders_to, plain_first_half, temporarily_patched
 from mcpkg.method.batch import ROLES, EncodedImages
-from mcpkg.method.config import MAGICAPTURE, Method, Phase
+from mcpkg.method.config import Method, Phase
 from mcpkg.method.identity_decoding import check_decoding
 from mcpkg.method.interfaces import DTYPES, Backend
 from mcpkg.method.lora import on_cpu, read_lora
+from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.method.objective import training_loss
-from mcpkg.method.prompts import Placeholder, PlaceholderEmbeddings
+from mcpkg.method.placeholders import Placeholder, PlaceholderEmbeddings
 from mcpkg.training.dataset import draw_batch, encode_dataset, source_identity
 from mcpkg.training.optimizer import PhaseOptimizer, Trainable, check_precision, open_parameters
 from mcpkg.training.progress import Progress, StepReport, TrainingState, mean_terms

@@ -16,7 +16,7 @@ from mcpkg.data.portraits import Portraits
 from mcpkg.factory.recipes import RECIPES
 from mcpkg.inference.generate import generate_portraits
 from mcpkg.inference.sampling import Sampling
-from mcpkg.method.config import CUSTOM_DIFFUSION, MAGICAPTURE, WITHOUT_COMPOSED, WITHOUT_REFOCUSING
+from mcpkg.method.methods import CUSTOM_DIFFUSION, MAGICAPTURE, WITHOUT_COMPOSED, WITHOUT_REFOCUSING
 from mcpkg.training.trainer import personalise
 from mcpkg.util.lazy import import_function
 from tests.helpers.tiny_backend import tiny_backend

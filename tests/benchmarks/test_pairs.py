@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import pairs
-from mcpkg.method.config import MAGICAPTURE
+from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.util.images import save_image
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 

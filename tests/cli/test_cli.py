@@ -16,14 +16,8 @@ from mcpkg.cli.results import command_line
 from mcpkg.data.image_files import read_image
 from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.provenance import read_provenance
-from mcpkg.method.config import (
-    MAGICAPTURE,
-    NO_REFOCUSING,
-    REFOCUSING_FORMS,
-    WITHOUT_IDENTITY,
-    WITHOUT_REFOCUSING,
-    Refocusing,
-)
+from mcpkg.method.config import NO_REFOCUSING, REFOCUSING_FORMS, Refocusing
+from mcpkg.method.methods import MAGICAPTURE, WITHOUT_IDENTITY, WITHOUT_REFOCUSING
 from mcpkg.metrics.restoration_cost import warn_of_cost
 from mcpkg.util.images import save_image
 from tests.helpers.tiny_folders import quick_backend, write_pair, write_pictures

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mcpkg.cli import __main__ as cli
-from mcpkg.cli import demo
+from mcpkg.cli import __main__ as cli, demo
 from mcpkg.inference.adapter import Adapter
 from tests.helpers.tiny_folders import quick_backend, write_pair, write_pictures
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from mcpkg.backends.mini import backend as mini
-from mcpkg.cli import __main__ as cli
-from mcpkg.cli import machine_checks
+from mcpkg.cli import __main__ as cli, machine_checks
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from mcpkg.backends import best_device
 from mcpkg.course import session as module
 from mcpkg.course.session import Course, check, find_root, open_course, reveal
-from mcpkg.method.config import MAGICAPTURE, TEXTUAL_INVERSION
+from mcpkg.method.methods import MAGICAPTURE, TEXTUAL_INVERSION
 from tests.helpers.tiny_folders import quick_backend, write_pictures
 
 

@@ -6,9 +6,9 @@ import torch
 
 from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.model_patching import temporarily_patched
-from mcpkg.method.config import MAGICAPTURE
 from mcpkg.method.lora import add_lora, read_lora
-from mcpkg.method.prompts import REFERENCE, SOURCE
+from mcpkg.method.methods import MAGICAPTURE
+from mcpkg.method.placeholders import REFERENCE, SOURCE
 
 
 def tiny_adapter(backend, method=MAGICAPTURE, vectors=1, seed=0) -> Adapter:

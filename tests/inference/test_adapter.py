@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mcpkg.inference.adapter import EMBEDDING_FILES, LORA_FILE, SUMMARY_FILE, Adapter
-from mcpkg.method.config import CUSTOM_DIFFUSION, DREAMBOOTH, MAGICAPTURE, TEXTUAL_INVERSION
+from mcpkg.method.methods import CUSTOM_DIFFUSION, DREAMBOOTH, MAGICAPTURE, TEXTUAL_INVERSION
 from mcpkg.method.prompts import encode_prompts
 from tests.helpers.tiny_adapter import tiny_adapter
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits

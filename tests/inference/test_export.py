@@ -16,7 +16,7 @@ from mcpkg.inference.export import export_adapter
 from mcpkg.inference.generate import generate_portraits
 from mcpkg.inference.model_card import SCORES
 from mcpkg.inference.sampling import Sampling
-from mcpkg.method.config import CUSTOM_DIFFUSION, MAGICAPTURE, TEXTUAL_INVERSION
+from mcpkg.method.methods import CUSTOM_DIFFUSION, MAGICAPTURE, TEXTUAL_INVERSION
 from tests.helpers.tiny_adapter import tiny_adapter
 from tests.helpers.tiny_backend import tiny_backend
 

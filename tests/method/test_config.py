@@ -5,9 +5,8 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
-from mcpkg.method import config
+from mcpkg.method import config, methods
 from mcpkg.method.config import (
-    MAGICAPTURE,
     NO_REFOCUSING,
     REFOCUSING_FORMS,
     REFOCUSING_SCALES,
@@ -20,8 +19,9 @@ from mcpkg.method.config import (
     with_refocusing,
     with_weights,
 )
+from mcpkg.method.methods import MAGICAPTURE
 
-METHODS = [value for value in vars(config).values() if isinstance(value, Method)]
+METHODS = [value for value in vars(methods).values() if isinstance(value, Method)]
 
 
 def test_magicapture_has_the_papers_numbers():
@@ -41,7 +41,7 @@ def test_a_method_survives_json(method):
 
 def test_methods_have_names_of_their_own():
     assert len({method.name for method in METHODS}) == len(METHODS) >= 10
-    assert {id(method) for method in config.METHODS.values()} == {id(method) for method in METHODS}
+    assert {id(method) for method in methods.METHODS.values()} == {id(method) for method in METHODS}
 
 
 def test_every_method_learns_a_placeholder_for_its_subject():
@@ -50,17 +50,17 @@ def test_every_method_learns_a_placeholder_for_its_subject():
 
 def test_ablations_change_one_thing_only():
     second = MAGICAPTURE.phases[1]
-    for name, ablation in config.METHODS.items():
+    for name, ablation in methods.METHODS.items():
         if name.startswith("without-"):
             assert ablation.phases[0] == MAGICAPTURE.phases[0]
-    assert config.WITHOUT_REFOCUSING.phases[1] == replace(second, refocusing=NO_REFOCUSING)
-    assert config.WITHOUT_IDENTITY.phases[1] == replace(second, weights=LossWeights(identity=0.0))
-    assert config.WITHOUT_COMPOSED.phases[1].tasks == ("source", "reference")
-    assert config.WITHOUT_COMPOSED.phases[1].weights.identity == 0
-    both = config.WITHOUT_REFOCUSING_AND_COMPOSED.phases[1]
-    assert both == replace(config.WITHOUT_COMPOSED.phases[1], refocusing=NO_REFOCUSING)
+    assert methods.WITHOUT_REFOCUSING.phases[1] == replace(second, refocusing=NO_REFOCUSING)
+    assert methods.WITHOUT_IDENTITY.phases[1] == replace(second, weights=LossWeights(identity=0.0))
+    assert methods.WITHOUT_COMPOSED.phases[1].tasks == ("source", "reference")
+    assert methods.WITHOUT_COMPOSED.phases[1].weights.identity == 0
+    both = methods.WITHOUT_REFOCUSING_AND_COMPOSED.phases[1]
+    assert both == replace(methods.WITHOUT_COMPOSED.phases[1], refocusing=NO_REFOCUSING)
     assert both.weights == LossWeights(identity=0.0)
-    assert replace(config.WITHOUT_MASKS, masked=True, name=MAGICAPTURE.name) == MAGICAPTURE
+    assert replace(methods.WITHOUT_MASKS, masked=True, name=MAGICAPTURE.name) == MAGICAPTURE
 
 
 def test_without_composed_prompts_the_source_has_none_either():
@@ -70,7 +70,7 @@ def test_without_composed_prompts_the_source_has_none_either():
 
 
 def test_one_phase_has_all_the_steps_and_the_placeholders_rate_of_the_first():
-    (phase,) = config.ONE_PHASE.phases
+    (phase,) = methods.ONE_PHASE.phases
     assert (phase.steps, phase.embedding_learning_rate) == (2700, 5e-4)
     assert (phase.weights, phase.refocusing) == (MAGICAPTURE.phases[1].weights, MAGICAPTURE.phases[1].refocusing)
 

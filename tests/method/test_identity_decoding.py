@@ -5,9 +5,9 @@ import torch
 from diffusers import AutoencoderTiny
 
 from mcpkg.backends import load_backend
-from mcpkg.method.config import MAGICAPTURE
 from mcpkg.method.identity import identity_loss
 from mcpkg.method.identity_decoding import decode_faces, face_squares
+from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.training.trainer import personalise
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 from tests.helpers.tiny_pipeline import LATENT_CHANNELS

@@ -6,16 +6,10 @@ import torch
 from mcpkg.inference.model_patching import add_placeholders_to, temporarily_patched
 from mcpkg.method import objective
 from mcpkg.method.batch import ROLES
-from mcpkg.method.config import (
-    MAGICAPTURE,
-    NO_REFOCUSING,
-    REFOCUSING_FORMS,
-    REFOCUSING_SCALES,
-    LossWeights,
-    Refocusing,
-)
+from mcpkg.method.config import NO_REFOCUSING, REFOCUSING_FORMS, REFOCUSING_SCALES, LossWeights, Refocusing
 from mcpkg.method.diffusion import add_noise, velocity_weight
 from mcpkg.method.masks import role_region
+from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.method.objective import training_loss, weighted_sum
 from mcpkg.method.prompts import TEMPLATES, draw_prompts
 from mcpkg.training.dataset import draw_batch, encode_dataset, source_identity

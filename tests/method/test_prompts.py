@@ -2,21 +2,16 @@ import pytest
 import torch
 
 from mcpkg.factory.tokenizer import build_tokenizer
-from mcpkg.method import prompts
-from mcpkg.method.prompts import (
+from mcpkg.method import placeholders
+from mcpkg.method.placeholders import (
     REFERENCE,
     SOURCE,
-    TEMPLATES,
     Placeholder,
     PlaceholderEmbeddings,
     add_placeholders,
-    draw_prompts,
-    encode_prompts,
-    find_token,
-    token_positions,
-    tokenize_prompts,
     unknown_words,
 )
+from mcpkg.method.prompts import TEMPLATES, draw_prompts, encode_prompts, find_token, token_positions, tokenize_prompts
 from mcpkg.util.errors import Notice
 from tests.helpers.tiny_pipeline import TEXT_LENGTH
 
@@ -187,7 +182,7 @@ def test_the_mini_models_own_words_are_known():
 
 
 def test_a_vocabulary_of_pieces_knows_every_word(parts, monkeypatch):
-    monkeypatch.setattr(prompts, "PIECES_FROM", len(parts[0]))  # as CLIP's 49,408 tokens are above it
+    monkeypatch.setattr(placeholders, "PIECES_FROM", len(parts[0]))  # as CLIP's 49,408 tokens are above it
     assert unknown_words(parts[0], "a red hot tub") == []
 
 

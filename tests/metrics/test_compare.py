@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mcpkg.inference.sampling import Sampling
-from mcpkg.method.config import MAGICAPTURE, ONE_PHASE, WITHOUT_REFOCUSING
+from mcpkg.method.methods import MAGICAPTURE, ONE_PHASE, WITHOUT_REFOCUSING
 from mcpkg.metrics.compare import compare_methods, train_methods, untrained
 from mcpkg.training.trainer import Training, personalise
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from mcpkg.method.config import DREAMBOOTH
+from mcpkg.method.methods import DREAMBOOTH
 from mcpkg.training.trainer import open_training
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 from tests.helpers.tiny_training import short, train

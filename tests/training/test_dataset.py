@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import torch
 
-from mcpkg.method.config import MAGICAPTURE
 from mcpkg.method.masks import to_latent_mask
+from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.method.prompts import draw_prompts
 from mcpkg.training.dataset import draw_batch, encode_dataset, mirror_landmarks
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mcpkg.method.config import MAGICAPTURE
+from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.method.optimizer_registry import OPTIMIZERS
 from mcpkg.training.optimizer import PhaseOptimizer, Trainable
 

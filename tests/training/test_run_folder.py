@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mcpkg.inference.sampling import Sampling
-from mcpkg.method.config import DREAMBOOTH, MAGICAPTURE
+from mcpkg.method.methods import DREAMBOOTH, MAGICAPTURE
 from mcpkg.training.checkpoints import read_steps
 from mcpkg.training.previews import draw_preview
 from mcpkg.training.run_folder import train_in_folder
@@ -32,8 +32,8 @@ def run(folder, method=METHOD, seed=0, pictures=1, **options):
     backend = tiny_backend()
     source, reference = tiny_portraits(backend, 3, seed=pictures), tiny_portraits(backend, 2, seed=5)
     given = {key: options.pop(key) for key in ("on_step", "precision") if key in options}
-    options = RunOptions(progress=False, **options)
-    return train_in_folder(folder, backend, source, reference, method, seed, options=options, **given)
+    options = RunOptions(**options)
+    return train_in_folder(folder, backend, source, reference, method, seed, progress=False, options=options, **given)
 
 
 def in_memory(method=METHOD):

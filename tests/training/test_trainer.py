@@ -11,16 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcpkg.method.config import (
-    CUSTOM_DIFFUSION,
-    DREAMBOOTH,
-    MAGICAPTURE,
-    METHODS,
-    WITHOUT_REFOCUSING,
-    LossWeights,
-    Refocusing,
-)
+from mcpkg.method.config import LossWeights, Refocusing
 from mcpkg.method.identity import JudgedFaces, jitter_landmarks
+from mcpkg.method.methods import CUSTOM_DIFFUSION, DREAMBOOTH, MAGICAPTURE, METHODS, WITHOUT_REFOCUSING
 from mcpkg.method.objective import BatchLoss, training_loss, weighted_sum
 from mcpkg.training.optimizer import PhaseOptimizer, Trainable, learning_rate_fraction
 from mcpkg.training.trainer import Training, open_training, personalise

@@ -13,7 +13,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from mcpkg.method.prompts import REFERENCE, SOURCE, TEMPLATES
+from mcpkg.method.placeholders import REFERENCE, SOURCE
+from mcpkg.method.prompts import TEMPLATES
 from mcpkg.util.files import write_json
 
 

@@ -19,7 +19,7 @@ from mcpkg.cli.sd15_dry_run import assumed_portraits, dry_run, random_backend
 from mcpkg.inference.export import WEBUI_FOLDER
 from mcpkg.inference.generate import generate_portraits
 from mcpkg.inference.sampling import Sampling
-from mcpkg.method.config import DREAMBOOTH, MAGICAPTURE
+from mcpkg.method.methods import DREAMBOOTH, MAGICAPTURE
 from mcpkg.training.run_folder import run_settings
 from mcpkg.training.trainer import personalise
 from mcpkg.util.errors import MissingPackage
