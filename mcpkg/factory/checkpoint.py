@@ -22,6 +22,7 @@ class FactoryState:
     def __init__(self, setting: Setting, path: Path):
         self.setting, self.path, self.step = setting, path, 0
         self.seconds, self.timed_from = 0.0, 0
+        self.precision = ""  # until the first step has chosen one; a resumed training keeps it
         self.origin = {"commit": "", "machine": "", "started_from": ""}
         self.conditions = {"population": setting.population, "images": str(setting.images)}
         if setting.recipe.uses_autoencoder:
@@ -89,7 +90,7 @@ class FactoryState:
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
         numbers = {"step": str(self.step), "seconds": str(self.seconds), "timed_from": str(self.timed_from)}
-        write_weights(tensors, self.path, numbers | self.origin | self.conditions)
+        write_weights(tensors, self.path, numbers | {"precision": self.precision} | self.origin | self.conditions)
 
     def load(self) -> None:
         """Restore the state from the checkpoint.
@@ -106,7 +107,7 @@ class FactoryState:
                         "Give the same, or move the file away to start again."
                     )
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # a safetensors file is no mapping
-        self.step = int(metadata["step"])
+        self.step, self.precision = int(metadata["step"]), metadata.get("precision", "")
         self.seconds, self.timed_from = float(metadata.get("seconds", 0)), int(metadata.get("timed_from", self.step))
         self.origin = {key: metadata.get(key, "unknown") for key in self.origin}
 

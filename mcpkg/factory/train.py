@@ -6,6 +6,7 @@ restorer and base, in any order. autoencoder_decoder is optional, at any time af
 
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
 import time
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from mcpkg.backends.mini.backend import WEIGHTS
 from mcpkg.factory.checkpoint import FactoryState
 from mcpkg.factory.data import generator_for
+from mcpkg.factory.precision import faster_precision
 from mcpkg.factory.recipes import RECIPES
 from mcpkg.factory.setting import Setting
 from mcpkg.util.errors import one_line_errors
@@ -49,6 +51,9 @@ class Arguments:
     """Device to train on."""
     threads: int | None = None
     """Number of processor threads for each process; by default all."""
+    precision: Literal["fp32", "bf16"] | None = None
+    """Precision of the forward pass; by default the faster one here, measured for half a second. A resumed training
+    keeps its own."""
     processes: int = 1
     """Number of processes among which each batch is divided."""
     checkpoints: Path = Path.home() / ".cache" / "mcpkg" / "training"
@@ -123,6 +128,7 @@ def run(rank: int, arguments: Arguments) -> None:
         raise FileNotFoundError(f"{state.path}: no checkpoint to export. Train {arguments.name} first.")
     elif arguments.start:
         state.start_from(arguments.start)
+    state.precision = state.precision or arguments.precision or ""
     if not arguments.export_only:
         run_training(state, arguments.name, rank, arguments.processes)
     if rank > 0:
@@ -144,7 +150,6 @@ def run_training(state: FactoryState, name: str, rank: int = 0, processes: int =
     setting, recipe = state.setting, state.setting.recipe
     if state.step < setting.steps:
         state.record_origin()
-    fast = torch.autocast(setting.device.type, torch.bfloat16, enabled=has_bfloat16(setting.device))
     saved_at = logged_at = counted_at = time.monotonic()
     logged_step = state.step
     bar = tqdm(initial=state.step, total=setting.steps, desc=name, mininterval=5, disable=True if rank else None)
@@ -153,6 +158,9 @@ def run_training(state: FactoryState, name: str, rank: int = 0, processes: int =
             if rank == 0:  # before the others, to render and encode what does not exist yet
                 recipe.loss(state.model, setting, generator_for(setting.seed, 0), 0.0)
         dist.barrier()
+    if state.step < setting.steps and not state.precision:
+        state.precision = choose_precision(state, processes)
+    fast = torch.autocast(setting.device.type, torch.bfloat16, enabled=state.precision == "bf16")
     while state.step < setting.steps:
         progress = state.step / setting.steps
         rng = generator_for(setting.seed, state.step * processes + rank)  # so that a resumed run draws the same
@@ -190,6 +198,20 @@ def run_training(state: FactoryState, name: str, rank: int = 0, processes: int =
     bar.close()
 
 
+def choose_precision(state: FactoryState, processes: int) -> str:
+    """Return the faster precision for this training's steps; of several processes, the first one decides."""
+    setting, model = state.setting, copy.deepcopy(state.model)
+
+    def take_step() -> None:
+        loss, _ = setting.recipe.loss(model, setting, generator_for(setting.seed, 0), 0.0)
+        loss.backward()
+
+    chosen = [faster_precision(take_step, setting.device) if not dist.is_initialized() or dist.get_rank() == 0 else ""]
+    if processes > 1:
+        dist.broadcast_object_list(chosen)
+    return chosen[0]
+
+
 def average_gradients(parameters: list[nn.Parameter], processes: int) -> None:
     """Replace gradients by their mean over all processes, in one message."""
     gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
@@ -206,14 +228,6 @@ def one_cycle(progress: float, warmup: float = 0.1) -> float:
     if progress < warmup:
         return 0.04 + 0.96 * progress / warmup
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Return whether the device computes in bfloat16 natively, so that it is faster than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.10 has no such function
-    return device.type == "cpu" and bool(capabilities.get("avx512_bf16"))
 
 
 if __name__ == "__main__":

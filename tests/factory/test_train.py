@@ -27,6 +27,12 @@ def no_weights_of_the_package(tmp_path, monkeypatch):
     monkeypatch.setattr("mcpkg.factory.setting.WEIGHTS", tmp_path / "package")
 
 
+@pytest.fixture(autouse=True)
+def fp32(monkeypatch):
+    """Two trainings that are compared must not differ by what was faster at the moment."""
+    monkeypatch.setattr(train, "faster_precision", lambda *_: "fp32")
+
+
 def setting_of(recipe: Recipe, folder, steps: int = 1) -> Setting:
     return Setting(
         recipe, seed=0, steps=steps, population="web", images=64,
@@ -169,7 +175,7 @@ def test_a_checkpoint_is_not_resumed_with_another_autoencoder(tmp_path):
 
 def _train_together(rank: int, folder) -> None:
     """One of two processes; spawned, so it sees nothing of this test but the folder."""
-    train.has_bfloat16 = lambda device: False  # whose rounding would depend on how a batch is shared
+    train.faster_precision = lambda *_: "fp32"  # rounding of bf16 would depend on how a batch is shared
     dist.init_process_group("gloo", init_method=(folder / "address").as_uri(), rank=rank, world_size=2)
     torch.manual_seed(0)
     state = train.FactoryState(setting_of(_toy(), folder, steps=8), folder / "toy.safetensors")
@@ -178,8 +184,7 @@ def _train_together(rank: int, folder) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_weights_of_one_on_both_halves_of_each_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "has_bfloat16", lambda device: False)
+def test_two_processes_give_the_weights_of_one_on_both_halves_of_each_batch(tmp_path):
     torch.multiprocessing.spawn(_train_together, (tmp_path,), nprocs=2)
 
     def loss_of_both_halves(model, setting, rng, progress):
@@ -302,3 +307,27 @@ def test_held_out_portraits_cannot_be_used_for_training(tmp_path):
     for images in (0, HELD_OUT + 1):
         with pytest.raises(ValueError, match=f"--images: {images} is not in 1 to {HELD_OUT}"):
             replace(setting, images=images)
+
+
+def test_a_resumed_training_keeps_its_precision(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "faster_precision", lambda *_: "bf16")
+    path = tmp_path / "toy.safetensors"
+    assert _run(_toy(), path, steps=3).precision == "bf16"
+    monkeypatch.setattr(train, "faster_precision", lambda *_: pytest.fail("measured again"))
+    assert _run(_toy(), path, steps=6).precision == "bf16"
+    assert read_metadata(path)["precision"] == "bf16"
+
+
+def test_the_probe_leaves_no_trace_in_the_model(tmp_path, monkeypatch):
+    """The first step's loss and gradient are computed, but on a copy."""
+    seen = []
+
+    def probe(take_step, device):
+        take_step()
+        seen.append(device)
+        return "fp32"
+
+    plain = _run(_toy(), tmp_path / "plain.safetensors").model.weight
+    monkeypatch.setattr(train, "faster_precision", probe)
+    assert torch.equal(_run(_toy(), tmp_path / "probed.safetensors").model.weight, plain)
+    assert len(seen) == 1
