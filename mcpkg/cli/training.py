@@ -29,7 +29,7 @@ def train(
     method: MethodName = "magicapture",
     seed: int = 0,
     n: int = 8,
-    options: TrainingFlat = TrainingOptions(),
+    run: TrainingFlat = TrainingOptions(),
     consent: Consent = "",
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
@@ -59,7 +59,7 @@ def train(
     source, reference = pictures.load(backend)
     chosen = apply_overrides(backend.tune(METHODS[method]), overrides, weights, refocusing)
     adapter = train_in_folder(
-        out, backend, source, reference, chosen, seed, precision=models.precision, options=options
+        out, backend, source, reference, chosen, seed, precision=models.precision, options=run
     )
     answer = {"adapter": str(out / ADAPTER_FOLDER), "method": chosen.name, "record": adapter.record}
     if n:
