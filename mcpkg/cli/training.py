@@ -58,9 +58,7 @@ def train(
     backend = models.load()
     source, reference = pictures.load(backend)
     chosen = apply_overrides(backend.tune(METHODS[method]), overrides, weights, refocusing)
-    adapter = train_in_folder(
-        out, backend, source, reference, chosen, seed, precision=models.precision, options=run
-    )
+    adapter = train_in_folder(out, backend, source, reference, chosen, seed, precision=models.precision, options=run)
     answer = {"adapter": str(out / ADAPTER_FOLDER), "method": chosen.name, "record": adapter.record}
     if n:
         from mcpkg.cli.results import write_results
