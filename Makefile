@@ -20,7 +20,7 @@ RESTORE_PIP = .venv-restore/bin/python -m pip --disable-pip-version-check
 UI_PIP = .venv-ui/bin/python -m pip --disable-pip-version-check
 REQUIREMENTS = pyproject.toml constraints.txt
 
-.PHONY: demo notebooks check test test-real test-ui clean
+.PHONY: demo notebooks check lint test test-real test-ui clean
 
 demo: .venv/base.stamp
 	.venv/bin/python -m mcpkg.cli.demo --out runs/demo
@@ -29,11 +29,13 @@ notebooks: .venv/dev.stamp
 	.venv/bin/python notebooks/build.py
 
 # tests/test_imports.py, who may import whom, is among the fast tests.
-check: .venv/dev.stamp
+check: lint
+	$(PYTEST) -m "not slow"
+
+lint: .venv/dev.stamp
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
-	$(PYTEST) -m "not slow"
 
 # What notebooks train is kept in runs/course, where their solutions find it.
 test: .venv/dev.stamp
