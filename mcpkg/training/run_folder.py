@@ -32,7 +32,7 @@ from mcpkg.util.files import explain_full_disk, read_json, write_json
 from mcpkg.util.images import save_image
 
 RUN_FILE, ADAPTER_FOLDER, PREVIEWS_FOLDER = "run.json", "adapter", "previews"
-FORMAT = "mcpkg run 1"
+FORMAT = "mcpkg run 2"
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate")
 
 
