@@ -1,4 +1,4 @@
-"""The command line: mcpkg train | generate | evaluate | leakage | masks | export | demo | doctor | weights.
+"""The command line: mcpkg train | generate | evaluate | leakage | knock | masks | export | demo | doctor | weights.
 
 Progress and notices go to standard error, results to standard output. Bad input gives one line and exit code 2.
 """
@@ -12,7 +12,7 @@ from mcpkg.cli.checks import doctor, masks
 from mcpkg.cli.demo import run_demo
 from mcpkg.cli.downloads import weights
 from mcpkg.cli.export_files import export
-from mcpkg.cli.portraits import evaluate, generate, leakage
+from mcpkg.cli.portraits import evaluate, generate, knock, leakage
 from mcpkg.cli.training import train
 from mcpkg.util.errors import one_line_errors
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "generate": generate,
     "evaluate": evaluate,
     "leakage": leakage,
+    "knock": knock,
     "masks": masks,
     "export": export,
     "demo": run_demo,

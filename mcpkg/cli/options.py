@@ -9,6 +9,7 @@ import tyro
 
 from mcpkg.backends import BACKENDS
 from mcpkg.backends.photo_models import FACE_PARSERS, IDENTITY_TRAINERS
+from mcpkg.cli.results import SCORES_FILE
 from mcpkg.inference.sampling import Sampling
 from mcpkg.training.run_options import RunOptions
 from mcpkg.util.errors import BadOption
@@ -155,6 +156,29 @@ def find_adapter(folder: Path) -> "Adapter":
     if not finished and (folder / RUN_FILE).is_file():
         raise FileNotFoundError(f"{folder}: its training is not finished. Repeat the command that began it.")
     return Adapter.load(inside if (inside / SUMMARY_FILE).is_file() else folder)
+
+
+def find_pictures(run: Path, source: Path | None, reference: Path | None) -> Pictures:
+    """The folders given; in place of one that is not, the run's own, which its scores name.
+
+    Args:
+        run: folder of a finished run, or of its adapter.
+
+    Raises:
+        ValueError: one is not given and the run does not name it, or it is no longer there.
+    """
+    from mcpkg.training.run_folder import ADAPTER_FOLDER
+    from mcpkg.util.files import read_json
+
+    given: dict[str, Path | None] = {"source": source, "reference": reference}
+    file = (run.parent if run.name == ADAPTER_FOLDER else run) / SCORES_FILE
+    named = read_json(file) if None in given.values() and file.is_file() else {}
+    found = {role: Path(named[role]) for role in given if isinstance(named.get(role), str)}
+    folders = {role: folder for role, folder in found.items() if folder.is_dir()}
+    folders |= {role: folder for role, folder in given.items() if folder is not None}
+    if lacking := [f"--{role}" for role in given if role not in folders]:
+        raise ValueError(f"{run}: does not say where its pictures are. Give {' and '.join(lacking)}.")
+    return Pictures(**folders)
 
 
 def check_out(out: Path) -> None:

@@ -1,4 +1,4 @@
-"""mcpkg generate | evaluate | leakage: what can be done with a trained adapter."""
+"""mcpkg generate | evaluate | leakage | knock: what can be done with a trained adapter."""
 
 import json
 import sys
@@ -16,6 +16,7 @@ from mcpkg.cli.options import (
     SamplingOptions,
     check_out,
     find_adapter,
+    find_pictures,
 )
 
 
@@ -154,3 +155,48 @@ def leakage(
         cells = (f"{row[c]:.4f}" if isinstance(row[c], float) else str(row[c]) for c in columns)
         print("".join(f"{cell:>14}" for cell in cells))
     print(f"\n{out / 'leakage.csv'}")
+
+
+def knock(
+    adapter: Path,
+    out: Path,
+    source: Path | None = None,
+    reference: Path | None = None,
+    interventions: tuple[Literal["outside", "inside", "everywhere", "text_states", "text_embeddings"], ...] = (
+        "outside",
+        "inside",
+        "everywhere",
+        "text_states",
+        "text_embeddings",
+    ),
+    sampling: SamplingFlat = SamplingOptions(),
+    as_json: AsJson = False,
+    models: ModelsFlat = Models(),
+) -> None:
+    """Draw portraits without a placeholder's attention or text, and measure its causal share of identity and style.
+
+    Args:
+        adapter: folder of a finished run, or of its adapter.
+        out: folder for knockout.json and knockout.png.
+        source: photos of the person; by default those that the run was trained on.
+        reference: portraits of others with the look; by default those that the run was trained on.
+        interventions: the placeholder's attention is 0 outside its region (the face; the rest), inside it or
+            everywhere; its states after the text encoder, or its embeddings before, are those of "person" or "style".
+    """
+    check_out(out)
+    learned, pictures = find_adapter(adapter), find_pictures(adapter, source, reference)
+    pictures.check()
+
+    from mcpkg.metrics.knockout import knock_out
+    from mcpkg.metrics.knockout_results import effect_table
+    from mcpkg.util.files import write_json
+    from mcpkg.util.images import save_figure
+    from mcpkg.viz.sheets import knockout_sheet
+
+    backend = models.load()
+    photos, looks = pictures.load(backend)
+    result = knock_out(backend, learned, photos, looks, sampling, interventions)
+    answer = {"sheet": str(out / "knockout.png")} | result.as_dict()
+    save_figure(knockout_sheet(photos, looks, result), out / "knockout.png")
+    write_json(answer, out / "knockout.json")
+    print(json.dumps(answer, indent=2) if as_json else f"{effect_table(result)}\n\n{out / 'knockout.json'}")

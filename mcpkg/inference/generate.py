@@ -1,8 +1,8 @@
 """Draw portraits with a personalised model, and capture where its placeholders are attended to meanwhile."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -71,12 +71,15 @@ def draw_batches(
     keep: str | None = None,
     all_layers: bool = False,
     batch_size: int = 8,
+    intervene: Callable[[slice], AbstractContextManager] = lambda of_batch: nullcontext(),
 ) -> Iterator[Generated]:
     """Generate portraits batch by batch, so that many need no more memory than one batch.
 
     Args:
         keep: of attention maps, see `capture_attention`: "mean" over the steps or "all" of them; None captures nothing.
         all_layers: capture all layers, not only those of `backend.attention_size`.
+        intervene: which of the portraits a batch holds -> what is in force while it is drawn, see
+            `mcpkg.method.interventions`. Called with the adapter applied.
         adapter, prompt, sampling, batch_size: see `generate_portraits`.
 
     Raises:
@@ -117,7 +120,7 @@ def draw_batches(
                 if positions
                 else nullcontext()
             )
-            with capture as maps:
+            with intervene(of_batch), capture as maps:
                 images = _draw(backend, prompt, sampling, noise[of_batch])
             yield Generated(withhold_unsafe(backend, images, seeds[of_batch]), seeds[of_batch], prompt, maps, settings)
 

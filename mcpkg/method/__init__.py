@@ -42,6 +42,10 @@ if TYPE_CHECKING:
         Faces as Faces,
         parse_in_batches as parse_in_batches,
     )
+    from mcpkg.method.interventions import (
+        remove_attention as remove_attention,
+        replace_text_states as replace_text_states,
+    )
     from mcpkg.method.lora import add_lora as add_lora
     from mcpkg.method.masks import (
         grow_mask as grow_mask,

@@ -51,6 +51,46 @@ def find_cross_attention(
     return chosen
 
 
+def check_processors(layers: Mapping[str, processors.Attention]) -> None:
+    """Raise unless every layer's attention is the plain softmax.
+
+    Raises:
+        RuntimeError: names the first layer that may compute another.
+    """
+    for name, layer in layers.items():
+        if type(layer.processor) not in SOFTMAX_PROCESSORS:
+            raise RuntimeError(
+                f"{name}: its processor is {type(layer.processor).__name__}, whose attention may not be a plain "
+                "softmax. Call unet.set_attn_processor(AttnProcessor2_0()) first."
+            )
+
+
+def check_rows(expected: tuple[int, int], query: Float[Tensor, "r _ _"], key: Float[Tensor, "r _ _"]) -> None:
+    """Raise unless a UNet batch holds the expected prompts, alone or as the second half of a guidance batch.
+
+    Args:
+        expected: number of prompts and of their tokens.
+
+    Raises:
+        ValueError: other numbers of rows or tokens.
+    """
+    b, n = expected
+    if key.shape[1] != n or len(query) not in (b, 2 * b):
+        raise ValueError(
+            f"positions: a mask of {b} rows and {n} tokens does not fit a UNet batch of {len(query)} rows and "
+            f"{key.shape[1]} tokens. Give one row per prompt, or per conditional prompt of a guidance batch."
+        )
+
+
+def split_heads(
+    layer: processors.Attention, query: Float[Tensor, "b cells _"], key: Float[Tensor, "b n _"]
+) -> tuple[Float[Tensor, "b heads cells d"], Float[Tensor, "b heads n d"]]:
+    """A layer's projections by head, normalised if the layer does that."""
+    query, key = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (query, key))
+    query = query if layer.norm_q is None else layer.norm_q(query)
+    return query, key if layer.norm_k is None else layer.norm_k(key)
+
+
 class _Recorder:
     """The hooks of one `capture_attention` block."""
 
@@ -77,12 +117,7 @@ class _Recorder:
         self.gradient = torch.is_grad_enabled()
         self.parts: dict[str, dict[str, Tensor]] = {name: {} for name in self.layers}
         self.running = True
-        for name, layer in self.layers.items():
-            if type(layer.processor) not in SOFTMAX_PROCESSORS:
-                raise RuntimeError(
-                    f"{name}: its processor is {type(layer.processor).__name__}, whose attention may not be a plain "
-                    "softmax. Call unet.set_attn_processor(AttnProcessor2_0()) before capturing."
-                )
+        check_processors(self.layers)
 
     def read(self, name: str, part: str, module: nn.Module, args: tuple, output: Tensor) -> None:
         """After a query or key projection. A checkpoint's recomputation comes after the UNet has ended: ignored."""
@@ -128,17 +163,11 @@ class _Recorder:
         self, layer: processors.Attention, query: Tensor, key: Tensor, mask: Tensor | None = None
     ) -> Float[Tensor, "u tokens heads cells"]:
         b, _, n = self.positions.shape
-        if key.shape[1] != n or len(query) not in (b, 2 * b):
-            raise ValueError(
-                f"positions: a mask of {b} rows and {n} tokens does not fit a UNet batch of {len(query)} rows and "
-                f"{key.shape[1]} tokens. Give one row per prompt, or per conditional prompt of a guidance batch."
-            )
+        check_rows((b, n), query, key)
         at = (self.used + len(query) - b).to(query.device)  # guidance: the second half
         if len(at) < len(query):
             query, key = query[at], key[at]
-        query, key = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (query, key))
-        query = query if layer.norm_q is None else layer.norm_q(query)
-        key = key if layer.norm_k is None else layer.norm_k(key)
+        query, key = split_heads(layer, query, key)
         if self.maps.heads is not None:
             if not all(0 <= head < layer.heads for head in self.maps.heads):
                 raise ValueError(f"heads: {self.maps.heads} asked of a layer with heads 0 to {layer.heads - 1}.")

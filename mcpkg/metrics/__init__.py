@@ -1,4 +1,4 @@
-"""Measurements of generated portraits: identity, style, leakage, failures, comparisons, votes.
+"""Measurements of generated portraits: identity, style, leakage, knock-outs, failures, comparisons, votes.
 
 Imports training and what that may import; backends by their interface only.
 """
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
         find_suspects as find_suspects,
         measure_failures as measure_failures,
     )
+    from mcpkg.metrics.knockout import (
+        INTERVENTIONS as INTERVENTIONS,
+        Intervention as Intervention,
+        knock_out as knock_out,
+    )
+    from mcpkg.metrics.knockout_results import Effect as Effect, Knockout as Knockout, effect_table as effect_table
     from mcpkg.metrics.leakage import (
         area_outside as area_outside,
         attention_leakage as attention_leakage,

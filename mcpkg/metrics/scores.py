@@ -87,7 +87,7 @@ class Scores:
         """Return means and intervals as plain numbers, ready for JSON (NaN becomes None)."""
         values = asdict(replace(self, images=None))
         values.pop("images")
-        return _without_nan(values)
+        return without_nan(values)
 
 
 def score_table(rows: dict[str, Scores], columns: Sequence[str] = ()) -> str:
@@ -102,7 +102,8 @@ def score_table(rows: dict[str, Scores], columns: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def _without_nan(value):
+def without_nan(value):
+    """The same with None for NaN, which JSON does not have; also inside dicts."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and value != value else value

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mcpkg.viz.report import write_report as write_report
     from mcpkg.viz.sheets import (
         attention_sheet as attention_sheet,
+        knockout_sheet as knockout_sheet,
         loss_sheet as loss_sheet,
         mask_check_sheet as mask_check_sheet,
         masks_sheet as masks_sheet,

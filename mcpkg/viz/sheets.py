@@ -17,6 +17,7 @@ from mcpkg.inference.generate import Generated
 from mcpkg.util.images import overlay, to_pixels
 
 if TYPE_CHECKING:
+    from mcpkg.metrics.knockout_results import Knockout
     from mcpkg.metrics.scores import Scores
 
 CELL_IN = 1.35
@@ -80,6 +81,34 @@ def attention_sheet(
                 cell.set_title(f"{token}: leakage {scores.images.leakage[role][index]:.2f}", fontsize=8)
     means = ", ".join(f"{scores.leakage_source.mean:.2f} {label}" for label, (_, scores) in rows.items())
     figure.suptitle(fill(f"fraction of {tokens['source']}'s attention outside the face: {means}", 70))
+    return figure
+
+
+def knockout_sheet(source: Portraits, reference: Portraits, knockout: "Knockout", columns: int = 8) -> Figure:
+    """Draw rows of pictures: source, reference, portraits untouched and under each intervention, with numbers.
+
+    Args:
+        columns: number of pictures of each row to show.
+    """
+    untouched = f"untouched: identity {knockout.identity.mean:.2f}, style {knockout.style.mean:.2f}"
+    rows = {"source": source.images, "reference": reference.images, untouched: knockout.untouched.images}
+    for effect in knockout.effects:
+        share, of = effect.causal_share, "identity" if effect.role == "source" else "style"
+        lost = f"{share.mean:.0%} of {of} lost" if share else f"{of} lost: undefined"
+        rows[
+            f"{knockout.tokens[effect.role]}, {effect.intervention}: {lost}; identity {effect.identity.mean:.2f}, style "
+            f"{effect.style.mean:.2f}; changed: {effect.changed_face:.0%} of the face, {effect.changed_rest:.0%} of "
+            "the rest"
+        ] = knockout.images[effect.role, effect.intervention]
+    columns = min(columns, max(len(images) for images in rows.values()))
+    figure = Figure(figsize=(columns * CELL_IN, len(rows) * (CELL_IN + 0.3) + 0.5), layout="constrained")
+    subfigures = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for subfigure, (label, images) in zip(subfigures, rows.items(), strict=True):
+        subfigure.suptitle(label, fontsize=8, x=0.01, ha="left")
+        for axis, image in zip(_bare(subfigure.subplots(1, columns, squeeze=False))[0], images):
+            axis.imshow(to_pixels(image))
+    leaks = (f"{token} {knockout.leakage(role).mean:.0%}" for role, token in knockout.tokens.items())
+    figure.suptitle(fill(f"attention outside its region (leakage): {', '.join(leaks)}", columns * 15), fontsize=10)
     return figure
 
 
@@ -148,10 +177,14 @@ def moving_mean(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     # Figure instead of pyplot: works without a display, and no figure stays open
     figure = Figure(figsize=(columns * CELL_IN + 0.4, rows * (CELL_IN + 0.1) + 0.4), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, _bare(figure.subplots(rows, columns, squeeze=False))
+
+
+def _bare(axes: np.ndarray) -> np.ndarray:
+    """The same axes, without ticks and frames."""
     for axis in axes.flat:
         axis.set_axis_off()
-    return figure, axes
+    return axes
 
 
 def _label(axis, text: str) -> None:
