@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from mcpkg.cli.options import (
     AsJson,
@@ -18,6 +18,8 @@ from mcpkg.cli.options import (
     find_adapter,
     find_pictures,
 )
+
+InterventionName = Literal["outside", "inside", "everywhere", "text_states", "text_embeddings"]
 
 
 def generate(
@@ -162,13 +164,7 @@ def knock(
     out: Path,
     source: Path | None = None,
     reference: Path | None = None,
-    interventions: tuple[Literal["outside", "inside", "everywhere", "text_states", "text_embeddings"], ...] = (
-        "outside",
-        "inside",
-        "everywhere",
-        "text_states",
-        "text_embeddings",
-    ),
+    interventions: tuple[InterventionName, ...] = get_args(InterventionName),
     sampling: SamplingFlat = SamplingOptions(),
     as_json: AsJson = False,
     models: ModelsFlat = Models(),

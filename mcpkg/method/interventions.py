@@ -111,8 +111,6 @@ def remove_attention(
         RuntimeError: if a layer's processor is not one whose attention is known, a layer did not run, or the UNet never
             ran in the block.
     """
-    if len(positions) != len(removed):
-        raise ValueError(f"removed: {len(removed)} images for {len(positions)} prompts. Give one for each.")
     remover = _Remover(positions, removed, find_cross_attention(unet, layers))
     with ExitStack() as hooks:
 

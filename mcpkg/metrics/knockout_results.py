@@ -41,8 +41,13 @@ class Effect:
     """Fraction that still show exactly one face."""
 
     @property
+    def stands_for(self) -> str:
+        """What the placeholder should be the cause of: "identity" of the source, or "style" of the reference."""
+        return "identity" if self.role == "source" else "style"
+
+    @property
     def causal_share(self) -> Interval | None:
-        """The share of what the placeholder stands for: identity for the source's, style for the reference's."""
+        """The share of what the placeholder stands for."""
         return self.identity_share if self.role == "source" else self.style_share
 
 
@@ -103,14 +108,15 @@ def effect_table(knockout: Knockout) -> str:
     columns = ("word", "intervention", "identity", "style", "causal share", "face changed", "rest changed", "one face")
     rows = [("", "untouched", f"{knockout.identity.mean:.2f}", f"{knockout.style.mean:.2f}", "", "", "", "")]
     for effect in knockout.effects:
-        share, of = effect.causal_share, "identity" if effect.role == "source" else "style"
+        share = effect.causal_share
         rows.append(
             (
                 knockout.tokens[effect.role],
                 effect.intervention,
                 f"{effect.identity.mean:.2f}",
                 f"{effect.style.mean:.2f}",
-                f"{share.mean:.2f} [{share.low:.2f}, {share.high:.2f}] of {of}" if share else f"undefined of {of}",
+                (f"{share.mean:z.2f} [{share.low:z.2f}, {share.high:z.2f}]" if share else "undefined")
+                + f" of {effect.stands_for}",
                 f"{effect.changed_face:.3f}",
                 f"{effect.changed_rest:.3f}",
                 f"{effect.one_face:.2f}",

@@ -25,6 +25,8 @@ CELL_IN = 1.35
 MASK_CELL_IN = 1.8
 """Side of one picture on a sheet of mask checks, in inches."""
 MASK_TINT = torch.tensor([1.0, 0.2, 0.1])
+LABEL_COLUMNS = 5
+"""Least number of pictures side by side whose width holds the label of a knock-out."""
 LOSS_COLUMNS = 3
 """Panels side by side on a sheet of losses."""
 
@@ -92,23 +94,25 @@ def knockout_sheet(source: Portraits, reference: Portraits, knockout: "Knockout"
     """
     untouched = f"untouched: identity {knockout.identity.mean:.2f}, style {knockout.style.mean:.2f}"
     rows = {"source": source.images, "reference": reference.images, untouched: knockout.untouched.images}
+    leaks = {role: f"{token}: leakage {knockout.leakage(role).mean:.0%}" for role, token in knockout.tokens.items()}
     for effect in knockout.effects:
-        share, of = effect.causal_share, "identity" if effect.role == "source" else "style"
-        lost = f"{share.mean:.0%} of {of} lost" if share else f"{of} lost: undefined"
-        rows[
-            f"{knockout.tokens[effect.role]}, {effect.intervention}: {lost}; identity {effect.identity.mean:.2f}, style "
-            f"{effect.style.mean:.2f}; changed: {effect.changed_face:.0%} of the face, {effect.changed_rest:.0%} of "
-            "the rest"
-        ] = knockout.images[effect.role, effect.intervention]
-    columns = min(columns, max(len(images) for images in rows.values()))
-    figure = Figure(figsize=(columns * CELL_IN, len(rows) * (CELL_IN + 0.3) + 0.5), layout="constrained")
+        share = f"{effect.causal_share.mean:z.0%}" if effect.causal_share else "an undefined part"
+        label = (
+            f"{knockout.tokens[effect.role]}, {effect.intervention}: {share} of {effect.stands_for} lost; identity "
+            f"{effect.identity.mean:.2f}, style {effect.style.mean:.2f}; changed: {effect.changed_face:.0%} of the "
+            f"face, {effect.changed_rest:.0%} of the rest"
+        )
+        rows[label] = knockout.images[effect.role, effect.intervention]
+        if effect.intervention == "outside":
+            leaks[effect.role] += f", which causes {share} of {effect.stands_for}"
+    columns = max(LABEL_COLUMNS, min(columns, max(len(images) for images in rows.values())))
+    figure = Figure(figsize=(columns * CELL_IN, len(rows) * (CELL_IN + 0.25) + 0.5), layout="constrained")
     subfigures = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for subfigure, (label, images) in zip(subfigures, rows.items(), strict=True):
         subfigure.suptitle(label, fontsize=8, x=0.01, ha="left")
         for axis, image in zip(_bare(subfigure.subplots(1, columns, squeeze=False))[0], images):
             axis.imshow(to_pixels(image))
-    leaks = (f"{token} {knockout.leakage(role).mean:.0%}" for role, token in knockout.tokens.items())
-    figure.suptitle(fill(f"attention outside its region (leakage): {', '.join(leaks)}", columns * 15), fontsize=10)
+    figure.suptitle("\n".join(leaks.values()), fontsize=10)
     return figure
 
 

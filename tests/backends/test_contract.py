@@ -16,7 +16,9 @@ from mcpkg.data.portraits import Portraits
 from mcpkg.factory.recipes import RECIPES
 from mcpkg.inference.generate import generate_portraits
 from mcpkg.inference.sampling import Sampling
+from mcpkg.method.interventions import remove_attention
 from mcpkg.method.methods import CUSTOM_DIFFUSION, MAGICAPTURE, WITHOUT_COMPOSED, WITHOUT_REFOCUSING
+from mcpkg.method.prompts import encode_prompts
 from mcpkg.training.trainer import personalise
 from mcpkg.util.lazy import import_function
 from tests.helpers.tiny_backend import tiny_backend
@@ -175,3 +177,18 @@ def test_loading_prints_nothing(name):
     code = f"from mcpkg.backends import load_backend; load_backend({name!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""
+
+
+@torch.no_grad()
+@pytest.mark.slow
+def test_a_words_attention_can_be_removed(backend, generator):
+    pipeline = backend.pipeline
+    text = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, ["", "a photo of a person"])
+    of_person = torch.zeros(1, text.shape[1], dtype=torch.bool).index_fill_(1, torch.tensor([5]), True)  # 0: begin
+    side = backend.image_size_px // pipeline.vae_scale_factor
+    latents = torch.randn(2, pipeline.unet.config.in_channels, side, side, generator=generator)
+    plain = pipeline.unet(latents, 500, text).sample
+    with remove_attention(pipeline.unet, of_person, torch.ones(1, 1, side, side)):
+        removed = pipeline.unet(latents, 500, text).sample
+    assert torch.equal(removed[0], plain[0])  # without a prompt
+    assert not torch.allclose(removed[1], plain[1], atol=1e-4)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -223,6 +224,30 @@ def test_leakage_is_averaged_within_the_chosen_groups(run, capsys):
     assert len({row["timestep"] for row in answer["means"]}) == 2
     lines = Path(answer["file"]).read_text().splitlines()
     assert {line.split(",")[1] for line in lines[1:]} == {"0", "1", "2"}  # samples are counted over batches
+
+
+@pytest.mark.slow
+def test_words_are_knocked_out_of_portraits_of_the_runs_own_pictures(run, capsys, tmp_path):
+    folder, pair = run
+    copytree(folder / "full", tmp_path / "full")
+    knock = ["knock", "--adapter", tmp_path / "full", "--out", tmp_path / "out", "--n", 2, "--steps", 1,
+             "--interventions", "outside", "everywhere"]  # fmt: skip
+    assert "does not say where its pictures are. Give --source and --reference" in refused(capsys, *knock)
+    some = [*knock, "--source", pair[0]]
+    assert "pictures are. Give --reference" in refused(capsys, *some)
+    assert not (tmp_path / "out").exists()
+    cli.main(["train", *on(pair), "--out", str(tmp_path / "full"), "--n", "1"])  # trained already: only scored
+    capsys.readouterr()
+    cli.main([*map(str, knock), "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"knockout.json", "knockout.png"}
+    assert json.loads((tmp_path / "out" / "knockout.json").read_text()) == answer
+    for token in answer["tokens"].values():
+        assert list(token["interventions"]) == ["outside", "everywhere"]
+    cli.main([*map(str, knock), *on(pair)])
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith(("<v1>", "<v2>")) for line in lines) == 4
+    assert lines[-1] == str(tmp_path / "out" / "knockout.json")
 
 
 @pytest.mark.slow
