@@ -37,6 +37,10 @@ def add_lora(
     Args:
         layers, tokens: as `Method.lora_layers` and `Method.lora_tokens`; at "placeholders", call `set_lora_tokens`
             before the UNet runs.
+
+    Note:
+        In the paper of token-aware LoRA (Peng et al. 2025, arXiv 2508.08812) every concept has a LoRA of its own, on
+        queries and outputs as well, where it acts at all cells. Here one LoRA serves both placeholders.
     """
     parameters = _wrap(unet, rank, LORA_TARGETS[layers], tokens)
     for name, parameter in parameters.items():

@@ -73,7 +73,8 @@ def test_a_part_smaller_than_a_cell_still_allows_its_cell():
 
 def test_extinguishing_a_token_lowers_only_the_losses_that_can_be_cheated():
     # Slope of the loss when the whole map is multiplied by s, at s = 1. Under "detached_minmax", with min 0.1 and
-    # range 0.3 held, the right column is (0.2 s - 0.1) / 0.3 and (0.1 s - 0.1) / 0.3: slope (2 * 1/3 * 2/3 + 0) / 2 = 2/9.
+    # range 0.3 held, the right column is (0.2 s - 0.1) / 0.3 and (0.1 s - 0.1) / 0.3: the slope is
+    # (2 * 1/3 * 2/3 + 0) / 2 = 2/9.
     slopes = {}
     for scale in ("max", "detached_minmax", "none"):
         s = torch.ones((), requires_grad=True)
