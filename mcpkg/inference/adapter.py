@@ -54,11 +54,7 @@ class Adapter:
 
     @contextmanager
     def applied(
-        self,
-        backend: Backend,
-        lora_scale: float = 1.0,
-        plain_guidance: bool = False,
-        word_norm: float | None = None,
+        self, backend: Backend, lora_scale: float = 1.0, plain_guidance: bool = False, word_norm: float | None = None
     ) -> Iterator[Backend]:
         """Put the learned parameters into the backend's models; restore everything on exit.
 

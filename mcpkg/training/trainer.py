@@ -238,7 +238,9 @@ class _LiveAdapter(Adapter):
     """Whole weights of the UNet as they were."""
 
     @contextmanager
-    def applied(self, backend: Backend, lora_scale=1.0, plain_guidance=False, word_norm=None) -> Iterator[Backend]:
+    def applied(
+        self, backend: Backend, lora_scale: float = 1.0, plain_guidance: bool = False, word_norm: float | None = None
+    ) -> Iterator[Backend]:
         with plain_first_half(backend.pipeline.unet, self.originals) if plain_guidance else nullcontext():
             yield backend
 
