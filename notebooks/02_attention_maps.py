@@ -106,8 +106,8 @@ check(
 # ## In the model
 #
 # Two adapters of the same person and the same look, trained alike but for one loss: MagiCapture, and MagiCapture
-# without Attention Refocusing. The first time this takes some minutes; later, and in other notebooks, they are only
-# loaded.
+# without Attention Refocusing (the form `fraction` on the built-in model, Eq. 8 on Stable Diffusion; see notebook 03).
+# The first time this takes some minutes; later, and in other notebooks, they are only loaded.
 
 # %%
 source, reference = course.source("amara"), course.reference("kimono")

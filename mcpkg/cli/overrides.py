@@ -11,6 +11,7 @@ import tyro
 from mcpkg.method.config import (
     IDENTITY_DECODINGS,
     LORA_LAYERS,
+    LORA_TOKENS,
     OPTIMIZERS,
     REFOCUSING_FORMS,
     REFOCUSING_SCALES,
@@ -29,6 +30,7 @@ _CHOICES = {
     "form": REFOCUSING_FORMS.names,
     "scale": REFOCUSING_SCALES,
     "lora_layers": LORA_LAYERS,
+    "lora_tokens": LORA_TOKENS,
     "weighting": WEIGHTINGS,
     "identity_decoding": IDENTITY_DECODINGS,
     "optimizer": OPTIMIZERS.names,

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mcpkg.method.diffusion import predict_x0
 from mcpkg.method.interfaces import Backend
-from mcpkg.method.prompts import encode_prompts
+from mcpkg.method.lora import set_lora_tokens
+from mcpkg.method.prompts import tokenize_prompts
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def estimate_x0(
     if len(prompts) != len(latents):
         raise ValueError(f"prompts: {len(prompts)} for {len(latents)} images. Give one for each.")
     noisy = scheduler.add_noise(latents, noise.to(latents), t)
-    context = encode_prompts(backend.pipeline.tokenizer, backend.pipeline.text_encoder, prompts)
+    ids = tokenize_prompts(backend.pipeline.tokenizer, prompts)
+    set_lora_tokens(backend, ids)
+    context = backend.pipeline.text_encoder(ids.to(backend.device)).last_hidden_state
     noise_pred = backend.pipeline.unet(noisy.to(context), t, context).sample.float()
     images = backend.decode(predict_x0(noisy, noise_pred, t, scheduler)).float()
     return OneStep(timestep, noisy, noise_pred, images)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from mcpkg.inference.model_patching import add_placeholders_to, plain_first_half, temporarily_patched, writable_copies
 from mcpkg.method.config import Method, from_dict, to_dict
@@ -52,14 +53,20 @@ class Adapter:
         return TEMPLATES["composed"][0].format(**{role: p.token for role, p in self.placeholders.items()})
 
     @contextmanager
-    def applied(self, backend: Backend, lora_scale: float = 1.0, plain_guidance: bool = False) -> Iterator[Backend]:
+    def applied(
+        self, backend: Backend, lora_scale: float = 1.0, plain_guidance: bool = False, word_norm: float | None = None
+    ) -> Iterator[Backend]:
         """Put the learned parameters into the backend's models; restore everything on exit.
+
+        A LoRA that acts at placeholders only (`Method.lora_tokens`) needs `set_lora_tokens` before the UNet runs;
+        `generate_portraits` calls it.
 
         Args:
             backend: the one that the adapter was trained on.
             lora_scale: strength of the LoRA and weight changes; 0 leaves the learned placeholders only.
             plain_guidance: the UNet runs as it was before on the first half of each batch, see `plain_first_half`. The
                 text encoder stays as trained.
+            word_norm: norm of the placeholders' embedding vectors, in medians of the vocabulary's; None as learned.
 
         Raises:
             ValueError: the adapter was trained on another model.
@@ -70,9 +77,13 @@ class Adapter:
         with temporarily_patched(backend):
             pipeline = backend.pipeline
             rows = pipeline.text_encoder.get_input_embeddings()
+            learned = self.embeddings
+            if word_norm is not None:
+                norm = word_norm * rows.weight.norm(dim=1).median().item()  # of the vocabulary, still alone in there
+                learned = {token: norm * functional.normalize(vectors, dim=1) for token, vectors in learned.items()}
             ids, originals = add_placeholders_to(backend, self.placeholders, torch.Generator()), {}
             with torch.no_grad():
-                for token, vectors in self.embeddings.items():
+                for token, vectors in learned.items():
                     rows.weight[ids[token]] = vectors.to(rows.weight)
             for part in ("unet", "text_encoder"):
                 model, start = getattr(pipeline, part), f"{part}."
@@ -83,7 +94,7 @@ class Adapter:
                     for name, parameter in parameters.items():
                         parameter += lora_scale * deltas[name].to(parameter)
             if self.lora:
-                load_lora(pipeline.unet, self.lora, self.method.lora_rank, lora_scale)
+                load_lora(pipeline.unet, self.lora, self.method.lora_rank, lora_scale, tokens=self.method.lora_tokens)
             with plain_first_half(pipeline.unet, originals) if plain_guidance else nullcontext():
                 yield backend
 
@@ -122,7 +133,8 @@ class Adapter:
         """Write the adapter; each file appears whole or not at all, `adapter.json` last.
 
         Plain diffusers reads it: `pipeline.load_lora_weights(folder)`, and for each of EMBEDDING_FILES
-        `pipeline.load_textual_inversion(folder, weight_name=...)`.
+        `pipeline.load_textual_inversion(folder, weight_name=...)`. It does not know `Method.lora_tokens`, which is in
+        `adapter.json`: a LoRA that acts at placeholders only would act at all tokens there.
 
         Raises:
             OSError: the files cannot be written.

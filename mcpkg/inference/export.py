@@ -44,14 +44,20 @@ def export_adapter(
         The folder.
 
     Raises:
-        ValueError: the method changes whole weights, which no LoRA file holds; the name is no file's; or the adapter
-            belongs to another model. Nothing is written.
+        ValueError: the method changes whole weights, which no LoRA file holds, or its LoRA acts at placeholders only,
+            which no LoRA file can say; the name is no file's; or the adapter belongs to another model. Nothing is
+            written.
         OSError: the files cannot be written.
     """
     if adapter.deltas:
         raise ValueError(
             f"{adapter.method.name} changes {len(adapter.deltas)} whole weights, which a LoRA file cannot hold. "
             "Generate with mcpkg, or export a method that trains a LoRA or placeholders only, such as MagiCapture."
+        )
+    if adapter.lora and adapter.method.lora_tokens != "all":
+        raise ValueError(
+            f"{adapter.method.name}: its LoRA acts at the placeholders' tokens only, which a LoRA file cannot say: "
+            'other tools would apply it to every word. Generate with mcpkg, or train with lora_tokens "all".'
         )
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ValueError(f"name: {name!r} does not serve as file name and placeholder. Use letters, digits, - and _.")

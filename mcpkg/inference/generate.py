@@ -1,7 +1,7 @@
 """Draw portraits with a personalised model, and capture where its placeholders are attended to meanwhile."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -13,8 +13,11 @@ from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.sampling import Sampling
 from mcpkg.method.attention_capture import capture_attention
 from mcpkg.method.attention_maps import AttentionMaps
+from mcpkg.method.batch import ROLES
 from mcpkg.method.interfaces import Backend
-from mcpkg.method.prompts import encode_prompts, token_positions
+from mcpkg.method.lora import set_lora_tokens
+from mcpkg.method.placeholders import Placeholder
+from mcpkg.method.prompts import token_positions, tokenize_prompts
 from mcpkg.util.errors import notify
 
 
@@ -103,10 +106,10 @@ def draw_batches(
         "lora_scale": sampling.lora_scale if adapter else 0.0,
         "spread": sampling.spread,
         "first_seed": seeds[0],
-    }
-    with adapter.applied(backend, sampling.lora_scale, by_plain) if adapter else nullcontext():
-        tokens = {role: placeholder.token for role, placeholder in adapter.placeholders.items()} if adapter else {}
-        tokens = {role: token for role, token in tokens.items() if keep and token in prompt}
+    } | ({} if sampling.word_norm is None else {"word_norm": sampling.word_norm})
+    with adapter.applied(backend, sampling.lora_scale, by_plain, sampling.word_norm) if adapter else nullcontext():
+        placeholders = adapter.placeholders if adapter else ROLES
+        tokens = {role: p.token for role, p in placeholders.items() if adapter and keep and p.token in prompt}
         noise = starting_noise(backend, seeds, sampling.spread)  # n c k k
         for start in range(0, len(seeds), batch_size):
             of_batch = slice(start, start + batch_size)
@@ -121,7 +124,7 @@ def draw_batches(
                 else nullcontext()
             )
             with intervene(of_batch), capture as maps:
-                images = _draw(backend, prompt, sampling, noise[of_batch])
+                images = _draw(backend, prompt, placeholders, sampling, noise[of_batch])
             yield Generated(withhold_unsafe(backend, images, seeds[of_batch]), seeds[of_batch], prompt, maps, settings)
 
 
@@ -177,14 +180,18 @@ def full_prompt(adapter: Adapter | None, prompt: str | None, edit: str) -> str:
 
 
 def _draw(
-    backend: Backend, prompt: str, sampling: Sampling, noise: Float[Tensor, "b c k k"]
+    backend: Backend,
+    prompt: str,
+    placeholders: Mapping[str, Placeholder],
+    sampling: Sampling,
+    noise: Float[Tensor, "b c k k"],
 ) -> Float[Tensor, "b 3 h w"]:
     pipeline, n = backend.sampler(), len(noise)
+    away, toward = (tokenize_prompts(pipeline.tokenizer, [text] * n) for text in (sampling.negative_prompt, prompt))
+    set_lora_tokens(backend, torch.cat((away, toward)) if sampling.guidance > 1 else toward, placeholders)
     latents = pipeline(
-        prompt_embeds=encode_prompts(pipeline.tokenizer, pipeline.text_encoder, [prompt] * n),
-        negative_prompt_embeds=encode_prompts(
-            pipeline.tokenizer, pipeline.text_encoder, [sampling.negative_prompt] * n
-        ),
+        prompt_embeds=pipeline.text_encoder(toward.to(backend.device)).last_hidden_state,  # n l d
+        negative_prompt_embeds=pipeline.text_encoder(away.to(backend.device)).last_hidden_state,
         height=backend.image_size_px,
         width=backend.image_size_px,
         num_inference_steps=sampling.steps,

@@ -77,8 +77,10 @@ def _scores(scores: Mapping | None) -> str:
 
 
 def _lora(adapter: Adapter) -> str:
-    everywhere = adapter.method.lora_layers == "all"
-    layers = "attention, feed-forward and convolutions" if everywhere else "cross-attention"
+    layers = {
+        "all": "attention, feed-forward and convolutions",
+        "cross_attention_kv": "the keys and values of cross-attention",
+    }.get(adapter.method.lora_layers, "cross-attention")
     return f"rank {adapter.method.lora_rank}, alpha the same, on {layers}"
 
 

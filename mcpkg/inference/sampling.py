@@ -38,6 +38,10 @@ class Sampling:
     """Appended to the prompt as it is, such as "wearing sunglasses"; if it does not show, lower lora_scale."""
     negative_prompt: str = ""
     """What to keep away from; needs guidance."""
+    word_norm: float | None = None
+    """Norm that each embedding vector of the learned placeholders is brought to, in medians of the vocabulary's norms;
+    by default as learned. A vector that grew long in training outweighs the other words of a prompt: if an edit does
+    not show, try 1 (arXiv 2506.22685)."""
     plain_guidance: bool = True
     """Guidance leads away from what the model drew before it learned. If False, from what it draws without a prompt
     now, as in tools that know LoRA files only."""
@@ -48,7 +52,7 @@ class Sampling:
         seeds = self.all_seeds
         if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**63 for seed in seeds):
             raise ValueError(f"seeds: {list(seeds)}. Give different whole numbers, 0 or more; one seed is one image.")
-        for name in ("guidance", "lora_scale", "spread"):
+        for name in ("guidance", "lora_scale", "spread", "word_norm"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{name}: {value}. Give 0 or more.")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     )
     from mcpkg.method.attention_losses import (
         attention_fraction as attention_fraction,
+        authors_refocusing as authors_refocusing,
         break_a_scene as break_a_scene,
         fastcomposer as fastcomposer,
         mix_of_show as mix_of_show,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
         remove_attention as remove_attention,
         replace_text_states as replace_text_states,
     )
-    from mcpkg.method.lora import add_lora as add_lora
+    from mcpkg.method.lora import add_lora as add_lora, set_lora_tokens as set_lora_tokens
     from mcpkg.method.masks import (
         grow_mask as grow_mask,
         role_region as role_region,

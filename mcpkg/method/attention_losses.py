@@ -1,4 +1,4 @@
-"""Attention losses for learned placeholders, other than Attention Refocusing (Eq. 8), to compare with it.
+"""Attention losses for learned placeholders, other than Attention Refocusing as in Eq. 8, to compare with it.
 
 Each is a value of `Refocusing.form` and takes the weight `Refocusing.weight`; the weights that their authors chose are
 in the docstrings, and are not comparable with one another. All heads of all layers of one grid come in together. To add
@@ -8,6 +8,7 @@ configuration, in the command line's help, in the widget and in the tests.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -15,6 +16,37 @@ from torch import Tensor
 from mcpkg.method.config import REFOCUSING_FORMS
 from mcpkg.method.masks import to_attention_mask
 from mcpkg.method.refocusing import SMALL, scale_map
+
+AUTHORS_SIZE = 64
+"""Side of the maps that `authors_refocusing` compares, in cells: that of Stable Diffusion's latents."""
+
+
+@REFOCUSING_FORMS.register("authors")
+def authors_refocusing(maps: Float[Tensor, "b heads h w"], mask: Float[Tensor, "b 1 H W"]) -> Float[Tensor, " b"]:
+    """Squared distance of the mean over heads from the mask, over all cells; inside the mask nothing is asked.
+
+    MagiCapture's released code (Hyung et al., AAAI 2024), where it differs from Eq. 8: every head's map is enlarged to
+    64x64 (bilinear) and scaled by "detached_minmax"; inside the mask its values are replaced by 1; the heads are then
+    averaged *before* the difference is squared, and the mean is over *all* cells, so that a token with a small region
+    weighs more. Two placeholders of one prompt are averaged (`Refocusing.averages_words`). Their weight is 2.5.
+
+    Args:
+        maps: A_k of one grid's layers and heads.
+        mask: where the token may look, at any resolution; as theirs, sampled at the nearest pixel. Inside is where it
+            is at least 0.5.
+
+    Returns:
+        One loss per sample in [0, 1].
+
+    Note:
+        Their masks have a floor of 0.01 / 1.01, which is then what is asked outside; give such a mask to have it too.
+        Each of their placeholders has one token; the attention to several is summed here, as in every form.
+    """
+    size = (AUTHORS_SIZE, AUTHORS_SIZE)
+    wanted = F.interpolate(mask.to(maps), size)  # b 1 64 64
+    scaled = scale_map(F.interpolate(maps, size, mode="bilinear"), "detached_minmax")  # b heads 64 64
+    together = torch.where(wanted < 0.5, scaled, 1.0).mean(dim=1, keepdim=True)  # b 1 64 64
+    return (together - wanted).square().mean(dim=(1, 2, 3))  # b
 
 
 @REFOCUSING_FORMS.register("break_a_scene")

@@ -12,10 +12,11 @@ from mcpkg.util.registry import Registry
 
 TASKS = ("source", "reference", "composed", "prior")
 TRAINABLE = ("embeddings", "lora", "cross_attention_kv", "unet", "text_encoder")
-LORA_LAYERS = ("cross_attention", "all")
+LORA_LAYERS = ("cross_attention", "cross_attention_kv", "all")
+LORA_TOKENS = ("all", "placeholders")
 REFOCUSING_FORMS = Registry("refocusing form", ("mcpkg.method.refocusing", "mcpkg.method.attention_losses"))
 """Name -> the loss of one placeholder's maps and its mask; one value per sample."""
-REFOCUSING_SCALES = ("max", "minmax", "none")
+REFOCUSING_SCALES = ("max", "detached_minmax", "none")
 WEIGHTINGS = ("epsilon", "velocity")
 IDENTITY_DECODINGS = ("whole", "face", "tiny")
 
@@ -62,10 +63,12 @@ class Refocusing:
     weight: float = 2.5
     """Weight of this loss in Eq. 10; 0 turns it off and saves its cost."""
     form: str = "mask"
-    """"mask" is Eq. 8; "fraction" asks only that the fraction of attention outside the mask be small. The others are
-    published alternatives, for comparison; give them weights of their own."""
+    """"mask" is Eq. 8; "authors" is the loss of the authors' code, which differs from it; "fraction" asks only that the
+    fraction of attention outside the mask be small. The others are published alternatives, for comparison; give them
+    weights of their own."""
     scale: str = "max"
-    """S of Eq. 8: "max", "minmax" (both ends detached) or "none". The other forms scale as they were published."""
+    """S of Eq. 8: "max", "detached_minmax" (no gradient through minimum and maximum) or "none". The other forms scale
+    as they were published."""
 
     def __post_init__(self) -> None:
         _check(self.weight >= 0, f"Refocusing.weight: {self.weight} is negative. Give 0 or more.")
@@ -80,6 +83,11 @@ class Refocusing:
     def takes_scale(self) -> bool:
         """Whether the form is Eq. 8, which leaves S open."""
         return self.form == "mask"
+
+    @property
+    def averages_words(self) -> bool:
+        """Whether the placeholders of one prompt are averaged, as in the authors' code, and not added up."""
+        return self.form == "authors"
 
 
 RECONSTRUCTION = LossWeights(identity=0.0)
@@ -140,8 +148,13 @@ class Method:
     lora_rank: int = 4
     """Rank of U and V (Eq. 3)."""
     lora_layers: str = "cross_attention"
-    """Which layers of the UNet have LoRA: the projections of "cross_attention" as in the paper, or "all" layers of its
-    blocks but those that change the size or take in the time: self-attention, feed-forward and convolutions as well."""
+    """Which layers of the UNet have LoRA: the projections of "cross_attention" as in the paper, only those to keys and
+    values ("cross_attention_kv"), or "all" layers of its blocks but those that change the size or take in the time:
+    self-attention, feed-forward and convolutions as well."""
+    lora_tokens: str = "all"
+    """At which tokens of a prompt the LoRA on cross-attention's keys and values acts: "all", or only those of the
+    "placeholders" (token-aware LoRA, Peng et al. 2025, arXiv 2508.08812). With lora_layers "cross_attention_kv", a
+    prompt without placeholders then draws as before training."""
     vectors: int = 1
     """Embedding vectors per placeholder."""
     identity_max_timestep: float = 0.5
@@ -171,6 +184,7 @@ class Method:
         for name in ("lora_rank", "vectors", "identity_every", "samples_per_task", "accumulation_steps"):
             _check(getattr(self, name) >= 1, f"Method.{name}: {getattr(self, name)} is below 1.")
         _check_choice("Method.lora_layers", self.lora_layers, LORA_LAYERS)
+        _check_choice("Method.lora_tokens", self.lora_tokens, LORA_TOKENS)
         _check(0 <= self.composed_source <= 1, f"Method.composed_source: {self.composed_source} is not in [0, 1].")
         _check_choice("Method.weighting", self.weighting, WEIGHTINGS)
         _check_choice("Method.optimizer", self.optimizer, OPTIMIZERS.names)

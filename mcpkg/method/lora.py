@@ -1,12 +1,19 @@
-"""LoRA, W' = W + U V^T (Eq. 3), through peft."""
+"""LoRA, W' = W + U V^T (Eq. 3), through peft; on request at the placeholders' tokens only."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
+
+from mcpkg.method.batch import ROLES
+from mcpkg.method.interfaces import Backend
+from mcpkg.method.placeholders import Placeholder
+from mcpkg.method.prompts import find_token
 
 LORA_TARGETS = {
     "cross_attention": ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
+    "cross_attention_kv": ("attn2.to_k", "attn2.to_v"),
     "all": (
         "to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out",
         "conv1", "conv2", "conv_shortcut",
@@ -19,10 +26,23 @@ PEFT_NAME = "mcpkg"
 
 
 def add_lora(
-    unet: nn.Module, rank: int, layers: str = "cross_attention", generator: torch.Generator | None = None
+    unet: nn.Module,
+    rank: int,
+    layers: str = "cross_attention",
+    generator: torch.Generator | None = None,
+    tokens: str = "all",
 ) -> dict[str, nn.Parameter]:
-    """Add U V^T (Eq. 3) to the layers in `LORA_TARGETS`, V drawn from the generator, U zero; return U and V."""
-    parameters = _wrap(unet, rank, LORA_TARGETS[layers])
+    """Add U V^T (Eq. 3) to the layers in `LORA_TARGETS`, V drawn from the generator, U zero; return U and V.
+
+    Args:
+        layers, tokens: as `Method.lora_layers` and `Method.lora_tokens`; at "placeholders", call `set_lora_tokens`
+            before the UNet runs.
+
+    Note:
+        In the paper of token-aware LoRA (Peng et al. 2025, arXiv 2508.08812) every concept has a LoRA of its own, on
+        queries and outputs as well, where it acts at all cells. Here one LoRA serves both placeholders.
+    """
+    parameters = _wrap(unet, rank, LORA_TARGETS[layers], tokens)
     for name, parameter in parameters.items():
         if generator is not None and "lora_A" in name:  # V, which is applied to the layer's input
             bound = parameter[0].numel() ** -0.5
@@ -31,7 +51,7 @@ def add_lora(
     return parameters
 
 
-def _wrap(unet: nn.Module, rank: int, targets: Iterable[str]) -> dict[str, nn.Parameter]:
+def _wrap(unet: nn.Module, rank: int, targets: Iterable[str], tokens: str) -> dict[str, nn.Parameter]:
     from peft import LoraConfig
 
     with torch.random.fork_rng(devices=[]):  # peft draws from torch's global generator, which must not advance
@@ -39,7 +59,51 @@ def _wrap(unet: nn.Module, rank: int, targets: Iterable[str]) -> dict[str, nn.Pa
     parameters = {name: parameter for name, parameter in unet.named_parameters() if f".{PEFT_NAME}." in name}
     for parameter in parameters.values():
         parameter.data = parameter.data.float()  # peft uses the type of the layer's own weight
+    if tokens == "placeholders":
+        ends = tuple(f"{layer}.lora_A.{PEFT_NAME}" for layer in LORA_TARGETS["cross_attention_kv"])
+        for name, module in unet.named_modules():
+            if name.endswith(ends):
+                module.token_positions = None
+                module.register_forward_pre_hook(_keep_tokens)
     return parameters
+
+
+def _keep_tokens(factor: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+    """Before V of a layer: its input, 0 but at the placeholders. LoRA is linear, so it adds 0 at all other tokens.
+
+    Raises:
+        RuntimeError: no positions were set, or for another batch.
+    """
+    (text,), positions = args, factor.token_positions  # b n d, b n
+    if positions is None or positions.shape != text.shape[:2]:
+        known = "nothing" if positions is None else f"a batch of {tuple(positions.shape)} tokens"
+        raise RuntimeError(
+            f"a LoRA that acts at placeholders only: got {tuple(text.shape[:2])} tokens, and {known} is set. Call "
+            "set_lora_tokens(backend, ids) with the ids of the prompts before the UNet runs."
+        )
+    return (text * positions[..., None].to(text),)
+
+
+def set_lora_tokens(backend: Backend, ids: Int[Tensor, "b n"], placeholders: Mapping[str, Placeholder] = ROLES) -> None:
+    """Tell a LoRA that acts at placeholders only where they stand, each row by itself; any other LoRA stays as it is.
+
+    Holds for all batches until the next call, because gradient checkpointing runs the layers again after the forward
+    pass.
+
+    Args:
+        ids: of the prompts as the UNet will get them; under guidance, the rows without the prompt first.
+        placeholders: role -> placeholder.
+
+    Raises:
+        ValueError: a placeholder was never added to the tokenizer.
+    """
+    limited = [module for module in backend.pipeline.unet.modules() if hasattr(module, "token_positions")]
+    if limited:
+        tokens = (placeholder.token for placeholder in placeholders.values())
+        found = [find_token(backend.pipeline.tokenizer, ids, token) for token in tokens]
+        positions = torch.stack(found).any(dim=0).to(backend.device)  # b n
+        for module in limited:
+            module.token_positions = positions
 
 
 def read_lora(unet: nn.Module) -> dict[str, Tensor]:
@@ -49,11 +113,11 @@ def read_lora(unet: nn.Module) -> dict[str, Tensor]:
     return on_cpu(get_peft_model_state_dict(unet, adapter_name=PEFT_NAME))
 
 
-def load_lora(unet: nn.Module, lora: dict[str, Tensor], rank: int, scale: float) -> None:
-    """Add a LoRA that `read_lora` returned to the layers that it names, at strength `scale`."""
+def load_lora(unet: nn.Module, lora: dict[str, Tensor], rank: int, scale: float, tokens: str = "all") -> None:
+    """Add a LoRA that `read_lora` returned to the layers that it names, at strength `scale`; tokens: see `add_lora`."""
     from peft import set_peft_model_state_dict
 
-    _wrap(unet, rank, sorted({name.partition(".lora_")[0] for name in lora}))
+    _wrap(unet, rank, sorted({name.partition(".lora_")[0] for name in lora}), tokens)
     set_peft_model_state_dict(unet, lora, adapter_name=PEFT_NAME)
     unet.set_adapters(PEFT_NAME, scale)
 

@@ -12,6 +12,7 @@ from mcpkg.method.config import Method, Phase
 from mcpkg.method.diffusion import add_noise, training_target, velocity_weight
 from mcpkg.method.identity import NOT_JUDGED, JudgedFaces, identity_terms
 from mcpkg.method.interfaces import Backend
+from mcpkg.method.lora import set_lora_tokens
 from mcpkg.method.prompts import tokenize_prompts
 from mcpkg.method.reconstruction import masked_reconstruction
 from mcpkg.method.refocusing import capture_placeholders, refocusing_terms
@@ -46,6 +47,7 @@ def training_loss(
     max_timestep = round(phase.max_timestep * scheduler.config.num_train_timesteps)
     noisy, noise, t = add_noise(batch.images.latents, scheduler, rng, max_timestep)  # Eq. 1
     ids = tokenize_prompts(pipeline.tokenizer, batch.prompts)  # b n
+    set_lora_tokens(backend, ids)
     with capture_placeholders(backend, ids, phase.refocusing) as maps:  # Eq. 2
         context = pipeline.text_encoder(ids.to(backend.device)).last_hidden_state  # b n d
         noise_pred = pipeline.unet(noisy, t, context).sample.float()

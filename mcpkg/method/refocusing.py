@@ -28,27 +28,28 @@ def scale_map(maps: Float[Tensor, "b heads h w"], scale: str = "max") -> Float[T
 
     Args:
         maps: attention, >= 0.
-        scale: "max" divides by the maximum, with gradient; "minmax" takes the minimum off and divides
-            by the range, both detached; "none" leaves the attention as it is.
+        scale: "max" divides by the maximum, with gradient; "detached_minmax" takes the minimum off and divides by the
+            range, without gradient through either; "none" leaves the attention as it is.
 
     Raises:
         ValueError: for any other scale.
 
     Note:
-        The authors' code is "minmax". There the loss falls when the whole map shrinks, so that it can be
-        met by attention to the token vanishing. Under "max" a map and its multiples have the same loss, whose
-        gradient therefore moves attention instead of removing it: our default.
+        The authors' code scales by "detached_minmax", but after enlarging the map, and its loss differs from Eq. 8 in
+        more: see `attention_losses.authors_refocusing`. Under "detached_minmax" the loss falls when the whole map
+        shrinks, so that it can be met by attention to the token vanishing. Under "max" a map and its multiples have
+        the same loss, whose gradient therefore moves attention instead of removing it: our default.
     """
     match scale:
         case "max":
             return maps / maps.amax(dim=(2, 3), keepdim=True).clamp_min(SMALL)
-        case "minmax":
+        case "detached_minmax":
             low = maps.amin(dim=(2, 3), keepdim=True).detach()
             high = maps.amax(dim=(2, 3), keepdim=True).detach()
             return (maps - low) / (high - low).clamp_min(SMALL)
         case "none":
             return maps
-    raise ValueError(f"scale: {scale!r} unknown. Choose 'max', 'minmax' or 'none'.")
+    raise ValueError(f"scale: {scale!r} unknown. Choose 'max', 'detached_minmax' or 'none'.")
 
 
 @REFOCUSING_FORMS.register("mask")
@@ -89,12 +90,18 @@ def refocusing_terms(
     Args:
         maps: of the last forward pass, role -> layer -> maps.
         face: pixels of the face in each image of the batch.
+
+    Note:
+        The values of one prompt are added up. Where the form averages them instead, each is divided by the number of
+        the prompt's placeholders.
     """
     loss, terms = refocusing_loss(refocusing), []
+    words = torch.stack(list(maps.rows.values())).sum(dim=0)  # b, placeholders of each prompt
     for role, rows in maps.rows.items():
         region = role_region(role, face)[rows.to(face.device)]  # r 1 h w
         losses = [loss(grid.flatten(1, 2), region) for grid in maps.by_grid(role).values()]  # each r
-        terms.append(sum(losses) / len(losses))
+        term = sum(losses) / len(losses)  # r
+        terms.append(term / words[rows].to(term) if refocusing.averages_words else term)
     return torch.cat(terms)
 
 

@@ -57,7 +57,7 @@ def open_parameters(
     if "text_encoder" in wanted:
         open_weights("text_encoder", "text_encoder", text_encoder, lambda name: "token_embedding" not in name)
     if "lora" in wanted:
-        by_kind["lora"] = add_lora(unet, method.lora_rank, method.lora_layers, rng)
+        by_kind["lora"] = add_lora(unet, method.lora_rank, method.lora_layers, rng, method.lora_tokens)
     return Trainable(by_kind, originals)
 
 

@@ -232,13 +232,15 @@ class Training:
 
 @dataclass(frozen=True)
 class _LiveAdapter(Adapter):
-    """An adapter for the models that are still being trained."""
+    """An adapter for the models that are still being trained. Scale and word norm have no effect on it."""
 
     originals: dict[str, Tensor] = field(default_factory=dict)
     """Whole weights of the UNet as they were."""
 
     @contextmanager
-    def applied(self, backend: Backend, lora_scale: float = 1.0, plain_guidance: bool = False) -> Iterator[Backend]:
+    def applied(
+        self, backend: Backend, lora_scale: float = 1.0, plain_guidance: bool = False, word_norm: float | None = None
+    ) -> Iterator[Backend]:
         with plain_first_half(backend.pipeline.unet, self.originals) if plain_guidance else nullcontext():
             yield backend
 

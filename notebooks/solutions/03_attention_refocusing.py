@@ -12,7 +12,7 @@ answer = fraction_outside
 
 # %% Exercise 3
 answer = (
-    "The tuned loss in the second phase: it has low leakage and keeps attention on the face, where Eq. 8 under minmax "
-    "extinguishes the word. Before I believed it, I would train with several seeds on several pairs and compare "
-    "identity, style and collapse with intervals, and look at the portraits."
+    "The tuned loss in the second phase: it has low leakage and keeps attention on the face, where Eq. 8 under "
+    "detached_minmax extinguishes the word. Before I believed it, I would train with several seeds on several pairs "
+    "and compare identity, style and collapse with intervals, and look at the portraits."
 )

@@ -21,7 +21,7 @@ def tiny_adapter(backend, method=MAGICAPTURE, vectors=1, seed=0) -> Adapter:
     lora, deltas = {}, {}
     if "lora" in kinds:
         with temporarily_patched(backend):
-            add_lora(backend.pipeline.unet, method.lora_rank, method.lora_layers)
+            add_lora(backend.pipeline.unet, method.lora_rank, method.lora_layers, tokens=method.lora_tokens)
             lora = {k: 0.3 * torch.randn(v.shape, generator=rng) for k, v in read_lora(backend.pipeline.unet).items()}
     if kinds & {"cross_attention_kv", "unet"}:
         deltas = {

@@ -6,12 +6,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mcpkg.inference.adapter import EMBEDDING_FILES, LORA_FILE, SUMMARY_FILE, Adapter
+from mcpkg.method.lora import set_lora_tokens
 from mcpkg.method.methods import CUSTOM_DIFFUSION, DREAMBOOTH, MAGICAPTURE, TEXTUAL_INVERSION
-from mcpkg.method.prompts import encode_prompts
+from mcpkg.method.prompts import encode_prompts, tokenize_prompts
 from tests.helpers.tiny_adapter import tiny_adapter
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 
 EVERYWHERE = replace(MAGICAPTURE, name="LoRA everywhere", lora_layers="all")
+AT_WORDS = replace(MAGICAPTURE, name="LoRA at words", lora_layers="cross_attention_kv", lora_tokens="placeholders")
 
 
 @pytest.fixture(params=[MAGICAPTURE, EVERYWHERE, CUSTOM_DIFFUSION, DREAMBOOTH], ids=lambda method: method.name)
@@ -49,6 +51,56 @@ def test_lora_goes_where_the_method_says():
     assert all(".attn2." in name for name in cross_attention)
     assert cross_attention.keys() < everywhere.keys()
     assert any(".attn1." in name for name in everywhere) and any(".resnets." in name for name in everywhere)
+
+
+def test_a_lora_at_the_words_alone_is_applied_saved_and_loaded_as_such(tmp_path):
+    backend = tiny_backend()
+    adapter = tiny_adapter(backend, AT_WORDS)
+    assert all(".attn2.to_k." in name or ".attn2.to_v." in name for name in adapter.lora)
+    again = Adapter.load(adapter.save(tmp_path / "adapter"))
+    assert json.loads((tmp_path / "adapter" / SUMMARY_FILE).read_text())["method"]["lora_tokens"] == "placeholders"
+    drawn = {}
+    for name, one in {"as made": adapter, "loaded": again}.items():
+        with one.applied(backend):
+            for prompt in (adapter.prompt, "a photo of a person"):
+                set_lora_tokens(backend, tokenize_prompts(backend.pipeline.tokenizer, [prompt]))
+                drawn[name, prompt] = predict(backend.pipeline, prompt)
+    assert torch.equal(drawn["as made", adapter.prompt], drawn["loaded", adapter.prompt])
+    plain = predict(backend.pipeline, "a photo of a person")
+    assert torch.equal(drawn["loaded", "a photo of a person"], plain)  # also: nothing is left in the models
+    with adapter.applied(backend, lora_scale=0.0):
+        set_lora_tokens(backend, tokenize_prompts(backend.pipeline.tokenizer, [adapter.prompt]))
+        assert not torch.allclose(predict(backend.pipeline, adapter.prompt), drawn["loaded", adapter.prompt], atol=1e-3)
+
+
+def test_an_adapter_from_before_this_choice_acts_at_all_tokens(saved):
+    values = json.loads((saved / SUMMARY_FILE).read_text())
+    del values["method"]["lora_tokens"]
+    (saved / SUMMARY_FILE).write_text(json.dumps(values))
+    assert Adapter.load(saved).method.lora_tokens == "all"
+
+
+def test_words_are_brought_to_a_norm_without_turning_and_put_back(saved):
+    backend, adapter = tiny_backend(), Adapter.load(saved)
+    table = backend.pipeline.text_encoder.get_input_embeddings()
+    before = table.weight.detach().clone()
+    median = before.norm(dim=1).sort().values[(len(before) - 1) // 2].item()  # torch's median: the lower of the two
+    rows = {}
+    for word_norm in (None, 1.0, 0.5):
+        with pytest.raises(KeyError), adapter.applied(backend, word_norm=word_norm):
+            tokenizer = backend.pipeline.tokenizer
+            rows[word_norm] = {
+                token: table.weight[tokenizer.convert_tokens_to_ids(token)].detach().clone()
+                for token in ("<v1>", "<v2>")
+            }
+            assert torch.equal(table.weight[: len(before)], before)  # all other words stay
+            raise KeyError
+        assert torch.equal(table.weight, before)
+    for token, vectors in adapter.embeddings.items():
+        assert torch.equal(rows[None][token], vectors[0])
+        for word_norm in (1.0, 0.5):
+            expected = vectors[0] * (word_norm * median / vectors[0].norm())
+            torch.testing.assert_close(rows[word_norm][token], expected)
 
 
 @pytest.mark.slow

@@ -156,6 +156,11 @@ def test_placeholders_alone_are_exported_without_lora(tmp_path):
     [
         (CUSTOM_DIFFUSION, "ann", "Custom Diffusion changes 14 whole weights, which a LoRA file cannot hold"),
         (TEXTUAL_INVERSION, "ann/chic", "'ann/chic' does not serve as file name"),
+        (
+            replace(MAGICAPTURE, lora_tokens="placeholders"),
+            "ann",
+            "acts at the placeholders' tokens only, which a LoRA",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_named_and_nothing_is_written(tmp_path, method, name, message):

@@ -8,6 +8,7 @@ from PIL import Image
 from mcpkg.inference.generate import draw_batches, generate_portraits, starting_noise
 from mcpkg.inference.provenance import read_provenance, save_portraits
 from mcpkg.inference.sampling import Sampling
+from mcpkg.method.methods import MAGICAPTURE
 from tests.helpers.tiny_adapter import tiny_adapter
 from tests.helpers.tiny_backend import tiny_backend
 
@@ -190,6 +191,30 @@ def test_guidance_leads_away_from_the_plain_model_unless_told_otherwise(backend,
 
 
 # --- On disk ----------------------------------------------------------------------------------------------------------
+
+
+def test_where_lora_acts_at_words_only_there_is_nothing_else_to_be_guided_away_from(backend):
+    method = replace(MAGICAPTURE, lora_layers="cross_attention_kv", lora_tokens="placeholders")
+    at_words = tiny_adapter(backend, method)
+
+    def draw(**settings):
+        return generate_portraits(backend, at_words, sampling=Sampling(n=2, steps=2, **settings), batch_size=1).images
+
+    plain = draw()
+    torch.testing.assert_close(draw(plain_guidance=False), plain)
+    assert not torch.allclose(draw(lora_scale=0.0), plain, atol=1e-3)
+    # A placeholder in the negative prompt brings its LoRA along.
+    away = {"negative_prompt": "a <v1> person"}
+    assert not torch.allclose(draw(plain_guidance=False, **away), draw(**away), atol=1e-3)
+    draw(guidance=1.0)  # half as many rows
+
+
+def test_the_norm_of_the_words_changes_the_image_and_is_recorded(backend, adapter):
+    as_learned, shorter = (
+        generate_portraits(backend, adapter, sampling=Sampling(n=1, steps=2, word_norm=norm)) for norm in (None, 0.2)
+    )
+    assert not torch.allclose(as_learned.images, shorter.images, atol=1e-3)
+    assert "word_norm" not in as_learned.settings and shorter.settings["word_norm"] == 0.2
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ def test_seeds_follow_the_first_unless_they_are_listed():
         ({"lora_scale": math.nan}, "lora_scale: nan"),
         ({"lora_scale": -0.5}, "lora_scale: -0.5"),
         ({"spread": -0.1}, "spread: -0.1"),
+        ({"word_norm": -1.0}, "word_norm: -1.0. Give 0 or more"),
         ({"spread": 1.5}, "spread: 1.5. Give at most 1"),
     ],
     ids=str,

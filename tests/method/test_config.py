@@ -152,6 +152,7 @@ def test_values_can_not_be_changed_in_place():
         (lambda: replace(MAGICAPTURE, optimizer="sgd"), r"Method.optimizer: 'sgd' unknown. Choose from \['adamw', "),
         (lambda: replace(MAGICAPTURE, lora_rank=0), "Method.lora_rank: 0 is below 1"),
         (lambda: replace(MAGICAPTURE, lora_layers="some"), "Method.lora_layers: 'some' unknown"),
+        (lambda: replace(MAGICAPTURE, lora_tokens="some"), "Method.lora_tokens: 'some' unknown"),
         (lambda: replace(MAGICAPTURE, identity_max_timestep=0.0), "identity_max_timestep"),
         (lambda: replace(MAGICAPTURE, composed_source=2.0), r"composed_source: 2.0 is not in \[0, 1\]"),
         (lambda: replace(MAGICAPTURE, weighting="snr"), r"'snr' unknown. Choose from \['epsilon', 'velocity'\]"),

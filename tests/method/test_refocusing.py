@@ -32,7 +32,7 @@ LEFT = torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]])
 def test_scales_by_hand():
     # Divided by 0.4; (A - 0.1) / 0.3; unchanged.
     torch.testing.assert_close(scale_map(MAP, "max"), torch.tensor([[[[1.0, 0.5], [0.25, 0.25]]]]))
-    torch.testing.assert_close(scale_map(MAP, "minmax"), torch.tensor([[[[1.0, 1 / 3], [0.0, 0.0]]]]))
+    torch.testing.assert_close(scale_map(MAP, "detached_minmax"), torch.tensor([[[[1.0, 1 / 3], [0.0, 0.0]]]]))
     assert scale_map(MAP, "none") is MAP
     with pytest.raises(ValueError, match="'softmax' unknown"):
         scale_map(MAP, "softmax")
@@ -42,7 +42,7 @@ def test_scales_by_hand():
     "scale, loss",
     [
         ("max", (0.5**2 + 0.25**2) / 2),  # the right column of the scaled map, over its two cells
-        ("minmax", (1 / 9 + 0) / 2),
+        ("detached_minmax", (1 / 9 + 0) / 2),
         ("none", (0.2**2 + 0.1**2) / 2),
     ],
 )
@@ -72,19 +72,22 @@ def test_a_part_smaller_than_a_cell_still_allows_its_cell():
 
 
 def test_extinguishing_a_token_lowers_only_the_losses_that_can_be_cheated():
-    # Slope of the loss when the whole map is multiplied by s, at s = 1. Under "minmax", with min 0.1 and range 0.3
-    # held, the right column is (0.2 s - 0.1) / 0.3 and (0.1 s - 0.1) / 0.3: slope (2 * 1/3 * 2/3 + 0) / 2 = 2/9.
+    # Slope of the loss when the whole map is multiplied by s, at s = 1. Under "detached_minmax", with min 0.1 and
+    # range 0.3 held, the right column is (0.2 s - 0.1) / 0.3 and (0.1 s - 0.1) / 0.3: the slope is
+    # (2 * 1/3 * 2/3 + 0) / 2 = 2/9.
     slopes = {}
-    for scale in ("max", "minmax", "none"):
+    for scale in ("max", "detached_minmax", "none"):
         s = torch.ones((), requires_grad=True)
         attention_refocusing(s * MAP, LEFT, scale).backward()
         slopes[scale] = s.grad.item()
     assert slopes["max"] == pytest.approx(0, abs=1e-6)
-    assert slopes["minmax"] == pytest.approx(2 / 9)
+    assert slopes["detached_minmax"] == pytest.approx(2 / 9)
     assert slopes["none"] == pytest.approx(2 * (0.2**2 + 0.1**2) / 2)
 
 
-@pytest.mark.parametrize("scale", ["max", "none"])  # "minmax" is detached on purpose: not the gradient of its value
+@pytest.mark.parametrize(
+    "scale", ["max", "none"]
+)  # "detached_minmax" is detached on purpose: not the gradient of its value
 def test_gradient(scale, generator):
     def rand(*shape):
         return torch.rand(shape, generator=generator, dtype=torch.float64).requires_grad_()
@@ -107,8 +110,8 @@ def test_the_other_forms_scale_as_they_were_published(form):
     assert torch.equal(refocusing_loss(refocusing)(MAP, LEFT), REFOCUSING_FORMS[form](MAP, LEFT))
     terms = refocusing_terms(captured(layer=MAP), LEFT, refocusing)
     assert torch.equal(terms, REFOCUSING_FORMS[form](MAP, LEFT))
-    with pytest.raises(ValueError, match=f"scale: 'minmax' is for form 'mask' only; '{form}' scales as"):
-        Refocusing(form=form, scale="minmax")
+    with pytest.raises(ValueError, match=f"scale: 'detached_minmax' is for form 'mask' only; '{form}' scales as"):
+        Refocusing(form=form, scale="detached_minmax")
 
 
 def captured(**layers):
@@ -159,6 +162,19 @@ def test_every_prompt_is_compared_with_its_own_face_the_source_first():
     # Nothing outside; the left column, 1 and 0.25 once scaled, is outside an empty face; the rest is everything.
     expected = [0, (1 + 0.25**2) / 4, 0]
     assert refocusing_terms(attention, face, Refocusing()).tolist() == pytest.approx(expected)
+
+
+def test_only_the_authors_average_the_two_placeholders_of_a_composed_prompt():
+    # The first prompt holds the source's placeholder, the second both.
+    face = torch.cat([LEFT, LEFT])
+    rows = {"source": torch.tensor([[True], [True]]), "reference": torch.tensor([[False], [True]])}
+    attention = AttentionMaps(rows)
+    attention.add({"source": {"layer": torch.cat([MAP, MAP])}, "reference": {"layer": MAP}}, 0)
+    for form, words in (("authors", 2), ("mask", 1), ("fraction", 1)):
+        loss = REFOCUSING_FORMS[form]
+        inside, outside = loss(MAP, LEFT).item(), loss(MAP, 1 - LEFT).item()
+        terms = refocusing_terms(attention, face, Refocusing(form=form))
+        assert terms.tolist() == pytest.approx([inside, inside / words, outside / words])
 
 
 @contextmanager

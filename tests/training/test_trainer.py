@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mcpkg.inference.generate import generate_portraits
+from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import LossWeights, Refocusing
 from mcpkg.method.identity import JudgedFaces, jitter_landmarks
 from mcpkg.method.methods import CUSTOM_DIFFUSION, DREAMBOOTH, MAGICAPTURE, METHODS, WITHOUT_REFOCUSING
@@ -52,6 +54,25 @@ def test_the_backend_is_as_before_after_an_error():
     after = weights_of(backend)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.slow
+def test_a_lora_at_the_words_alone_is_trained_also_while_previews_are_drawn():
+    method = short(replace(MAGICAPTURE, lora_layers="cross_attention_kv", lora_tokens="placeholders"))
+    _, at_words = train(method)
+    learned = [tensor for name, tensor in at_words.lora.items() if ".lora_B." in name]
+    assert learned and all(tensor.any() for tensor in learned)  # U starts at 0
+    assert at_words.method.lora_tokens == "placeholders"
+    _, everywhere = train(replace(method, lora_tokens="all"))
+    assert any(not torch.equal(tensor, everywhere.lora[name]) for name, tensor in at_words.lora.items())
+
+    backend = tiny_backend()
+    source, reference = tiny_portraits(backend, 3, seed=1), tiny_portraits(backend, 2, seed=2)
+    with open_training(backend, source, reference, method, seed=0) as training:
+        for _ in training.steps(show_progress=False):
+            generate_portraits(backend, training.live_adapter(), sampling=Sampling(n=1, steps=1))
+        with_previews = training.adapter()
+    assert all(torch.equal(tensor, with_previews.lora[name]) for name, tensor in at_words.lora.items())
 
 
 @pytest.mark.slow

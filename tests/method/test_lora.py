@@ -1,0 +1,133 @@
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from mcpkg.inference.model_patching import add_placeholders_to, temporarily_patched
+from mcpkg.method.batch import ROLES
+from mcpkg.method.lora import add_lora, set_lora_tokens
+from mcpkg.method.placeholders import Placeholder
+from mcpkg.method.prompts import tokenize_prompts
+from tests.helpers.tiny_backend import tiny_backend
+
+PROMPTS = ["a photo of <v1> person", "a photo of a <v1> person in the <v2> style", "a photo of a person"]
+AT = [[4], [5, 9], []]  # where their placeholders stand, after the mark of the beginning
+
+
+@contextmanager
+def lora_at_placeholders(layers="cross_attention_kv"):
+    """A backend whose LoRA acts at placeholders only and is plainly not 0; its parameters; the ids of PROMPTS."""
+    backend, rng = tiny_backend(), torch.Generator().manual_seed(0)
+    with temporarily_patched(backend):
+        add_placeholders_to(backend, ROLES, rng)
+        parameters = add_lora(backend.pipeline.unet, 2, layers, rng, tokens="placeholders")
+        for parameter in parameters.values():
+            parameter.data.copy_(torch.randn(parameter.shape, generator=rng))
+        yield backend, parameters, tokenize_prompts(backend.pipeline.tokenizer, PROMPTS)
+
+
+def run_unet(backend, ids):
+    text = torch.randn(*ids.shape, 16, generator=torch.Generator().manual_seed(1))
+    return backend.pipeline.unet(torch.ones(len(ids), 5, 8, 8), 500, text).sample
+
+
+def first_layer(backend, projection):
+    return backend.pipeline.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2.get_submodule(projection)
+
+
+@pytest.mark.parametrize("projection", ["to_k", "to_v"])
+def test_keys_and_values_change_at_each_rows_own_placeholders_and_nowhere_else(projection):
+    with lora_at_placeholders() as (backend, _, ids), torch.no_grad():
+        layer = first_layer(backend, projection)
+        text = torch.randn(*ids.shape, 16, generator=torch.Generator().manual_seed(1))
+        set_lora_tokens(backend, ids)
+        after, before = layer(text), layer.base_layer(text)
+        v, u = layer.lora_A["mcpkg"].weight, layer.lora_B["mcpkg"].weight  # 2 16, 16 2
+        for row, at in enumerate(AT):
+            for token in range(ids.shape[1]):
+                if token in at:
+                    expected = before[row, token] + u @ (v @ text[row, token])  # Eq. 3
+                    torch.testing.assert_close(after[row, token], expected)
+                else:
+                    assert torch.equal(after[row, token], before[row, token])
+
+
+def test_a_row_without_placeholders_is_predicted_as_before_training():
+    with lora_at_placeholders() as (backend, _, ids), torch.no_grad():
+        set_lora_tokens(backend, ids)
+        after = run_unet(backend, ids)
+    before = run_unet(tiny_backend(), ids)
+    assert torch.equal(after[2], before[2])
+    assert not torch.allclose(after[0], before[0], atol=1e-3) and not torch.allclose(after[1], before[1], atol=1e-3)
+
+
+def test_queries_and_outputs_keep_their_lora_at_every_cell():
+    with lora_at_placeholders("cross_attention") as (backend, _, ids), torch.no_grad():
+        set_lora_tokens(backend, ids)
+        after = run_unet(backend, ids)
+    assert not torch.allclose(after[2], run_unet(tiny_backend(), ids)[2], atol=1e-3)
+
+
+def test_the_gradient_comes_from_placeholders_only():
+    with lora_at_placeholders() as (backend, parameters, ids):
+        layer = first_layer(backend, "to_v")
+        text = torch.randn(*ids.shape, 16, generator=torch.Generator().manual_seed(1))
+        set_lora_tokens(backend, ids)
+        layer(text).sum().backward()
+        # The sum over outputs of u (v x) has the gradient v x in every row of u, summed over placeholders.
+        words = torch.stack([text[row, token] for row, at in enumerate(AT) for token in at])
+        expected = (words @ layer.lora_A["mcpkg"].weight.T).sum(dim=0).expand(16, 2)
+        torch.testing.assert_close(layer.lora_B["mcpkg"].weight.grad, expected)
+
+        set_lora_tokens(backend, ids[2:])  # no placeholder
+        for parameter in parameters.values():
+            parameter.grad = None
+        run_unet(backend, ids[2:]).sum().backward()
+        assert all(parameter.grad is None or not parameter.grad.any() for parameter in parameters.values())
+
+
+def test_gradient_checkpointing_gives_the_same_gradients():
+    gradients = []
+    for checkpointing in (False, True):
+        with lora_at_placeholders() as (backend, parameters, ids):
+            if checkpointing:
+                backend.pipeline.unet.train().enable_gradient_checkpointing()
+            set_lora_tokens(backend, ids)
+            run_unet(backend, ids).square().sum().backward()
+            gradients.append([parameter.grad for parameter in parameters.values()])
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*gradients, strict=True))
+    assert any(gradient.any() for gradient in gradients[0])
+
+
+def test_a_batch_that_nothing_is_known_of_is_refused():
+    with lora_at_placeholders() as (backend, _, ids), torch.no_grad():
+        with pytest.raises(RuntimeError, match=r"got \(3, 20\) tokens, and nothing is set. Call set_lora_tokens"):
+            run_unet(backend, ids)
+        set_lora_tokens(backend, ids)
+        with pytest.raises(RuntimeError, match=r"got \(2, 20\) tokens, and a batch of \(3, 20\) tokens is set"):
+            run_unet(backend, ids[:2])
+
+
+def test_placeholders_of_other_names_are_found():
+    with lora_at_placeholders() as (backend, _, _), torch.no_grad():
+        add_placeholders_to(backend, {"source": Placeholder("<anna>", "person")}, torch.Generator())
+        ids = tokenize_prompts(backend.pipeline.tokenizer, ["a photo of <anna>"])
+        set_lora_tokens(backend, ids, {"source": Placeholder("<anna>", "person")})
+        assert first_layer(backend, "to_k").lora_A["mcpkg"].token_positions.nonzero().tolist() == [[0, 4]]
+
+
+def test_any_other_lora_takes_no_notice():
+    backend = tiny_backend()
+    with temporarily_patched(backend), torch.no_grad():
+        add_lora(backend.pipeline.unet, 2, "cross_attention")
+        ids = torch.zeros(1, 20, dtype=torch.long)
+        set_lora_tokens(backend, ids)  # there are not even placeholders
+        run_unet(backend, ids)
+
+
+def test_nothing_of_it_stays_in_the_model():
+    with pytest.raises(KeyError), lora_at_placeholders() as (backend, _, ids):
+        set_lora_tokens(backend, ids)
+        raise KeyError
+    assert not any(hasattr(module, "token_positions") for module in backend.pipeline.unet.modules())
+    assert torch.equal(run_unet(backend, ids), run_unet(tiny_backend(), ids))
