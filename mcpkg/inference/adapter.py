@@ -14,7 +14,7 @@ from torch.nn import functional
 from mcpkg.inference.model_patching import add_placeholders_to, plain_first_half, temporarily_patched, writable_copies
 from mcpkg.method.config import Method, from_dict, to_dict
 from mcpkg.method.interfaces import Backend
-from mcpkg.method.lora import load_lora
+from mcpkg.method.lora import load_lora, lora_as_weights
 from mcpkg.method.placeholders import Placeholder
 from mcpkg.method.prompts import TEMPLATES
 from mcpkg.util.errors import notify
@@ -58,8 +58,9 @@ class Adapter:
     ) -> Iterator[Backend]:
         """Put the learned parameters into the backend's models; restore everything on exit.
 
-        A LoRA that acts at placeholders only (`Method.lora_tokens`) needs `set_lora_tokens` before the UNet runs;
-        `generate_portraits` calls it.
+        The LoRA is added to the weights, so that the model costs what it did before. One that acts at placeholders only
+        (`Method.lora_tokens`) stays beside them, and needs `set_lora_tokens` before the UNet runs; `generate_portraits`
+        calls it.
 
         Args:
             backend: the one that the adapter was trained on.
@@ -87,13 +88,15 @@ class Adapter:
                     rows.weight[ids[token]] = vectors.to(rows.weight)
             for part in ("unet", "text_encoder"):
                 model, start = getattr(pipeline, part), f"{part}."
-                deltas = {name.removeprefix(start): d for name, d in self.deltas.items() if name.startswith(start)}
-                originals |= {name: model.get_parameter(name) for name in deltas if part == "unet"}
-                parameters = writable_copies(model, deltas)
-                with torch.no_grad():
-                    for name, parameter in parameters.items():
-                        parameter += lora_scale * deltas[name].to(parameter)
-            if self.lora:
+                changes = {name.removeprefix(start): d for name, d in self.deltas.items() if name.startswith(start)}
+                if part == "unet" and self.method.lora_tokens == "all":
+                    for name, change in lora_as_weights(model, self.lora).items():
+                        changes[name] = changes.get(name, 0) + change
+                originals |= {name: model.get_parameter(name) for name in changes if part == "unet"}
+                for name, parameter in writable_copies(model, changes).items():
+                    changed = parameter.data.float() + lora_scale * changes[name].to(parameter.device)
+                    parameter.data.copy_(changed)  # rounded once, if the weights are not in fp32
+            if self.lora and self.method.lora_tokens != "all":  # no weight can tell tokens apart
                 load_lora(pipeline.unet, self.lora, self.method.lora_rank, lora_scale, tokens=self.method.lora_tokens)
             with plain_first_half(pipeline.unet, originals) if plain_guidance else nullcontext():
                 yield backend

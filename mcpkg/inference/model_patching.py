@@ -1,16 +1,15 @@
 """Placeholders and weights put into a backend's models for a while; afterwards the models are restored exactly."""
 
 import copy
-from collections import defaultdict
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from mcpkg.method.interfaces import Backend
-from mcpkg.method.lora import PEFT_NAME
+from mcpkg.method.lora import remove_lora
 from mcpkg.method.placeholders import Placeholder, add_placeholders
 
 
@@ -32,10 +31,7 @@ def temporarily_patched(backend: Backend) -> Iterator[None]:
     try:
         yield
     finally:
-        if PEFT_NAME in getattr(pipeline.unet, "peft_config", {}):
-            pipeline.unet.delete_adapters(PEFT_NAME)
-            if not getattr(pipeline.unet, "peft_config", {}):  # no other LoRA is in there
-                pipeline.unet.unload_lora()
+        remove_lora(pipeline.unet)
         pipeline.tokenizer = tokenizer
         embedding.num_embeddings, pipeline.text_encoder.config.vocab_size = sizes
         for (module, name, parameter), requires_grad in zip(slots, trainable, strict=True):
@@ -71,38 +67,44 @@ def plain_first_half(unet: nn.Module, originals: Mapping[str, nn.Parameter]) -> 
     Training on a few pictures also changes what a model draws without a prompt, and guidance would lead away from that
     instead of from an average picture (Phunyaphibarn et al. 2025, arXiv 2503.20240).
 
+    The halves go through two UNets, which share all weights that did not change: the given one, whose hooks see the
+    second half, and one as it was before.
+
     Args:
         originals: whole weights as they were, by name, where others stand in for them now. The LoRA is found.
 
     Raises:
         ValueError: in the UNet, a batch without halves.
     """
-    from peft.tuners.lora import LoraLayer
+    before, first = _as_before(unet, originals), {}
 
-    of_module: dict[str, dict[str, nn.Parameter]] = defaultdict(dict)
-    for name, original in originals.items():
-        path, _, leaf = name.rpartition(".")
-        of_module[path][leaf] = original
+    def take_second_half(unet: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        rows = len(kwargs["sample"] if "sample" in kwargs else args[0])
+        if rows % 2:
+            raise ValueError(f"a batch of {rows} has no halves: give as many rows without the prompt as with it.")
 
-    def plain(name: str, module: nn.Module) -> nn.Module | None:
-        """The module as it was before training, if training changed it."""
-        adapted = isinstance(module, LoraLayer) and PEFT_NAME in module.active_adapters
-        if not adapted and name not in of_module:
-            return None
-        before = copy.copy(module.base_layer if adapted else module)
-        before._parameters = before._parameters | of_module.get(name, {})
-        return before
+        def half(value, which: int):
+            return value.chunk(2)[which] if isinstance(value, Tensor) and value.shape[:1] == (rows,) else value
 
-    def replace_first_half(before: nn.Module, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        if len(output) % 2:
-            raise ValueError(
-                f"a batch of {len(output)} has no halves: give as many rows without the prompt as with it."
-            )
-        half = len(output) // 2
-        return torch.cat((before.forward(args[0][:half], *args[1:]), output[half:]))  # forward: without hooks
+        halves = [([half(x, i) for x in args], {name: half(x, i) for name, x in kwargs.items()}) for i in (0, 1)]
+        first["args"], first["kwargs"] = halves[0]
+        return tuple(halves[1][0]), halves[1][1]
+
+    def add_first_half(unet: nn.Module, args: tuple, output):
+        joined = torch.cat((before(*first["args"], **first["kwargs"])[0], output[0]))
+        return (joined,) if isinstance(output, tuple) else type(output)(joined)
 
     with ExitStack() as hooks:
-        for name, module in unet.named_modules():
-            if (before := plain(name, module)) is not None:
-                hooks.callback(module.register_forward_hook(partial(replace_first_half, before)).remove)
+        hooks.callback(unet.register_forward_pre_hook(take_second_half, with_kwargs=True).remove)
+        hooks.callback(unet.register_forward_hook(add_first_half).remove)
         yield
+
+
+def _as_before(unet: nn.Module, originals: Mapping[str, nn.Parameter]) -> nn.Module:
+    """A UNet without our LoRA and without hooks, with the original weights; every tensor is shared, none is copied."""
+    shared = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
+    shared |= {id(unet.get_parameter(name)): original for name, original in originals.items()}
+    hooks = [of for module in unet.modules() for of in (module._forward_hooks, module._forward_pre_hooks)]
+    before = copy.deepcopy(unet, shared | {id(of): OrderedDict() for of in hooks})
+    remove_lora(before)
+    return before

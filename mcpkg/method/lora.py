@@ -20,9 +20,8 @@ LORA_TARGETS = {
     ),
 }  # fmt: skip
 """`Method.lora_layers` -> suffixes of the layers' names; Eq. 3 adapts the projections of cross-attention."""
-
-
 PEFT_NAME = "mcpkg"
+"""Of our LoRA in a UNet that may have others."""
 
 
 def add_lora(
@@ -54,8 +53,13 @@ def add_lora(
 def _wrap(unet: nn.Module, rank: int, targets: Iterable[str], tokens: str) -> dict[str, nn.Parameter]:
     from peft import LoraConfig
 
+    from mcpkg.method.lora_layers import LEAN_LAYERS
+
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets))
+    if tokens == "all":  # at some tokens only, no sum of matrices does the same
+        config._register_custom_module(LEAN_LAYERS)
     with torch.random.fork_rng(devices=[]):  # peft draws from torch's global generator, which must not advance
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), PEFT_NAME)
+        unet.add_adapter(config, PEFT_NAME)
     parameters = {name: parameter for name, parameter in unet.named_parameters() if f".{PEFT_NAME}." in name}
     for parameter in parameters.values():
         parameter.data = parameter.data.float()  # peft uses the type of the layer's own weight
@@ -75,6 +79,8 @@ def _keep_tokens(factor: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
         RuntimeError: no positions were set, or for another batch.
     """
     (text,), positions = args, factor.token_positions  # b n d, b n
+    if positions is not None and 2 * len(text) == len(positions):
+        positions = positions[len(text) :]  # guidance, where the first half does not get here: see `plain_first_half`
     if positions is None or positions.shape != text.shape[:2]:
         known = "nothing" if positions is None else f"a batch of {tuple(positions.shape)} tokens"
         raise RuntimeError(
@@ -120,6 +126,24 @@ def load_lora(unet: nn.Module, lora: dict[str, Tensor], rank: int, scale: float,
     _wrap(unet, rank, sorted({name.partition(".lora_")[0] for name in lora}), tokens)
     set_peft_model_state_dict(unet, lora, adapter_name=PEFT_NAME)
     unet.set_adapters(PEFT_NAME, scale)
+
+
+def remove_lora(unet: nn.Module) -> None:
+    """Take the LoRA that `add_lora` or `load_lora` added out of the UNet, if there is one; others stay."""
+    if PEFT_NAME in getattr(unet, "peft_config", {}):
+        unet.delete_adapters(PEFT_NAME)
+        if not getattr(unet, "peft_config", {}):  # no other LoRA is in there
+            unet.unload_lora()
+
+
+def lora_as_weights(unet: nn.Module, lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A LoRA that `read_lora` returned as changes of weights, U V^T (Eq. 3), by their names in the UNet."""
+    changes = {}
+    for layer in sorted({name.partition(".lora_")[0] for name in lora}):
+        v, u = lora[f"{layer}.lora_A.weight"], lora[f"{layer}.lora_B.weight"]
+        inner = ".base_layer" if hasattr(unet.get_submodule(layer), "base_layer") else ""  # it has another LoRA
+        changes[f"{layer}{inner}.weight"] = (u.flatten(1) @ v.flatten(1)).view(len(u), *v.shape[1:])
+    return changes
 
 
 def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,7 +17,8 @@ OPTIMIZERS = Registry("optimizer")
 def adamw(groups: list[dict]) -> Optimizer:
     from torch.optim import AdamW
 
-    return AdamW(groups)
+    on_cpu = groups[0]["params"][0].device.type == "cpu"
+    return AdamW(groups, fused=on_cpu or None)  # one pass over each parameter; on a GPU torch chooses
 
 
 @OPTIMIZERS.register("adamw8bit")
