@@ -5,7 +5,8 @@ import torch
 import tyro
 
 from benchmarks import step_cost
-from benchmarks.step_cost import VARIANTS, Variant, open_bench, spelled_out
+from benchmarks.references import spelled_out
+from benchmarks.step_cost import VARIANTS, Variant, open_bench
 from mcpkg.method.batch import ROLES
 from mcpkg.method.prompts import find_token, tokenize_prompts
 from mcpkg.method.refocusing import capture_placeholders
@@ -82,18 +83,34 @@ def test_capture_beside_and_in_place_of_the_fast_path_teach_the_same(bench):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "variant, passes, judged",
-    [(Variant(), 1, 0), (Variant(identity=True), 1, 1), (Variant(identity=True, pass_per_task=True), 3, 1)],
+    "variant, rows, judged",
+    [
+        (Variant(), [3], 0),  # one sample of each task
+        (Variant(lora="peft"), [3], 0),
+        (Variant(identity=True), [3], 1),
+        (Variant(identity=True, pass_per_task=True), [1, 1, 1], 1),
+        (VARIANTS["authors' way"], [3, 1], 1),
+    ],
 )
-def test_a_step_runs_what_its_variant_says(bench, variant, passes, judged):
+def test_a_step_runs_what_its_variant_says(bench, variant, rows, judged):
     seen = []
     handle = bench.training.backend.pipeline.unet.register_forward_hook(lambda *args: seen.append(args[1][0].shape[0]))
     before = [p.detach().clone() for p in bench.optimizer.parameters.values()]
     assert bench.step(variant, seed=0) > 0
     handle.remove()
-    assert len(seen) == passes and sum(seen) == 3  # one sample of each task, however they go
+    assert seen == rows
     assert bench.identity_images == judged  # timesteps are below T'
     assert any(not torch.equal(a, b) for a, b in zip(before, bench.optimizer.parameters.values(), strict=True))
+
+
+@pytest.mark.slow
+def test_the_limit_has_no_lora_and_trains_nothing(bench):
+    unet = bench.training.backend.pipeline.unet
+    before = [p.detach().clone() for p in bench.optimizer.parameters.values()]
+    assert bench.step(VARIANTS["bare UNet without LoRA"], seed=0) > 0
+    assert bench.training.backend.pipeline.unet is unet
+    assert all(torch.equal(a, b) for a, b in zip(before, bench.optimizer.parameters.values(), strict=True))
+    assert all(parameter.grad is None for parameter in bench.optimizer.parameters.values())
 
 
 def test_ratios_are_taken_within_a_round():
@@ -116,6 +133,7 @@ def test_the_command_prints_every_variant_with_its_memory(folders, monkeypatch, 
     assert list(result["variants"]) == ["plain", "identity"]
     for cost in result["variants"].values():
         assert cost["seconds"] > 0 and cost["peak_mb"] > cost["peak_mb_of_steps"] > 0
+    assert result["bars"] == {}  # nothing that they compare was asked for
     assert result["settings"]["backend"] == "tiny" and result["settings"]["samples"] == 3
     assert "identity" in step_cost.table(result)
 

@@ -3,9 +3,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from mcpkg.inference.model_patching import add_placeholders_to, temporarily_patched
+from benchmarks.references import peft_layers
+from mcpkg.inference.model_patching import add_placeholders_to, temporarily_patched, writable_copies
 from mcpkg.method.batch import ROLES
-from mcpkg.method.lora import add_lora, set_lora_tokens
+from mcpkg.method.lora import add_lora, lora_as_weights, read_lora, set_lora_tokens
 from mcpkg.method.placeholders import Placeholder
 from mcpkg.method.prompts import tokenize_prompts
 from tests.helpers.tiny_backend import tiny_backend
@@ -131,3 +132,65 @@ def test_nothing_of_it_stays_in_the_model():
         raise KeyError
     assert not any(hasattr(module, "token_positions") for module in backend.pipeline.unet.modules())
     assert torch.equal(run_unet(backend, ids), run_unet(tiny_backend(), ids))
+
+
+def outputs_and_gradients(parameters, forward):
+    output = forward()
+    output.square().sum().backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in parameters.items()}
+    for parameter in parameters.values():
+        parameter.grad = None
+    return output.detach(), gradients
+
+
+@pytest.mark.parametrize("rank", [1, 4])  # of layers 16 wide: with V and U beside it, and as one matrix
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_lean_layers_give_what_those_of_peft_give(rank, checkpointing):
+    backend, rng = tiny_backend(), torch.Generator().manual_seed(0)
+    unet = backend.pipeline.unet
+    with temporarily_patched(backend):
+        if checkpointing:
+            unet.train().enable_gradient_checkpointing()
+        parameters = add_lora(unet, rank, "all", rng)
+        for parameter in parameters.values():
+            parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=rng))
+        args = torch.randn(2, 5, 8, 8, generator=rng), 500, torch.randn(2, 20, 16, generator=rng)
+        lean, of_lean = outputs_and_gradients(parameters, lambda: unet(*args).sample)
+        with peft_layers(unet):
+            peft, of_peft = outputs_and_gradients(parameters, lambda: unet(*args).sample)
+    torch.testing.assert_close(lean, peft, atol=1e-4, rtol=1e-4)
+    for name, gradient in of_peft.items():
+        assert gradient.any()
+        torch.testing.assert_close(of_lean[name], gradient, atol=1e-3 * gradient.abs().max().item(), rtol=1e-3)
+
+
+def test_another_strength_another_lora_and_none_are_respected_by_lean_layers():
+    backend, rng = tiny_backend(), torch.Generator().manual_seed(0)
+    unet = backend.pipeline.unet
+    with temporarily_patched(backend), torch.no_grad():
+        for parameter in add_lora(unet, 4, "cross_attention", rng).values():
+            parameter.copy_(torch.randn(parameter.shape, generator=rng))
+        layer = first_layer(backend, "to_k")
+        x, v, u = torch.randn(3, 16), layer.lora_A["mcpkg"].weight, layer.lora_B["mcpkg"].weight
+        before = layer.base_layer(x)
+        torch.testing.assert_close(layer(x), before + x @ v.T @ u.T)  # Eq. 3
+        unet.set_adapters("mcpkg", 0.5)
+        torch.testing.assert_close(layer(x), before + 0.5 * x @ v.T @ u.T)
+        unet.disable_adapters()
+        assert torch.equal(layer(x), before)
+
+
+def test_a_lora_in_the_weights_predicts_as_one_beside_them():
+    backend, rng = tiny_backend(), torch.Generator().manual_seed(0)
+    unet = backend.pipeline.unet
+    args = torch.randn(2, 5, 8, 8, generator=rng), 500, torch.randn(2, 20, 16, generator=rng)
+    with temporarily_patched(backend), torch.no_grad():
+        for parameter in add_lora(unet, 2, "all", rng).values():
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=rng))
+        lora, beside = read_lora(unet), unet(*args).sample
+    with temporarily_patched(backend), torch.no_grad():
+        before, changes = unet(*args).sample, lora_as_weights(unet, lora)
+        for name, weight in writable_copies(unet, changes).items():
+            weight += changes[name]
+        torch.testing.assert_close(unet(*args).sample, beside, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(before, beside, atol=1e-2)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mcpkg.inference.generate import generate_portraits
+from mcpkg.inference.model_patching import attention_for_training
 from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import LossWeights, Refocusing
 from mcpkg.method.identity import JudgedFaces, jitter_landmarks
@@ -154,6 +155,19 @@ def test_half_precisions_train_and_other_precisions_are_refused():
     train(short(MAGICAPTURE, steps=1), precision="fp16")
     with pytest.raises(ValueError, match="precision: 'fp8' unknown"):
         train(short(MAGICAPTURE, steps=1), precision="fp8")
+
+
+@pytest.mark.parametrize("precision, expected", [("fp32", "AttnProcessor2_0"), ("bf16", "AttnProcessor")])
+def test_attention_is_a_plain_softmax_while_a_small_model_trains_in_bf16(precision, expected):
+    backend = tiny_backend()
+    unet = backend.pipeline.unet
+
+    def kinds():
+        return {type(processor).__name__ for processor in unet.attn_processors.values()}
+
+    with attention_for_training(backend, precision):
+        assert kinds() == {expected}
+    assert kinds() == {"AttnProcessor2_0"}
 
 
 @pytest.mark.slow
