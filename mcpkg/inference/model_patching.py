@@ -4,6 +4,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
@@ -98,22 +99,23 @@ def plain_first_half(unet: nn.Module, originals: Mapping[str, nn.Parameter]) -> 
     Raises:
         ValueError: in the UNet, a batch without halves.
     """
-    before, first = _as_before(unet, originals), {}
+    before = _as_before(unet, originals)
+    first: tuple[list, dict] = [], {}
 
     def take_second_half(unet: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        nonlocal first
         rows = len(kwargs["sample"] if "sample" in kwargs else args[0])
         if rows % 2:
             raise ValueError(f"a batch of {rows} has no halves: give as many rows without the prompt as with it.")
 
-        def half(value, which: int):
+        def half(value: Any, which: int) -> Any:
             return value.chunk(2)[which] if isinstance(value, Tensor) and value.shape[:1] == (rows,) else value
 
-        halves = [([half(x, i) for x in args], {name: half(x, i) for name, x in kwargs.items()}) for i in (0, 1)]
-        first["args"], first["kwargs"] = halves[0]
-        return tuple(halves[1][0]), halves[1][1]
+        first = [half(x, 0) for x in args], {name: half(x, 0) for name, x in kwargs.items()}
+        return tuple(half(x, 1) for x in args), {name: half(x, 1) for name, x in kwargs.items()}
 
-    def add_first_half(unet: nn.Module, args: tuple, output):
-        joined = torch.cat((before(*first["args"], **first["kwargs"])[0], output[0]))
+    def add_first_half(unet: nn.Module, args: tuple, output: Any) -> Any:
+        joined = torch.cat((before(*first[0], **first[1])[0], output[0]))
         return (joined,) if isinstance(output, tuple) else type(output)(joined)
 
     with ExitStack() as hooks:

@@ -1,14 +1,15 @@
 """LoRA layers with a lean forward pass for training; in all else they are peft's, with its names and files.
 
-peft's own forward pass runs V, U, a product with the scale and a sum after each layer. In a small model, whose layers
-take little more time than those, that is two fifths of a training step (`python -m benchmarks.step_cost`). peft makes
-its layers of these classes where its configuration names them (`LoraConfig._register_custom_module`, which its guide to
+peft's own forward pass runs V, U, a product with the scale and a sum beside each layer. In a small model, whose layers
+take little more time than those, that is a third of a training step (`python -m benchmarks.step_cost`). peft makes its
+layers of these classes where its configuration names them (`LoraConfig._register_custom_module`, which its guide to
 custom models describes), so that nothing of peft is changed.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from peft.tuners import lora
@@ -21,7 +22,15 @@ which in wide layers, as those of Stable Diffusion at rank 4, is more than what 
 
 
 class _Lean:
-    """What both layers have in common; `base_layer`, `lora_A`, `scaling`, ... are peft's."""
+    """What both layers have in common, beside the attributes that peft gives them."""
+
+    base_layer: Any
+    lora_A: Any
+    lora_B: Any
+    scaling: Any
+    active_adapters: Any
+    disable_adapters: Any
+    merged: Any
 
     def factors(self) -> tuple[nn.Module, nn.Module] | None:
         """V and U, if one LoRA acts alone, at strength 1, on weights in fp32: in fp16 the sum would be rounded."""
