@@ -1,9 +1,9 @@
 """LoRA layers with a lean forward pass for training; in all else they are peft's, with its names and files.
 
 peft's own forward pass runs V, U, a product with the scale and a sum beside each layer. In a small model, whose layers
-take little more time than those, that is a third of a training step (`python -m benchmarks.step_cost`). peft makes its
-layers of these classes where its configuration names them (`LoraConfig._register_custom_module`, which its guide to
-custom models describes), so that nothing of peft is changed.
+take little longer than those, that is over a third of a training step (`python -m benchmarks.step_cost`).
+peft makes its layers of these classes where its configuration names them (`LoraConfig._register_custom_module`, which
+its guide to custom models describes), so that nothing of peft is changed.
 """
 
 from __future__ import annotations
