@@ -1,6 +1,5 @@
 """The parameters that learn in each phase, their optimiser and its learning-rate schedule."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +7,7 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor, nn
 
-from mcpkg.inference.model_patching import writable_copies
+from mcpkg.inference.model_patching import WHOLE_WEIGHTS, whole_weights, writable_copies
 from mcpkg.method.config import Method, Phase
 from mcpkg.method.interfaces import DTYPES, Backend
 from mcpkg.method.lora import add_lora
@@ -42,22 +41,14 @@ def open_parameters(
 ) -> Trainable:
     """Copies of the weights that the method trains, and its LoRA, put into models that are `temporarily_patched`."""
     wanted = {kind for phase in method.phases for kind in phase.trains}
-    unet, text_encoder = backend.pipeline.unet, backend.pipeline.text_encoder
     by_kind, originals = {"embeddings": {"placeholders": embeddings.weight}}, {}
-
-    def open_weights(kind: str, part: str, model: nn.Module, keep: Callable[[str], bool]) -> None:
-        before = {name: parameter for name, parameter in model.named_parameters() if keep(name)}
-        originals.update({f"{part}.{name}": parameter for name, parameter in before.items()})
-        by_kind[kind] = {f"{part}.{name}": parameter for name, parameter in writable_copies(model, before).items()}
-
-    if "unet" in wanted:
-        open_weights("unet", "unet", unet, lambda name: True)
-    if "cross_attention_kv" in wanted:
-        open_weights("cross_attention_kv", "unet", unet, lambda name: ".attn2.to_k." in name or ".attn2.to_v." in name)
-    if "text_encoder" in wanted:
-        open_weights("text_encoder", "text_encoder", text_encoder, lambda name: "token_embedding" not in name)
+    for kind, before in whole_weights(backend.pipeline, wanted).items():
+        part, _ = WHOLE_WEIGHTS[kind]
+        names, model = [name.removeprefix(f"{part}.") for name in before], getattr(backend.pipeline, part)
+        originals |= before
+        by_kind[kind] = {f"{part}.{name}": parameter for name, parameter in writable_copies(model, names).items()}
     if "lora" in wanted:
-        by_kind["lora"] = add_lora(unet, method.lora_rank, method.lora_layers, rng)
+        by_kind["lora"] = add_lora(backend.pipeline.unet, method.lora_rank, method.lora_layers, rng)
     return Trainable(by_kind, originals)
 
 
