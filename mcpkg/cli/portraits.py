@@ -141,12 +141,13 @@ def leakage(
 
     from mcpkg.metrics.attention_trace import trace_leakage
     from mcpkg.metrics.leakage import mean_leakage, write_leakage_csv
+    from mcpkg.util.files import finite
 
     rows = trace_leakage(models.load(), learned, sampling, all_layers)
     means = mean_leakage(rows, by)
     write_leakage_csv(rows, out / "leakage.csv")
     if as_json:
-        print(json.dumps({"file": str(out / "leakage.csv"), "means": means}, indent=2))
+        print(json.dumps({"file": str(out / "leakage.csv"), "means": finite(means)}, indent=2))
         return
     columns = (*by, "leakage", "area_outside", "mass", "n")
     print("".join(f"{column:>14}" for column in columns))

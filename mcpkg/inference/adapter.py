@@ -108,14 +108,15 @@ class Adapter:
         pipeline = backend.pipeline
         width = pipeline.text_encoder.get_input_embeddings().embedding_dim
         kinds = {kind for phase in self.method.phases for kind in phase.trains}
-        here = {f"the placeholder {p.token}": (p.vectors, width) for p in self.placeholders.values()}
+        here: dict[str, tuple[int, ...]] = {}
+        here |= {f"the placeholder {p.token}": (p.vectors, width) for p in self.placeholders.values()}
         learned = (
             {f"the placeholder {token}": rows for token, rows in self.embeddings.items()} | self.lora | self.deltas
         )
         if self.lora:
             here |= lora_shapes(pipeline.unet, self.method.lora_rank, self.method.lora_layers)
         if self.deltas:
-            weights = whole_weights(pipeline, kinds)
+            weights = whole_weights(backend, kinds)
             here |= {name: tuple(weight.shape) for of_kind in weights.values() for name, weight in of_kind.items()}
         misfit = next((name for name, x in learned.items() if here.get(name) != tuple(x.shape)), None)
         lacking = next((name for name in here if name not in learned), None)
@@ -184,7 +185,7 @@ class Adapter:
         return cls(
             method=summary.method,
             seed=summary.seed,
-            placeholders=dict(summary.placeholders),
+            placeholders={str(role): placeholder for role, placeholder in summary.placeholders.items()},
             record=summary.record,
             backend=summary.backend,
             embeddings={token: t for name in EMBEDDING_FILES.values() for token, t in tensors[name].items()},

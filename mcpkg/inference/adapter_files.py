@@ -89,7 +89,7 @@ def read_tensors(folder: Path, summary: Summary | UnsealedSummary) -> dict[str, 
     if different := sorted(expected ^ set(summary.files)):
         what = "missing there" if different[0] in expected else "not of such a method"
         raise ValueError(f"{folder / SUMMARY_FILE}: files: {different[0]} is {what}. {ADVICE}")
-    tensors = {}
+    tensors: dict[str, dict[str, Tensor]] = {}
     for name in summary.files:
         tensors[name] = read_weights(folder / name)
         if isinstance(summary, Summary) and file_sha256(folder / name) != summary.files[name]:
@@ -98,8 +98,8 @@ def read_tensors(folder: Path, summary: Summary | UnsealedSummary) -> dict[str, 
         _check_embeddings(folder / EMBEDDING_FILES[role], tensors[EMBEDDING_FILES[role]], placeholder)
     if LORA_FILE in tensors:
         _check_lora(folder / LORA_FILE, tensors[LORA_FILE], summary.method.lora_rank)
-    for name, tensor in tensors.get(WEIGHTS_FILE, {}).items():
-        _check(tensor.is_floating_point() and tensor.numel() > 0, folder / WEIGHTS_FILE, f"{name} holds no numbers")
+    for weight, delta in tensors.get(WEIGHTS_FILE, {}).items():
+        _check(delta.is_floating_point() and delta.numel() > 0, folder / WEIGHTS_FILE, f"{weight} is {_shown(delta)}")
     return tensors
 
 
@@ -121,7 +121,8 @@ def _check_lora(path: Path, tensors: Mapping[str, Tensor], rank: int) -> None:
     layers: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         match = re.fullmatch(r"unet\.(.+)\.lora_([AB])\.weight", name)
-        _check(match is not None, path, f"{name} is no name of a LoRA")
+        if match is None:
+            raise ValueError(f"{path}: {name} is no name of a LoRA. {ADVICE}")
         layers.setdefault(match[1], {})[match[2]] = tensor
     _check(bool(layers), path, "holds no LoRA")
     for layer, factors in layers.items():

@@ -21,13 +21,13 @@ WHOLE_WEIGHTS: dict[str, tuple[str, Callable[[str], bool]]] = {
 """Kind, as in config.TRAINABLE -> the model whose own weights it trains, and which of them by name."""
 
 
-def whole_weights(pipeline, kinds: Iterable[str]) -> dict[str, dict[str, nn.Parameter]]:
+def whole_weights(backend: Backend, kinds: Iterable[str]) -> dict[str, dict[str, nn.Parameter]]:
     """Kind -> "unet." or "text_encoder." and the name -> the weight that is trained; other kinds are left out."""
     found = {}
     for kind in WHOLE_WEIGHTS:
         if kind in kinds:
             part, keep = WHOLE_WEIGHTS[kind]
-            weights = getattr(pipeline, part).named_parameters()
+            weights = getattr(backend.pipeline, part).named_parameters()
             found[kind] = {f"{part}.{name}": weight for name, weight in weights if keep(name)}
     return found
 

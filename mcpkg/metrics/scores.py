@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
+from mcpkg.util.files import finite
 from mcpkg.util.statistics import Interval
 
 
@@ -87,7 +88,7 @@ class Scores:
         """Return means and intervals as plain numbers, ready for JSON (NaN becomes None)."""
         values = asdict(replace(self, images=None))
         values.pop("images")
-        return _without_nan(values)
+        return finite(values)
 
 
 def score_table(rows: dict[str, Scores], columns: Sequence[str] = ()) -> str:
@@ -100,9 +101,3 @@ def score_table(rows: dict[str, Scores], columns: Sequence[str] = ()) -> str:
         texts = (f"{cell.mean:.2f} [{cell.low:.2f}, {cell.high:.2f}]" for cell in cells)
         lines.append(f"{name:<{width}}" + "".join(f"  {text:>20}" for text in texts))
     return "\n".join(lines)
-
-
-def _without_nan(value):
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and value != value else value

@@ -3,10 +3,12 @@
 import errno
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -53,6 +55,15 @@ def write_json(values: dict, path: str | Path) -> None:
     """
     with replace_whole(path) as partial:
         partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def finite(values: Any) -> Any:
+    """The same values, ready for JSON: None for NaN and infinity, also within dicts, lists and tuples."""
+    if isinstance(values, dict):
+        return {key: finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def read_json(path: str | Path) -> dict:

@@ -25,7 +25,7 @@ def tiny_adapter(backend, method=MAGICAPTURE, vectors=1, seed=0) -> Adapter:
             lora = {k: 0.3 * torch.randn(v.shape, generator=rng) for k, v in read_lora(backend.pipeline.unet).items()}
     deltas = {
         name: (0.3 if "attn2" in name else 0.05) * torch.randn(weight.shape, generator=rng)
-        for of_kind in whole_weights(backend.pipeline, kinds).values()
+        for of_kind in whole_weights(backend, kinds).values()
         for name, weight in of_kind.items()
     }
     return Adapter(
