@@ -25,8 +25,8 @@ class BackendEntry:
     options: tuple[str, ...] = ()
     """Further keyword arguments of the loader that a user may choose."""
     tuning: str = ""
-    """Function that is the backend's `tune`, as "module:function", in a module that loads no torch; empty if its settings
-    cannot make a valid method invalid."""
+    """Function that is the backend's `tune`, as "module:function" in a module that loads no torch; empty if its
+    settings cannot make a valid method invalid."""
     max_vectors: int = MAX_VECTORS
     """Embedding vectors per placeholder for which its text encoder has room."""
     built_in: bool = False

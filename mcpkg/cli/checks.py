@@ -13,6 +13,7 @@ def masks(pictures: PicturesFlat, out: Path, as_json: AsJson = False, models: Mo
         out: folder for the sheets source_masks.png and reference_masks.png.
     """
     check_out(out)
+    models.check()
     pictures.check()
 
     from mcpkg.data.mask_check import diagnose_masks

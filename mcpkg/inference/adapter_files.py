@@ -32,6 +32,9 @@ FileName = Literal[
 ]
 
 
+_USUAL = Field(ge=-1e15, le=1e15)
+
+
 class UnsealedSummary(Schema):
     """`adapter.json` as it was before it held digests."""
 
@@ -41,7 +44,7 @@ class UnsealedSummary(Schema):
     prompt: str
     placeholders: dict[Literal["source", "reference"], Placeholder]
     files: list[FileName]
-    record: dict[str, int | float]
+    record: dict[str, Annotated[int, _USUAL] | Annotated[float, _USUAL]]
 
 
 class Summary(UnsealedSummary):

@@ -11,7 +11,7 @@ from torch import Tensor
 from mcpkg.inference.adapter import EMBEDDING_FILES, Adapter
 from mcpkg.inference.model_card import card_text
 from mcpkg.method.interfaces import Backend
-from mcpkg.util.files import replace_whole
+from mcpkg.util.files import check_file_name, replace_whole
 from mcpkg.util.safetensors_io import write_weights
 
 WEBUI_FOLDER, CARD_FILE = "webui", "README.md"
@@ -53,8 +53,7 @@ def export_adapter(
             f"{adapter.method.name} changes {len(adapter.deltas)} whole weights, which a LoRA file cannot hold. "
             "Generate with mcpkg, or export a method that trains a LoRA or placeholders only, such as MagiCapture."
         )
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ValueError(f"name: {name!r} does not serve as file name and placeholder. Use letters, digits, - and _.")
+    check_file_name(name)
     adapter.check_fit(backend)
 
     folder = adapter.save(folder)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,18 @@ def explain_full_disk(folder: str | Path) -> Iterator[None]:
         if getattr(error, "errno", None) != errno.ENOSPC and "os error 28" not in str(error):
             raise
         raise OSError(f"{folder}: no space left on the disk. Free some and repeat the command.") from None
+
+
+def check_file_name(name: str) -> None:
+    """Raise unless a name is safe as file name and as word in a prompt, for every program.
+
+    Raises:
+        ValueError: it has other characters than letters, digits, - and _, or is too long.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+        raise ValueError(
+            f"name: {name!r} does not serve as file name and placeholder. Use letters, digits, - and _, 100 at most."
+        )
 
 
 def write_json(values: dict, path: str | Path) -> None:

@@ -14,19 +14,22 @@ def test_seeds_follow_the_first_unless_they_are_listed():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"n": 0}, "n is 0"),
-        ({"n": -2}, "n is -2"),
-        ({"steps": 0}, "steps is 0"),
+        ({"n": 0}, "n: 0 is not in 1 to 10,000"),
+        ({"n": -2}, "n: -2 is not"),
+        ({"steps": 0}, "steps: 0 is not in 1 to 1,000"),
         ({"seeds": (3, 4, 3)}, r"seeds: \[3, 4, 3\]. Give different whole numbers"),
         ({"seeds": (3, -4)}, r"seeds: \[3, -4\]"),
-        ({"seed": -1, "n": 2}, r"seeds: \[-1, 0\]. Give different whole numbers, 0 or more"),
+        ({"seed": -1, "n": 2}, "seed: -1. Give different whole numbers, 0 or more"),
         ({"seeds": (2**63,)}, "seeds: "),  # more than a generator takes
-        ({"guidance": -1.0}, "guidance: -1.0. Give 0 or more"),
+        ({"guidance": -1.0}, "guidance: -1.0 is not in 0 to 100"),
         ({"guidance": math.inf}, "guidance: inf"),
+        ({"n": 10**12}, "n: 1000000000000 is not in 1 to 10,000"),
+        ({"steps": 1001}, "steps: 1001 is not"),
+        ({"guidance": 1.0, "negative_prompt": "hat"}, "guidance: 1.0 leaves the negative prompt without effect"),
         ({"lora_scale": math.nan}, "lora_scale: nan"),
         ({"lora_scale": -0.5}, "lora_scale: -0.5"),
         ({"spread": -0.1}, "spread: -0.1"),
-        ({"spread": 1.5}, "spread: 1.5. Give at most 1"),
+        ({"spread": 1.5}, "spread: 1.5 is not in 0 to 1"),
     ],
     ids=str,
 )
