@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from jaxtyping import Float
+from pydantic import ConfigDict
 from torch import Tensor
 
 from mcpkg.util.files import finite
+from mcpkg.util.schema import Schema, check_json, read_text_of
 from mcpkg.util.statistics import Interval
 
 
@@ -101,3 +104,27 @@ def score_table(rows: dict[str, Scores], columns: Sequence[str] = ()) -> str:
         texts = (f"{cell.mean:.2f} [{cell.low:.2f}, {cell.high:.2f}]" for cell in cells)
         lines.append(f"{name:<{width}}" + "".join(f"  {text:>20}" for text in texts))
     return "\n".join(lines)
+
+
+class _Interval(Schema):
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+class _ScoresFile(Schema):
+    model_config = ConfigDict(extra="ignore")
+    methods: dict[str, dict[str, _Interval | float | None]]
+
+
+def read_scores(path: str | Path, method: str) -> dict | None:
+    """A method's scores from `scores.json`, as `Scores.as_dict` gave them; None if it has none of that method.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged; the message names the field.
+    """
+    advice = "Evaluate again, or remove this file."
+    methods = check_json(read_text_of(path, advice), _ScoresFile, path, advice).model_dump()["methods"]
+    return methods.get(method)

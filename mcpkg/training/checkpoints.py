@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -64,7 +65,9 @@ def read_steps(folder: str | Path) -> list[dict]:
             if number < len(lines):  # the last may have been cut by a kill
                 notify(f"{path}: line {number} is damaged; the loss curves end before it.")
             break
-        reports.append({name: float("nan") if value is None else value for name, value in report.items()})
+        for values in (report, report["terms"]):
+            values.update({name: math.nan for name, value in values.items() if value is None})
+        reports.append(report)
     return reports
 
 
@@ -112,10 +115,13 @@ def check_state(state: TrainingState, parameters: Mapping[str, Tensor], method: 
     if random.keys() != {str(number) for number in range(PartialState().num_processes)}:
         raise ValueError("lacks a process's random state, or has one more. Use as many processes as before")
     for values in random.values():
+        generator = torch.Generator()
         try:
-            torch.Generator().set_state(values)
+            generator.set_state(values)
         except (RuntimeError, TypeError):
             raise ValueError("its random state is damaged") from None
+        if values.shape != generator.get_state().shape:
+            raise ValueError("its random state has another shape")
     steps = [*(phase.steps for phase in method.phases), 0]  # the last: after all phases
     if at.phase >= len(steps) or at.step > steps[at.phase]:
         raise ValueError(f"phase {at.phase + 1}, step {at.step}: {method.name} has no such step")

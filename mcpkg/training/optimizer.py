@@ -165,12 +165,13 @@ class PhaseOptimizer:
         wanted = _state_like(OPTIMIZERS[self.name], first.device)
         expected = {f"{name} {what}": () if is_number else tuple(parameter.shape)
                     for name, parameter in self.parameters.items() for what, is_number in wanted.items()}  # fmt: skip
+        of_torch = type(self.optimizer).__module__.startswith("torch.")  # others round, and keep more of large tensors
         for name, shape in expected.items():
-            if name not in moments or tuple(moments[name].shape) != shape or moments[name].is_complex():
+            moment = moments.get(name)
+            if moment is None or tuple(moment.shape) != shape or (of_torch and not moment.is_floating_point()):
                 raise ValueError(f"the optimiser's {name!r} is missing, or has another shape")
             if name.endswith(" step") and not 1 <= moments[name].item() <= steps:
                 raise ValueError(f"the optimiser's {name!r} is not in 1 to {steps}")
-        of_torch = type(self.optimizer).__module__.startswith("torch.")  # others keep more of large tensors
         more = [name for name in moments if name not in expected.keys() | scale]
         unknown = [name for name in more if of_torch or name.rpartition(" ")[0] not in self.parameters]
         if unknown:

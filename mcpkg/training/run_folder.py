@@ -196,7 +196,7 @@ def _differences(there: object, here: object, path: str = "") -> Iterator[str]:
     elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
         for number, (a, b) in enumerate(zip(there, here)):
             yield from _differences(a, b, f"{path} {number + 1}")
-    elif there != here:
+    elif there != here or isinstance(there, bool) != isinstance(here, bool):  # True equals 1
         yield f"{path} {_shown(there)}, not {_shown(here)}"
 
 

@@ -318,7 +318,7 @@ def test_a_loss_that_is_not_finite_is_left_out_and_a_killed_run_leaves_out_the_s
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::mcpkg.util.errors.Notice")
 def test_ten_losses_in_a_row_that_are_not_finite_end_a_run(tmp_path, monkeypatch):
-    """Step 1 still updates with one of its four passes; 8 in steps 2 and 3, and the second in the next phase, do not."""
+    """Step 1 still updates with one of its four passes; 8 in steps 2 and 3, and 2 of the next phase, do not."""
     method = replace(METHOD, accumulation_steps=4)
     monkeypatch.setattr("mcpkg.training.trainer.training_loss", losing(set(range(5, 100))))
     with pytest.raises(FloatingPointError, match="phase 2, step 0: no finite loss .* in 10 forward"):
