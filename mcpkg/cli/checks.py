@@ -13,9 +13,11 @@ def masks(pictures: PicturesFlat, out: Path, as_json: AsJson = False, models: Mo
         out: folder for the sheets source_masks.png and reference_masks.png.
     """
     check_out(out)
+    models.check()
     pictures.check()
 
     from mcpkg.data.mask_check import diagnose_masks
+    from mcpkg.util.files import finite
     from mcpkg.util.images import save_figure
     from mcpkg.viz.sheets import mask_check_sheet
 
@@ -27,7 +29,7 @@ def masks(pictures: PicturesFlat, out: Path, as_json: AsJson = False, models: Mo
     refused = any(of_role.mask_problems for of_role in portraits.values())
     if as_json:
         answer = {role: [finding.as_dict() for finding in of_role] for role, of_role in findings.items()}
-        print(json.dumps({"usable": not refused, **answer}, indent=2))
+        print(json.dumps({"usable": not refused, **finite(answer)}, indent=2))
         return int(refused)
     for role, of_role in findings.items():
         for finding in of_role:

@@ -30,9 +30,11 @@ def run_demo(
         n: how many portraits.
     """
     from mcpkg.backends import load_backend
+    from mcpkg.cli.options import SamplingOptions
 
     source, reference = source or _first("subjects"), reference or _first("styles")
     check_input((source, reference), out, n)
+    SamplingOptions(n=n, seed=seed)  # as a check
     models = load_backend(backend)
 
     from mcpkg.cli.results import write_results
@@ -58,7 +60,7 @@ def check_input(folders: Sequence[Path], out: Path, n: int) -> None:
         OSError: a folder is missing or holds no image.
     """
     from mcpkg.cli.options import check_out
-    from mcpkg.data.image_files import find_images
+    from mcpkg.data.image_folders import find_images
 
     if n < 1:
         raise ValueError(f"--n: {n} is below 1. Ask for at least one portrait.")

@@ -1,5 +1,6 @@
 """Options that several commands share; each field's sentence is its help."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from mcpkg.backends import BACKENDS
+from mcpkg.backends import BACKENDS, check_choices, tune_without_models
 from mcpkg.backends.photo_models import FACE_PARSERS, IDENTITY_TRAINERS
+from mcpkg.cli.overrides import Overrides, RefocusingOverrides, WeightOverrides, apply_overrides
 from mcpkg.cli.results import SCORES_FILE
 from mcpkg.inference.sampling import Sampling
+from mcpkg.method.config import Method
 from mcpkg.training.run_options import RunOptions
 from mcpkg.util.errors import BadOption
 
@@ -32,6 +35,10 @@ FACE_PARTS_HELP = (
 )
 
 
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+"""Kinds of devices on which models can run."""
+
+
 @dataclass(frozen=True)
 class Models:
     """Which models, and where they run."""
@@ -49,6 +56,17 @@ class Models:
     identity: Literal[tuple(IDENTITY_TRAINERS)] = next(iter(IDENTITY_TRAINERS))
     """For sd15: the network of the identity loss."""
     face_parts: Annotated[tuple[str, ...], tyro.conf.arg(help=FACE_PARTS_HELP)] = ()
+
+    def check(self) -> None:
+        """Raise on what is wrong for certain, without loading anything; `load` finds out the rest.
+
+        Raises:
+            ValueError: no such kind of device, or an option that the backend does not have.
+        """
+        if not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", self.device):
+            raise ValueError(f"--device: {self.device!r} is none that torch can use here. Try cpu.")
+        check_choices(self.backend, self._choices())
+        check_text(checkpoint=self.checkpoint)
 
     def load(self) -> "Backend":
         """Load the backend.
@@ -96,7 +114,7 @@ class Pictures:
         Raises:
             OSError, ValueError: a folder is missing, empty or holds too few.
         """
-        from mcpkg.data.image_files import find_images
+        from mcpkg.data.image_folders import find_images
 
         for folder in (self.source, self.reference):
             find_images(folder)
@@ -113,6 +131,48 @@ class Pictures:
         return tuple(load_portraits(folder, backend, mask_from=self.mask_from, strict=strict) for folder in folders)
 
 
+def as_flag(message: str) -> str:
+    """The message, whose first word is the name of a field, with the option as it is typed."""
+    name, _, rest = message.partition(":")
+    return f"--{name.replace('_', '-')}:{rest}"
+
+
+def check_text(**given: object) -> None:
+    """Raise unless all of these are text that can be written to a file.
+
+    Raises:
+        ValueError: names the option.
+    """
+    for name, value in given.items():
+        text = str(value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"--{name.replace('_', '-')}: {text!a} is not UTF-8. Type it again.") from None
+        if "\0" in text:
+            raise ValueError(f"--{name.replace('_', '-')}: {text!a} holds a zero byte. Type it again.")
+
+
+def check_training(
+    backend: str, method: Method, overrides: Overrides, weights: WeightOverrides, refocusing: RefocusingOverrides
+) -> None:
+    """Raise unless the method can be changed so, and trained here, before a model is loaded.
+
+    Raises:
+        ValueError: names the option.
+    """
+    from mcpkg.method.optimizer_registry import check_package
+
+    changed = apply_overrides(tune_without_models(backend, method), overrides, weights, refocusing)
+    most = BACKENDS[backend].max_vectors
+    if changed.vectors > most:
+        raise ValueError(f"--vectors: {changed.vectors} is above {most}, for which {backend}'s text encoder has room.")
+    try:
+        check_package(changed.optimizer)
+    except ValueError as error:
+        raise ValueError(f"--optimizer: {error}") from None
+
+
 def _in_one_line(check: Callable[[object], None]) -> Callable[[object], None]:
     """Return a dataclass's check with its ValueError as a BadOption, which tyro does not show in a box."""
 
@@ -120,7 +180,7 @@ def _in_one_line(check: Callable[[object], None]) -> Callable[[object], None]:
         try:
             check(self)
         except ValueError as error:
-            raise BadOption(str(error)) from None
+            raise BadOption(as_flag(str(error))) from None
 
     return checked
 

@@ -15,9 +15,11 @@ from mcpkg.cli.options import (
     SamplingFlat,
     SamplingOptions,
     check_out,
+    check_text,
     find_adapter,
     find_pictures,
 )
+from mcpkg.data.image_folders import find_images
 
 InterventionName = Literal["outside", "inside", "everywhere", "text_states", "text_embeddings"]
 
@@ -45,18 +47,23 @@ def generate(
             warns if it falls by more than 0.06.
     """
     check_out(out)
-    learned = find_adapter(adapter)
+    check_text(prompt=prompt or "", edit=sampling.edit, negative_prompt=sampling.negative_prompt)
+    models.check()
     if not 0 <= restore_strength <= 1:
         raise ValueError(f"--restore-strength: {restore_strength} is not between 0 and 1.")
     if not restore and (restore_strength != 1 or source is not None):
         raise ValueError("--restore-strength and --source are for --restore. Add it, or leave them out.")
+    if source is not None:
+        find_images(source)
+    learned = find_adapter(adapter)
 
     from mcpkg.backends.restoration.strength import restore_portraits
     from mcpkg.data.portraits import load_portraits
-    from mcpkg.inference.generate import generate_portraits
+    from mcpkg.inference.generate import full_prompt, generate_portraits
     from mcpkg.inference.provenance import save_portraits
     from mcpkg.metrics.restoration_cost import identity_cost, warn_of_cost
 
+    full_prompt(learned, prompt, sampling.edit)  # as a check
     backend = models.load()
     if restore and backend.restorer is None:  # before anything is drawn
         raise FileNotFoundError(
@@ -96,6 +103,8 @@ def evaluate(
             method before training.
     """
     check_out(out)
+    check_text(out=out, consent=consent, edit=sampling.edit, negative_prompt=sampling.negative_prompt)
+    models.check()
     pictures.check()
     learned, other = find_adapter(adapter), find_adapter(against) if against else None
 
@@ -140,16 +149,19 @@ def leakage(
         all_layers: also the cross-attention layers of other grids than the one that is refocused.
     """
     check_out(out)
+    check_text(edit=sampling.edit, negative_prompt=sampling.negative_prompt)
+    models.check()
     learned = find_adapter(adapter)
 
     from mcpkg.metrics.attention_trace import trace_leakage
     from mcpkg.metrics.leakage import mean_leakage, write_leakage_csv
+    from mcpkg.util.files import finite
 
     rows = trace_leakage(models.load(), learned, sampling, all_layers)
     means = mean_leakage(rows, by)
     write_leakage_csv(rows, out / "leakage.csv")
     if as_json:
-        print(json.dumps({"file": str(out / "leakage.csv"), "means": means}, indent=2))
+        print(json.dumps({"file": str(out / "leakage.csv"), "means": finite(means)}, indent=2))
         return
     columns = (*by, "leakage", "area_outside", "mass", "n")
     print("".join(f"{column:>14}" for column in columns))

@@ -1,6 +1,7 @@
 """mcpkg train"""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -12,12 +13,14 @@ from mcpkg.cli.options import (
     Models,
     ModelsFlat,
     PicturesFlat,
+    SamplingOptions,
     TrainingFlat,
     TrainingOptions,
     check_out,
+    check_text,
+    check_training,
 )
 from mcpkg.cli.overrides import Overrides, RefocusingOverrides, WeightOverrides, apply_overrides
-from mcpkg.inference.sampling import Sampling
 from mcpkg.method.methods import METHODS
 
 MethodName = Literal[tuple(METHODS)]
@@ -46,9 +49,15 @@ def train(
         n: how many portraits to draw and score at the end; 0 for none, and no report.
     """
     check_out(out)
-    pictures.check()
+    check_text(out=out, consent=consent)
     if n < 0:
         raise ValueError(f"--n: {n} is below 0.")
+    sampling = SamplingOptions(n=n or 1, seed=seed)
+    models.check()
+    check_training(models.backend, METHODS[method], overrides, weights, refocusing)
+    if run.tensorboard and not any(map(find_spec, ("tensorboard", "tensorboardX"))):
+        raise ValueError("--tensorboard: not installed. Run pip install tensorboard, or train without it.")
+    pictures.check()
 
     from mcpkg.metrics.compare import judge, untrained
     from mcpkg.metrics.scores import score_table
@@ -63,7 +72,6 @@ def train(
     if n:
         from mcpkg.cli.results import write_results
 
-        sampling = Sampling(n=n, seed=seed)
         result = judge(backend, adapter, source, reference, sampling, read_steps(out))
         before = judge(backend, untrained(backend, source, reference, chosen, seed), source, reference, sampling)
         answer["report"] = str(write_results(out, backend, source, reference, result, before, consent))

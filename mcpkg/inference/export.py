@@ -11,7 +11,7 @@ from torch import Tensor
 from mcpkg.inference.adapter import EMBEDDING_FILES, Adapter
 from mcpkg.inference.model_card import card_text
 from mcpkg.method.interfaces import Backend
-from mcpkg.util.files import replace_whole
+from mcpkg.util.files import check_file_name, replace_whole
 from mcpkg.util.safetensors_io import write_weights
 
 WEBUI_FOLDER, CARD_FILE = "webui", "README.md"
@@ -59,8 +59,7 @@ def export_adapter(
             f"{adapter.method.name}: its LoRA acts at the placeholders' tokens only, which a LoRA file cannot say: "
             'other tools would apply it to every word. Generate with mcpkg, or train with lora_tokens "all".'
         )
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ValueError(f"name: {name!r} does not serve as file name and placeholder. Use letters, digits, - and _.")
+    check_file_name(name)
     adapter.check_fit(backend)
 
     folder = adapter.save(folder)

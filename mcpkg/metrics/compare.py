@@ -35,8 +35,8 @@ class Outcome:
         """Ready for JSON."""
         return self.scores.as_dict() | {
             "seconds": round(self.seconds, 1),
-            "seconds_training": self.adapter.record["seconds"],
-            "no_face_images_in_training": self.adapter.record["no_face_images"],
+            "seconds_training": self.adapter.record.get("seconds"),
+            "no_face_images_in_training": self.adapter.record.get("no_face_images"),
         }
 
 

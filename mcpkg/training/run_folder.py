@@ -23,16 +23,24 @@ from mcpkg.inference.adapter import SUMMARY_FILE, Adapter
 from mcpkg.method.config import Method, to_dict
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.methods import MAGICAPTURE
-from mcpkg.training.checkpoints import CHECKPOINT_FILE, TensorBoardLog, load_checkpoint, recorded, save_checkpoint
+from mcpkg.training.checkpoints import (
+    ADVICE as CHECKPOINT_ADVICE,
+    CHECKPOINT_FILE,
+    TensorBoardLog,
+    load_checkpoint,
+    recorded,
+    save_checkpoint,
+)
 from mcpkg.training.previews import draw_preview, preview_grid
-from mcpkg.training.progress import StepReport
+from mcpkg.training.progress import StepReport, TrainingState
+from mcpkg.training.run_file import FORMAT, RUN_FILE, read_run
 from mcpkg.training.run_options import RunOptions
 from mcpkg.training.trainer import Training, open_training
-from mcpkg.util.files import explain_full_disk, read_json, write_json
+from mcpkg.util.files import explain_full_disk, write_json
 from mcpkg.util.images import save_image
+from mcpkg.util.schema import sealed
 
-RUN_FILE, ADAPTER_FOLDER, PREVIEWS_FOLDER = "run.json", "adapter", "previews"
-FORMAT = "mcpkg run 2"
+ADAPTER_FOLDER, PREVIEWS_FOLDER = "adapter", "previews"
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate")
 
 
@@ -77,7 +85,7 @@ def train_in_folder(
         process.wait_for_everyone()  # no process writes before all have looked
         with open_training(backend, source, reference, method, seed, precision) as training:
             if state is not None:
-                training.restore(state)
+                _restore(training, state, folder / CHECKPOINT_FILE)
             if process.is_main_process:
                 _note_session(folder, settings, training)
             done = _steps_done(training)
@@ -134,13 +142,20 @@ def check_folder(folder: str | Path, settings: dict) -> None:
         if others:
             raise ValueError(f"{folder}: holds other files, such as {others[0]}. Give a new or empty folder.")
         return
-    run = read_json(file)
-    if run.get("format") != FORMAT or not isinstance(run.get("settings"), dict):
-        raise ValueError(f"{file}: not of a run that this version of mcpkg can go on with. Give a new or empty folder.")
-    different = list(_differences(run["settings"], settings))
+    run = read_run(file)
+    different = list(_differences(run.settings, settings))
     if different:
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise ValueError(f"{folder}: holds a run with {different[0]}{more}. Give the same to go on, or another folder.")
+
+
+def _restore(training: Training, state: TrainingState, file: Path) -> None:
+    try:
+        if state.progress.phase >= len(training.method.phases):
+            raise ValueError(f"phase {state.progress.phase + 1}: {training.method.name} has no such phase")
+        training.restore(state)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}. {CHECKPOINT_ADVICE}") from None
 
 
 def _note_session(folder: Path, settings: dict, training: Training) -> None:
@@ -153,8 +168,9 @@ def _note_session(folder: Path, settings: dict, training: Training) -> None:
         "python": platform.python_version(),
         "versions": {"mcpkg": __version__} | {name: version(name) for name in LIBRARIES},
     }
-    earlier = read_json(folder / RUN_FILE)["sessions"] if (folder / RUN_FILE).is_file() else []
-    write_json({"format": FORMAT, "settings": settings, "sessions": [*earlier, session]}, folder / RUN_FILE)
+    file = folder / RUN_FILE
+    earlier = [one.model_dump() for one in read_run(file).sessions] if file.is_file() else []
+    write_json(sealed({"format": FORMAT, "settings": settings, "sessions": [*earlier, session]}), file)
 
 
 def _steps_done(training: Training) -> int:
@@ -180,7 +196,7 @@ def _differences(there: object, here: object, path: str = "") -> Iterator[str]:
     elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
         for number, (a, b) in enumerate(zip(there, here)):
             yield from _differences(a, b, f"{path} {number + 1}")
-    elif there != here:
+    elif there != here or isinstance(there, bool) != isinstance(here, bool):  # True equals 1
         yield f"{path} {_shown(there)}, not {_shown(here)}"
 
 

@@ -3,10 +3,13 @@
 import errno
 import hashlib
 import json
+import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -45,6 +48,18 @@ def explain_full_disk(folder: str | Path) -> Iterator[None]:
         raise OSError(f"{folder}: no space left on the disk. Free some and repeat the command.") from None
 
 
+def check_file_name(name: str) -> None:
+    """Raise unless a name is safe as file name and as word in a prompt, for every program.
+
+    Raises:
+        ValueError: it has other characters than letters, digits, - and _, or is too long.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+        raise ValueError(
+            f"name: {name!r} does not serve as file name and placeholder. Use letters, digits, - and _, 100 at most."
+        )
+
+
 def write_json(values: dict, path: str | Path) -> None:
     """Write indented JSON.
 
@@ -53,6 +68,15 @@ def write_json(values: dict, path: str | Path) -> None:
     """
     with replace_whole(path) as partial:
         partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def finite(values: Any) -> Any:
+    """The same values, ready for JSON: None for NaN and infinity, also within dicts, lists and tuples."""
+    if isinstance(values, dict):
+        return {key: finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def read_json(path: str | Path) -> dict:

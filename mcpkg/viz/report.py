@@ -12,7 +12,7 @@ from mcpkg.method.batch import ROLES
 from mcpkg.method.interfaces import Backend
 from mcpkg.metrics.compare import Outcome
 from mcpkg.util.files import replace_whole
-from mcpkg.util.images import save_figure
+from mcpkg.util.images import save_figure, write_figure
 from mcpkg.viz import report_sections as sections
 from mcpkg.viz.html import heading, page, paragraph
 from mcpkg.viz.report_sections import NO_CONSENT
@@ -59,7 +59,7 @@ def write_report(
     losses_png = b""
     if histories:
         figure, file = loss_sheet(histories), io.BytesIO()
-        figure.savefig(file, format="png", dpi=110)
+        write_figure(figure, file, 110)
         losses_png = file.getvalue()
         save_figure(figure, folder / LOSSES_FILE)
     title = f"{_folder_name(source)} in the look of {_folder_name(reference)}"

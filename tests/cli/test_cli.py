@@ -123,9 +123,9 @@ def test_a_change_without_effect_is_refused():
         apply_overrides(WITHOUT_IDENTITY, Overrides(), WeightOverrides(identity=1.0), RefocusingOverrides())
     with pytest.raises(ValueError, match="--phase-steps: 3 given, and MagiCapture has 2 phases"):
         apply_overrides(MAGICAPTURE, Overrides(phase_steps=(1, 2, 3)), *none[1:])
-    with pytest.raises(ValueError, match="Method.lora_rank: 0 is below 1"):
+    with pytest.raises(ValueError, match="--lora-rank: 0 is below 1"):
         apply_overrides(MAGICAPTURE, Overrides(lora_rank=0), *none[1:])
-    with pytest.raises(ValueError, match="Refocusing.weight: -1.0 is negative"):
+    with pytest.raises(ValueError, match="--refocusing.weight: -1.0 is below 0"):
         apply_overrides(MAGICAPTURE, *none[:2], RefocusingOverrides(weight=-1.0))
     assert apply_overrides(MAGICAPTURE, *none) is MAGICAPTURE
 
@@ -136,7 +136,7 @@ def test_refocusing_changes_where_the_method_has_it():
     assert [phase.refocusing for phase in method.phases] == [NO_REFOCUSING, Refocusing(1.0, "mask", "none")]
     assert method.name == "MagiCapture (refocusing weight 1.0; refocusing scale none)"
     assert [phase.weights for phase in method.phases] == [phase.weights for phase in MAGICAPTURE.phases]
-    with pytest.raises(ValueError, match="Refocusing.scale: 'none' is for form 'mask' only"):
+    with pytest.raises(ValueError, match="--refocusing.scale: 'none' is for form 'mask' only"):
         apply_overrides(MAGICAPTURE, Overrides(), WeightOverrides(), RefocusingOverrides(form="fraction", scale="none"))
 
 
@@ -285,17 +285,17 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, capsys, tmp_path):
     assert "are the same folder" in refused(capsys, *train, "--source", pair[0], "--reference", pair[0])
     assert "--n: -1 is below 0" in refused(capsys, *train, *on(pair), "--n", -1)
     assert "'warp9' is none that torch can use" in refused(capsys, *train, *on(pair), "--device", "warp9")
-    assert "lora_rank: 0 is below 1" in refused(capsys, *train, *on(pair), "--lora-rank", 0)
+    assert "error: --lora-rank: 0 is below 1" in refused(capsys, *train, *on(pair), "--lora-rank", 0)
     assert "file: is a file" in refused(capsys, "train", *on(pair), "--out", tmp_path / "file")
     assert "no adapter.json there" in refused(capsys, "generate", "--adapter", pair[0], "--out", out)
     generate = ["generate", "--adapter", full, "--out", out]
     assert "has neither <v1> nor <v2>" in refused(capsys, *generate, "--prompt", "a photo of a man")
-    assert "n is 0" in refused(capsys, *generate, "--n", 0)
-    assert "error: spread: 2.0. Give at most 1" in refused(capsys, *generate, "--spread", 2)
-    assert "error: seeds: [3, 3]" in refused(capsys, *generate, "--seeds", 3, 3)
-    assert "error: save_every: 0 is below 1" in refused(capsys, *train, *on(pair), "--save-every", 0)
-    assert "error: preview_every: -1" in refused(capsys, *train, *on(pair), "--preview-every", -1)
-    assert "error: Refocusing.weight: -1.0" in refused(capsys, *train, *on(pair), "--refocusing.weight", -1)
+    assert "error: --n: 0 is not in" in refused(capsys, *generate, "--n", 0)
+    assert "error: --spread: 2.0 is not in 0 to 1" in refused(capsys, *generate, "--spread", 2)
+    assert "error: --seeds: [3, 3]" in refused(capsys, *generate, "--seeds", 3, 3)
+    assert "error: --save-every: 0 is below 1" in refused(capsys, *train, *on(pair), "--save-every", 0)
+    assert "error: --preview-every: -1" in refused(capsys, *train, *on(pair), "--preview-every", -1)
+    assert "error: --refocusing.weight: -1.0" in refused(capsys, *train, *on(pair), "--refocusing.weight", -1)
     assert "does not serve as file name" in refused(capsys, "export", "--adapter", full, "--out", out, "--name", "a b")
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "run.json").write_text("{}")

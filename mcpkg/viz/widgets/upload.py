@@ -7,7 +7,8 @@ from pathlib import Path
 import ipywidgets
 from matplotlib.figure import Figure
 
-from mcpkg.data.image_files import SUFFIXES, find_images, open_picture
+from mcpkg.data.image_files import open_picture
+from mcpkg.data.image_folders import SUFFIXES, find_images
 from mcpkg.util.files import replace_whole
 from mcpkg.viz.widgets.panel import Panel, labelled
 
