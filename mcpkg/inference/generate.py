@@ -91,8 +91,6 @@ def draw_batches(
     seeds, guidance = sampling.all_seeds, backend.default_guidance if sampling.guidance is None else sampling.guidance
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}. Give 1 or more.")
-    if sampling.negative_prompt and guidance <= 1:
-        raise ValueError(f"guidance: {guidance} leaves the negative prompt without effect. Give more than 1.")
     sampling = replace(sampling, guidance=guidance)
     prompt = full_prompt(adapter, prompt, sampling.edit)
     by_plain = adapter is not None and sampling.plain_guidance and guidance > 1
