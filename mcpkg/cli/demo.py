@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tyro
 
+from mcpkg.cli.outputs import Overwrite, check_output
 from mcpkg.inference.sampling import Sampling
 from mcpkg.util.errors import one_line_errors
 
@@ -18,6 +19,7 @@ def run_demo(
     backend: str = "mini",
     seed: int = 0,
     n: int = 8,
+    overwrite: Overwrite = False,
 ) -> None:
     """Personalise on a pair, with and without Attention Refocusing, and write sheets, scores and a report.
 
@@ -29,42 +31,41 @@ def run_demo(
         seed: of training; image i starts from seed + i.
         n: how many portraits.
     """
-    from mcpkg.backends import load_backend
-
     source, reference = source or _first("subjects"), reference or _first("styles")
-    check_input((source, reference), out, n)
-    models = load_backend(backend)
+    output = check_output("demo", locals(), (source, reference))
+    check_input((source, reference), n)
 
+    from mcpkg.backends import load_backend
     from mcpkg.cli.results import write_results
     from mcpkg.data.portraits import load_portraits
     from mcpkg.method.methods import MAGICAPTURE, WITHOUT_REFOCUSING
     from mcpkg.metrics.compare import compare_methods
     from mcpkg.metrics.scores import score_table
 
+    models = load_backend(backend)
     person, style = load_portraits(source, models), load_portraits(reference, models)
     full, ablated = (models.tune(method) for method in (MAGICAPTURE, WITHOUT_REFOCUSING))
     outcomes = compare_methods(models, person, style, (full, ablated), seed, Sampling(n=n, seed=seed))
-    outcomes[full.name].adapter.save(out / "adapter")
-    report = write_results(out, models, person, style, outcomes[full.name], outcomes[ablated.name])
+    with output.writing():
+        outcomes[full.name].adapter.save(out / "adapter")
+        report = write_results(out, models, person, style, outcomes[full.name], outcomes[ablated.name])
     print(score_table({name: outcome.scores for name, outcome in outcomes.items()}))
     print(f"\n{report}")
 
 
-def check_input(folders: Sequence[Path], out: Path, n: int) -> None:
+def check_input(folders: Sequence[Path], n: int) -> None:
     """Raise on bad input before anything is loaded or trained.
 
     Raises:
-        ValueError: n is below 1, or `out` is a file.
+        ValueError: n is below 1.
         OSError: a folder is missing or holds no image.
     """
-    from mcpkg.cli.options import check_out
     from mcpkg.data.image_files import find_images
 
     if n < 1:
         raise ValueError(f"--n: {n} is below 1. Ask for at least one portrait.")
     for folder in folders:
         find_images(folder)
-    check_out(out)
 
 
 def _first(kind: str) -> Path:

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from mcpkg.cli.options import AsJson, Consent, Models, ModelsFlat, check_out, find_adapter
+from mcpkg.cli.options import AsJson, Consent, Models, ModelsFlat, find_adapter
+from mcpkg.cli.outputs import WRITES, Overwrite, check_output
 from mcpkg.cli.results import SCORES_FILE
 
 
@@ -13,6 +14,7 @@ def export(
     name: str = "magicapture",
     base_model: str = "",
     consent: Consent = "",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
 ) -> None:
@@ -24,7 +26,7 @@ def export(
         name: of the files for A1111 and ComfyUI, and of the placeholders in prompts there: letters, digits, - and _.
         base_model: the model that it was trained on, as a name on the Hub or a folder.
     """
-    check_out(out)
+    output = check_output("export", locals())
     learned = find_adapter(adapter)
 
     from mcpkg.inference.export import export_adapter
@@ -33,6 +35,8 @@ def export(
     scores = None
     if (adapter / SCORES_FILE).is_file():
         scores = read_json(adapter / SCORES_FILE).get("methods", {}).get(learned.method.name)
-    folder = export_adapter(learned, models.load(), out, name, base_model, scores, consent)
-    files = sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    backend = models.load()
+    with output.writing():
+        folder = export_adapter(learned, backend, out, name, base_model, scores, consent)
+    files = sorted(str(path) for pattern in WRITES["export"] for path in folder.glob(pattern))
     print(json.dumps({"folder": str(folder), "files": files}, indent=2) if as_json else "\n".join(files))

@@ -155,13 +155,3 @@ def find_adapter(folder: Path) -> "Adapter":
     if not finished and (folder / RUN_FILE).is_file():
         raise FileNotFoundError(f"{folder}: its training is not finished. Repeat the command that began it.")
     return Adapter.load(inside if (inside / SUMMARY_FILE).is_file() else folder)
-
-
-def check_out(out: Path) -> None:
-    """Raise unless a folder can be written there, before time is spent on it.
-
-    Raises:
-        ValueError: it is a file.
-    """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file. Give a folder.")

@@ -14,9 +14,9 @@ from mcpkg.cli.options import (
     PicturesFlat,
     SamplingFlat,
     SamplingOptions,
-    check_out,
     find_adapter,
 )
+from mcpkg.cli.outputs import Overwrite, check_output
 
 
 def generate(
@@ -27,6 +27,7 @@ def generate(
     restore_strength: float = 1.0,
     source: Path | None = None,
     sampling: SamplingFlat = SamplingOptions(),
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
 ) -> None:
@@ -41,7 +42,7 @@ def generate(
         source: photos of the person. With --restore, prints the similarity to them before and after restoration, and
             warns if it falls by more than 0.06.
     """
-    check_out(out)
+    output = check_output("generate", locals(), (source,))
     learned = find_adapter(adapter)
     if not 0 <= restore_strength <= 1:
         raise ValueError(f"--restore-strength: {restore_strength} is not between 0 and 1.")
@@ -69,7 +70,8 @@ def generate(
             print(f"likeness to the source: {cost.before.mean:.2f}, restored {cost.after.mean:.2f}", file=sys.stderr)
             warn_of_cost(cost)
         generated = replace(generated, images=restored, settings=generated.settings | {"restored": restore_strength})
-    files = [str(path) for path in save_portraits(generated, out)]
+    with output.writing():
+        files = [str(path) for path in save_portraits(generated, out)]
     answer = {"prompt": generated.prompt, "seeds": generated.seeds, "files": files, "settings": generated.settings}
     print(json.dumps(answer, indent=2) if as_json else "\n".join(files))
 
@@ -81,6 +83,7 @@ def evaluate(
     against: Path | None = None,
     sampling: SamplingFlat = SamplingOptions(),
     consent: Consent = "",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
 ) -> None:
@@ -92,7 +95,7 @@ def evaluate(
         against: a second run on the same pictures to compare with, such as one without refocusing; by default the
             method before training.
     """
-    check_out(out)
+    output = check_output("evaluate", locals(), (pictures.source, pictures.reference))
     pictures.check()
     learned, other = find_adapter(adapter), find_adapter(against) if against else None
 
@@ -108,7 +111,8 @@ def evaluate(
         other = replace(other, method=replace(other.method, name=f"{other.method.name} in {against}"))
     before = judge(backend, other, source, reference, sampling, read_steps(against) if against else ())
     result = judge(backend, learned, source, reference, sampling, read_steps(adapter))
-    report = write_results(out, backend, source, reference, result, before, consent)
+    with output.writing():
+        report = write_results(out, backend, source, reference, result, before, consent)
     outcomes = (before, result)
     if as_json:
         scores = {outcome.name: outcome.as_dict() for outcome in outcomes}
@@ -123,6 +127,7 @@ def leakage(
     by: tuple[Literal["token", "sample", "layer", "size", "head", "timestep"], ...] = ("token",),
     all_layers: bool = False,
     sampling: SamplingFlat = SamplingOptions(),
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
 ) -> None:
@@ -136,7 +141,7 @@ def leakage(
         by: what to keep apart in the printed means.
         all_layers: also the cross-attention layers of other grids than the one that is refocused.
     """
-    check_out(out)
+    output = check_output("leakage", locals())
     learned = find_adapter(adapter)
 
     from mcpkg.metrics.attention_trace import trace_leakage
@@ -144,7 +149,8 @@ def leakage(
 
     rows = trace_leakage(models.load(), learned, sampling, all_layers)
     means = mean_leakage(rows, by)
-    write_leakage_csv(rows, out / "leakage.csv")
+    with output.writing():
+        write_leakage_csv(rows, out / "leakage.csv")
     if as_json:
         print(json.dumps({"file": str(out / "leakage.csv"), "means": means}, indent=2))
         return

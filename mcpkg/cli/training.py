@@ -14,8 +14,8 @@ from mcpkg.cli.options import (
     PicturesFlat,
     TrainingFlat,
     TrainingOptions,
-    check_out,
 )
+from mcpkg.cli.outputs import check_output
 from mcpkg.cli.overrides import Overrides, RefocusingOverrides, WeightOverrides, apply_overrides
 from mcpkg.inference.sampling import Sampling
 from mcpkg.method.methods import METHODS
@@ -45,29 +45,32 @@ def train(
         seed: of training and of the first portrait.
         n: how many portraits to draw and score at the end; 0 for none, and no report.
     """
-    check_out(out)
+    output = check_output("train", locals(), (pictures.source, pictures.reference))
     pictures.check()
     if n < 0:
         raise ValueError(f"--n: {n} is below 0.")
 
+    from mcpkg.cli.results import write_results
     from mcpkg.metrics.compare import judge, untrained
     from mcpkg.metrics.scores import score_table
     from mcpkg.training.checkpoints import read_steps
-    from mcpkg.training.run_folder import ADAPTER_FOLDER, train_in_folder
+    from mcpkg.training.run_folder import ADAPTER_FOLDER, check_run, train_in_folder
 
     backend = models.load()
     source, reference = pictures.load(backend)
     chosen = apply_overrides(backend.tune(METHODS[method]), overrides, weights, refocusing)
-    adapter = train_in_folder(out, backend, source, reference, chosen, seed, precision=models.precision, options=run)
-    answer = {"adapter": str(out / ADAPTER_FOLDER), "method": chosen.name, "record": adapter.record}
-    if n:
-        from mcpkg.cli.results import write_results
-
-        sampling = Sampling(n=n, seed=seed)
-        result = judge(backend, adapter, source, reference, sampling, read_steps(out))
-        before = judge(backend, untrained(backend, source, reference, chosen, seed), source, reference, sampling)
-        answer["report"] = str(write_results(out, backend, source, reference, result, before, consent))
-        answer["scores"] = result.as_dict()
-        if not as_json:
-            print(score_table({outcome.name: outcome.scores for outcome in (before, result)}) + "\n")
+    check_run(out, backend, source, reference, chosen, seed, models.precision, run)
+    with output.writing():
+        adapter = train_in_folder(
+            out, backend, source, reference, chosen, seed, precision=models.precision, options=run
+        )
+        answer = {"adapter": str(out / ADAPTER_FOLDER), "method": chosen.name, "record": adapter.record}
+        if n:
+            sampling = Sampling(n=n, seed=seed)
+            result = judge(backend, adapter, source, reference, sampling, read_steps(out))
+            before = judge(backend, untrained(backend, source, reference, chosen, seed), source, reference, sampling)
+            answer["report"] = str(write_results(out, backend, source, reference, result, before, consent))
+            answer["scores"] = result.as_dict()
+            if not as_json:
+                print(score_table({outcome.name: outcome.scores for outcome in (before, result)}) + "\n")
     print(json.dumps(answer, indent=2) if as_json else answer.get("report", answer["adapter"]))

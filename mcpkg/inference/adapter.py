@@ -1,6 +1,5 @@
 """What personalisation learned, apart from the models: applied for a while, saved, loaded."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from mcpkg.method.placeholders import Placeholder
 from mcpkg.method.prompts import TEMPLATES
 from mcpkg.util.errors import notify
 from mcpkg.util.files import read_json, write_json
+from mcpkg.util.folders import replace_together
 from mcpkg.util.safetensors_io import read_weights, write_weights
 
 SUMMARY_FILE, WEIGHTS_FILE = "adapter.json", "weight_deltas.safetensors"
@@ -119,7 +119,7 @@ class Adapter:
             )
 
     def save(self, folder: str | Path) -> Path:
-        """Write the adapter; each file appears whole or not at all, `adapter.json` last.
+        """Write the adapter; after an error the folder is as it was, and `adapter.json` comes last.
 
         Plain diffusers reads it: `pipeline.load_lora_weights(folder)`, and for each of EMBEDDING_FILES
         `pipeline.load_textual_inversion(folder, weight_name=...)`.
@@ -143,19 +143,11 @@ class Adapter:
             "files": list(tensors),
             "record": self.record,
         }
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as partial:
+        files = (LORA_FILE, WEIGHTS_FILE, *EMBEDDING_FILES.values())
+        with replace_together(folder, last=SUMMARY_FILE, instead_of=files) as staged:
             for name, named in tensors.items():
-                write_weights(named, Path(partial) / name, {"format": "pt"})
-            write_json(summary, Path(partial) / SUMMARY_FILE)
-            folder.mkdir(exist_ok=True)
-            (folder / SUMMARY_FILE).unlink(missing_ok=True)  # until all is there, this is no adapter
-            for name in (LORA_FILE, WEIGHTS_FILE, *EMBEDDING_FILES.values()):
-                if name in tensors:
-                    (Path(partial) / name).replace(folder / name)
-                else:
-                    (folder / name).unlink(missing_ok=True)  # left by another method saved here before
-            (Path(partial) / SUMMARY_FILE).replace(folder / SUMMARY_FILE)
+                write_weights(named, staged / name, {"format": "pt"})
+            write_json(summary, staged / SUMMARY_FILE)
         return folder
 
     @classmethod
