@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-import tyro
-
+from mcpkg.backends import BACKENDS
 from mcpkg.cli.outputs import Overwrite, check_output
 from mcpkg.inference.sampling import Sampling
-from mcpkg.util.errors import one_line_errors
 
 SAMPLES = Path("data_samples")
 
@@ -16,7 +15,7 @@ def run_demo(
     source: Path | None = None,
     reference: Path | None = None,
     out: Path = Path("runs/demo"),
-    backend: str = "mini",
+    backend: Literal[tuple(BACKENDS)] = next(iter(BACKENDS)),
     seed: int = 0,
     n: int = 8,
     overwrite: Overwrite = False,
@@ -77,5 +76,8 @@ def _first(kind: str) -> Path:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        tyro.cli(run_demo, prog="python -m mcpkg.cli.demo")
+    import sys
+
+    from mcpkg.cli.__main__ import main
+
+    main(["demo", *sys.argv[1:]])

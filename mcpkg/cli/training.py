@@ -33,7 +33,7 @@ def train(
     consent: Consent = "",
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
-    overrides: tyro.conf.OmitArgPrefixes[Overrides] = Overrides(),
+    research: tyro.conf.OmitArgPrefixes[Overrides] = Overrides(),
     weights: WeightOverrides = WeightOverrides(),
     refocusing: RefocusingOverrides = RefocusingOverrides(),
 ) -> None:
@@ -58,7 +58,7 @@ def train(
 
     backend = models.load()
     source, reference = pictures.load(backend)
-    chosen = apply_overrides(backend.tune(METHODS[method]), overrides, weights, refocusing)
+    chosen = apply_overrides(backend.tune(METHODS[method]), research, weights, refocusing)
     check_run(out, backend, source, reference, chosen, seed, models.precision, run)
     with output.writing():
         adapter = train_in_folder(

@@ -39,8 +39,8 @@ class Sampling:
     negative_prompt: str = ""
     """What to keep away from; needs guidance."""
     plain_guidance: bool = True
-    """Guidance leads away from what the model drew before it learned. If False, from what it draws without a prompt
-    now, as in tools that know LoRA files only."""
+    """Guidance leads away from what the model drew before it learned. If False (--no-plain-guidance), from what it
+    draws without a prompt now, as in tools that know LoRA files only."""
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.steps < 1:

@@ -90,7 +90,7 @@ def train_in_folder(
                 training.restore(state)
             if process.is_main_process:
                 _note_session(folder, settings, training)
-            done = _steps_done(training)
+            done = training.steps_done
             if log is not None:
                 log.start(done)
             for report in recorded(training.steps(progress), folder, done, process.is_main_process):
@@ -191,7 +191,7 @@ def check_folder(folder: str | Path, settings: dict) -> None:
 def _note_session(folder: Path, settings: dict, training: Training) -> None:
     """Write run.json, or add to it the session that goes on from the current step."""
     session = {
-        "from_step": _steps_done(training),
+        "from_step": training.steps_done,
         "device": str(training.backend.device),
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
@@ -200,11 +200,6 @@ def _note_session(folder: Path, settings: dict, training: Training) -> None:
     }
     earlier = read_json(folder / RUN_FILE)["sessions"] if (folder / RUN_FILE).is_file() else []
     write_json({"format": FORMAT, "settings": settings, "sessions": [*earlier, session]}, folder / RUN_FILE)
-
-
-def _steps_done(training: Training) -> int:
-    at = training.progress
-    return sum(phase.steps for phase in training.method.phases[: at.phase]) + at.step
 
 
 def _digests(portraits: Portraits) -> dict[str, str]:

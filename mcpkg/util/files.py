@@ -45,8 +45,11 @@ def replace_whole(path: str | Path, mode: int = 0o666) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-_FULL = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "no space left in your quota",
-         errno.EFBIG: "a file would be larger than is allowed here"}  # fmt: skip
+_FULL: dict[int | None, str] = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "no space left in your quota",
+    errno.EFBIG: "a file would be larger than is allowed here",
+}
 
 
 @contextmanager
