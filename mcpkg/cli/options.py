@@ -26,6 +26,12 @@ CONSENT_HELP = (
 )
 Consent = Annotated[str, tyro.conf.arg(help=CONSENT_HELP)]
 
+PHOTOS_HELP = (
+    "The report and the sheet portraits.png show the photos that were learned from; with --no-photos they do not, and "
+    "the report names neither files nor folders."
+)
+Photos = Annotated[bool, tyro.conf.arg(help=PHOTOS_HELP)]
+
 FACE_PARTS_HELP = (
     f"For sd15 with the weights of a face parser ({' or '.join(FACE_PARSERS)}): what counts as face, by default "
     "skin brows eyes nose lips."

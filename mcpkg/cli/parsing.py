@@ -74,7 +74,9 @@ def _flags(command: Callable) -> dict[str, bool]:
     shown = io.StringIO()
     with redirect_stdout(shown), suppress(SystemExit):
         tyro.cli(_deferred(command), args=["--help"], config=CONFIG)
-    return {flag: bool(value) for flag, value in re.findall(r"^[│| ] {1,2}(--[a-z][\w.-]*)( \S)?", shown.getvalue(), re.M)}
+    return {
+        flag: bool(value) for flag, value in re.findall(r"^[│| ] {1,2}(--[a-z][\w.-]*)( \S)?", shown.getvalue(), re.M)
+    }
 
 
 def _with_file(name: str, words: list[str], command: Callable) -> list[str]:

@@ -11,6 +11,7 @@ from mcpkg.cli.options import (
     Consent,
     Models,
     ModelsFlat,
+    Photos,
     PicturesFlat,
     SamplingFlat,
     SamplingOptions,
@@ -33,6 +34,8 @@ def generate(
 ) -> None:
     """Draw portraits with a trained adapter; each PNG file records that, and how, it was generated.
 
+    Each is written as soon as it is drawn. If the command is repeated, only those that are missing are drawn.
+
     Args:
         adapter: folder of a finished run, or of its adapter.
         out: folder for the portraits, named by their seeds.
@@ -49,11 +52,14 @@ def generate(
     if not restore and (restore_strength != 1 or source is not None):
         raise ValueError("--restore-strength and --source are for --restore. Add it, or leave them out.")
 
+    import torch
+
     from mcpkg.backends.restoration.strength import restore_portraits
     from mcpkg.data.portraits import load_portraits
-    from mcpkg.inference.generate import generate_portraits
-    from mcpkg.inference.provenance import save_portraits
-    from mcpkg.metrics.restoration_cost import identity_cost, warn_of_cost
+    from mcpkg.inference.generate import Generated, draw_batches, drawing_settings
+    from mcpkg.inference.provenance import adapter_digest, kept_portraits, portrait_path, save_portraits
+    from mcpkg.metrics.restoration_cost import cost_of, similarities, warn_of_cost
+    from mcpkg.util.progress import show_progress
 
     backend = models.load()
     if restore and backend.restorer is None:  # before anything is drawn
@@ -61,18 +67,31 @@ def generate(
             f"--restore: {backend.name} has no restorer here. `mcpkg weights` lists what is available."
         )
     photos = load_portraits(source, backend) if source else None
-    generated = generate_portraits(backend, learned, prompt, sampling)
-    if restore:
-        restored = restore_portraits(backend.restorer, generated.images, restore_strength)
-        if photos:
-            models_of_faces = (backend.identity_scorer, backend.face_parser)
-            cost = identity_cost(generated.images, restored, *models_of_faces, photos)
-            print(f"likeness to the source: {cost.before.mean:.2f}, restored {cost.after.mean:.2f}", file=sys.stderr)
-            warn_of_cost(cost)
-        generated = replace(generated, images=restored, settings=generated.settings | {"restored": restore_strength})
+    prompt, sampling, settings = drawing_settings(backend, learned, prompt, sampling)
+    settings |= {"adapter": adapter_digest(learned)} | ({"restored": restore_strength} if restore else {})
+    seeds, cosines = sampling.all_seeds, []
+    asked = Generated(torch.empty(0, 3, 1, 1), seeds, prompt, settings=settings)
     with output.writing():
-        files = [str(path) for path in save_portraits(generated, out)]
-    answer = {"prompt": generated.prompt, "seeds": generated.seeds, "files": files, "settings": generated.settings}
+        kept = set() if overwrite else kept_portraits(out, asked)
+        with show_progress(len(seeds), "generate", "portraits", done=len(kept)) as progress:
+            missing = set(seeds) - kept
+            for batch in draw_batches(backend, learned, prompt, replace(sampling, edit=""), wanted=missing):
+                images = batch.images
+                if restore:
+                    images = restore_portraits(backend.restorer, images, restore_strength)
+                    if photos:
+                        models_of_faces = (backend.identity_scorer, backend.face_parser)
+                        cosines.append(similarities(batch.images, images, *models_of_faces, photos))
+                new = [index for index, seed in enumerate(batch.seeds) if seed in missing]
+                of_new = tuple(batch.seeds[index] for index in new)
+                save_portraits(Generated(images[new], of_new, prompt, settings=settings), out)
+                progress.advance(len(new))
+    if cosines:
+        cost = cost_of(torch.cat(cosines, dim=1))
+        print(f"likeness to the source: {cost.before.mean:.2f}, restored {cost.after.mean:.2f}", file=sys.stderr)
+        warn_of_cost(cost)
+    files = [str(portrait_path(out, seed)) for seed in seeds]
+    answer = {"prompt": prompt, "seeds": seeds, "files": files, "settings": settings}
     print(json.dumps(answer, indent=2) if as_json else "\n".join(files))
 
 
@@ -83,6 +102,7 @@ def evaluate(
     against: Path | None = None,
     sampling: SamplingFlat = SamplingOptions(),
     consent: Consent = "",
+    photos: Photos = True,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
@@ -108,11 +128,11 @@ def evaluate(
     source, reference = pictures.load(backend)
     other = other or untrained(backend, source, reference, learned.method, learned.seed)
     if other.method.name == learned.method.name:
-        other = replace(other, method=replace(other.method, name=f"{other.method.name} in {against}"))
+        other = replace(other, method=replace(other.method, name=f"{other.method.name} in {against.name}"))
     before = judge(backend, other, source, reference, sampling, read_steps(against) if against else ())
     result = judge(backend, learned, source, reference, sampling, read_steps(adapter))
     with output.writing():
-        report = write_results(out, backend, source, reference, result, before, consent)
+        report = write_results(out, backend, source, reference, result, before, consent, photos)
     outcomes = (before, result)
     if as_json:
         scores = {outcome.name: outcome.as_dict() for outcome in outcomes}

@@ -21,12 +21,14 @@ def write_results(
     result: "Outcome",
     before: "Outcome | None" = None,
     consent: str = "",
+    photos: bool = True,
 ) -> Path:
     """Write portraits/, portraits.png, attention.png, scores.json and the report, all or none; return its path.
 
     Args:
         result, before: see `write_report`.
         consent: the record of who consented to what.
+        photos: False to leave the training images out of sheet and report, and their folders out of the scores.
     """
     from mcpkg.inference.provenance import save_portraits
     from mcpkg.util.files import write_json
@@ -37,12 +39,13 @@ def write_results(
 
     outcomes = [outcome for outcome in (before, result) if outcome is not None]
     restored = backend.restorer.restore(result.generated.images) if backend.restorer is not None else None
-    sheet = portraits_sheet(source, reference, result.generated, restored, result.scores)
+    shown = (source, reference) if photos else (None, None)
+    sheet = portraits_sheet(*shown, result.generated, restored, result.scores)
     tokens = {role: placeholder.token for role, placeholder in result.adapter.placeholders.items()}
     rows = {outcome.name: (outcome.generated, outcome.scores) for outcome in outcomes}
     summary = {
-        "source": str(source.paths[0].parent),
-        "reference": str(reference.paths[0].parent),
+        "source": str(source.paths[0].parent) if photos else None,
+        "reference": str(reference.paths[0].parent) if photos else None,
         "seed": result.adapter.seed,
         "prompt": result.generated.prompt,
         "methods": {outcome.name: outcome.as_dict() for outcome in reversed(outcomes)},
@@ -52,7 +55,7 @@ def write_results(
         save_figure(sheet, staged / "portraits.png")
         save_figure(attention_sheet(rows, tokens), staged / "attention.png")
         write_json(summary, staged / SCORES_FILE)
-        write_report(staged, backend, source, reference, result, before, restored, consent, command_line())
+        write_report(staged, backend, source, reference, result, before, restored, consent, command_line(), photos)
     return folder / REPORT_FILE
 
 

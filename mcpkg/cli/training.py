@@ -11,6 +11,7 @@ from mcpkg.cli.options import (
     Consent,
     Models,
     ModelsFlat,
+    Photos,
     PicturesFlat,
     TrainingFlat,
     TrainingOptions,
@@ -31,6 +32,7 @@ def train(
     n: int = 8,
     run: TrainingFlat = TrainingOptions(),
     consent: Consent = "",
+    photos: Photos = True,
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
     research: tyro.conf.OmitArgPrefixes[Overrides] = Overrides(),
@@ -69,7 +71,7 @@ def train(
             sampling = Sampling(n=n, seed=seed)
             result = judge(backend, adapter, source, reference, sampling, read_steps(out))
             before = judge(backend, untrained(backend, source, reference, chosen, seed), source, reference, sampling)
-            answer["report"] = str(write_results(out, backend, source, reference, result, before, consent))
+            answer["report"] = str(write_results(out, backend, source, reference, result, before, consent, photos))
             answer["scores"] = result.as_dict()
             if not as_json:
                 print(score_table({outcome.name: outcome.scores for outcome in (before, result)}) + "\n")
