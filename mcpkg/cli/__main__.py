@@ -3,22 +3,15 @@
 Progress and notices go to standard error, results to standard output. Bad input gives one line and exit code 2.
 """
 
-import os
-import signal
-import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from mcpkg import __version__
 from mcpkg.cli.checks import doctor, masks
 from mcpkg.cli.demo import run_demo
 from mcpkg.cli.downloads import weights
 from mcpkg.cli.export_files import export
-from mcpkg.cli.parsing import parse
 from mcpkg.cli.portraits import evaluate, generate, leakage
+from mcpkg.cli.running import run_command
 from mcpkg.cli.training import train
-from mcpkg.util.errors import one_line_errors
 
 COMMANDS = {
     "train": train,
@@ -31,56 +24,11 @@ COMMANDS = {
     "doctor": doctor,
     "weights": weights,
 }
-INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
-
-
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end, as by ^C."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run one command.
-
-    Args:
-        args: as typed after `mcpkg`; by default those of the process.
-
-    Raises:
-        SystemExit: with the command's exit code, unless it is 0.
-    """
-    args = sys.argv[1:] if args is None else args
-    if list(args) == ["--version"]:
-        print(f"mcpkg {__version__}")
-        return
-    try:
-        with one_line_errors(), _ends_like_ctrl_c():
-            _, call = parse(COMMANDS, args)
-            code = call()
-            sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has read enough, as in `mcpkg doctor | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
-        code = 0
-    except KeyboardInterrupt as stop:
-        print("stopped. When its command is repeated, a training continues from its last checkpoint.", file=sys.stderr)
-        code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
-    if code:
-        raise SystemExit(code)
-
-
-@contextmanager
-def _ends_like_ctrl_c() -> Iterator[None]:
-    """Within the block, SIGTERM raises `Terminated`, so that what is half written is cleared away."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    """Run one command, see `run_command`."""
+    run_command(COMMANDS, args)
 
 
 if __name__ == "__main__":

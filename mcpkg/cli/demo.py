@@ -78,6 +78,6 @@ def _first(kind: str) -> Path:
 if __name__ == "__main__":
     import sys
 
-    from mcpkg.cli.__main__ import main
+    from mcpkg.cli.running import run_command
 
-    main(["demo", *sys.argv[1:]])
+    run_command({"demo": run_demo}, ["demo", *sys.argv[1:]])
