@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from mcpkg.cli.options import AsJson, Consent, Models, ModelsFlat, as_flag, check_out, check_text, find_adapter
+from mcpkg.cli.options import AsJson, Consent, Models, ModelsFlat, as_flag, check_text, find_adapter
+from mcpkg.cli.outputs import WRITES, Overwrite, check_output
 from mcpkg.cli.results import SCORES_FILE
 from mcpkg.util.files import check_file_name
 
@@ -14,6 +15,7 @@ def export(
     name: str = "magicapture",
     base_model: str = "",
     consent: Consent = "",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
 ) -> None:
@@ -25,7 +27,7 @@ def export(
         name: of the files for A1111 and ComfyUI, and of the placeholders in prompts there: letters, digits, - and _.
         base_model: the model that it was trained on, as a name on the Hub or a folder.
     """
-    check_out(out)
+    output = check_output("export", locals())
     check_text(base_model=base_model, consent=consent)
     try:
         check_file_name(name)
@@ -40,6 +42,8 @@ def export(
     scores = None
     if (adapter / SCORES_FILE).is_file():
         scores = read_scores(adapter / SCORES_FILE, learned.method.name)
-    folder = export_adapter(learned, models.load(), out, name, base_model, scores, consent)
-    files = sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    backend = models.load()
+    with output.writing():
+        folder = export_adapter(learned, backend, out, name, base_model, scores, consent)
+    files = sorted(str(path) for pattern in WRITES["export"] for path in folder.glob(pattern))
     print(json.dumps({"folder": str(folder), "files": files}, indent=2) if as_json else "\n".join(files))

@@ -1,6 +1,7 @@
 """Options that several commands share; each field's sentence is its help."""
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,12 @@ CONSENT_HELP = (
 )
 Consent = Annotated[str, tyro.conf.arg(help=CONSENT_HELP)]
 
+PHOTOS_HELP = (
+    "The report and the sheet portraits.png show the photos that were learned from; with --no-photos they do not, and "
+    "the report names neither files nor folders."
+)
+Photos = Annotated[bool, tyro.conf.arg(help=PHOTOS_HELP)]
+
 FACE_PARTS_HELP = (
     f"For sd15 with the weights of a face parser ({' or '.join(FACE_PARSERS)}): what counts as face, by default "
     "skin brows eyes nose lips."
@@ -45,14 +52,15 @@ class Models:
 
     backend: Literal[tuple(BACKENDS)] = next(iter(BACKENDS))
     """Which models."""
-    device: str = "cpu"
-    """Where they run, as torch names it."""
+    device: str = "auto"
+    """Where they run: auto for a GPU (CUDA or Apple's) where there is one, else the processor; or as torch names it,
+    such as cpu or cuda:1."""
     checkpoint: str = ""
     """For sd15: a Stable Diffusion 1.x model by hub id, folder or .safetensors file; by default 1.5 itself."""
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     """Precision of sd15's weights, and of training; by default fp16 for sd15 on a GPU, else fp32."""
     safety: bool = True
-    """For sd15: withhold images that its safety checker finds unsafe; --no-safety for none."""
+    """For sd15: with --no-safety, images that its safety checker finds unsafe are not withheld."""
     identity: Literal[tuple(IDENTITY_TRAINERS)] = next(iter(IDENTITY_TRAINERS))
     """For sd15: the network of the identity loss."""
     face_parts: Annotated[tuple[str, ...], tyro.conf.arg(help=FACE_PARTS_HELP)] = ()
@@ -79,11 +87,12 @@ class Models:
 
         from mcpkg.backends import load_backend
 
+        device = found_device() if self.device == "auto" else self.device
         try:
-            torch.empty(0, device=self.device)
+            torch.empty(0, device=device)
         except (RuntimeError, AssertionError):  # torch raises either
-            raise ValueError(f"--device: {self.device!r} is none that torch can use here. Try cpu.") from None
-        return load_backend(self.backend, self.device, **self._choices())
+            raise ValueError(f"--device: {self.device!r} is none that torch can use here. Try auto or cpu.") from None
+        return load_backend(self.backend, device, **self._choices())
 
     def _choices(self) -> dict:
         """Return the options that differ from their defaults.
@@ -94,6 +103,20 @@ class Models:
         names += ["precision"] if "precision" in BACKENDS[self.backend].options else []
         default = Models()
         return {name: value for name in names if (value := getattr(self, name)) != getattr(default, name)}
+
+
+def found_device() -> str:
+    """The GPU that torch can use, named in a line on standard error; else the processor."""
+    import torch
+
+    if torch.cuda.is_available():
+        name, found = torch.cuda.get_device_name(), "cuda"
+    elif torch.backends.mps.is_available():
+        name, found = "Apple's GPU, on which mcpkg was not tested", "mps"
+    else:
+        return "cpu"
+    print(f"device: {found} ({name}); --device cpu for the processor", file=sys.stderr)
+    return found
 
 
 @dataclass(frozen=True)
@@ -239,13 +262,3 @@ def find_pictures(run: Path, source: Path | None, reference: Path | None) -> Pic
     if lacking := [f"--{role}" for role in given if role not in folders]:
         raise ValueError(f"{run}: does not say where its pictures are. Give {' and '.join(lacking)}.")
     return Pictures(**folders)
-
-
-def check_out(out: Path) -> None:
-    """Raise unless a folder can be written there, before time is spent on it.
-
-    Raises:
-        ValueError: it is a file.
-    """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file. Give a folder.")

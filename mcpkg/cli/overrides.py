@@ -68,11 +68,11 @@ def optional_fields(cls: type, names: tuple[str, ...], note: str = "") -> list[t
 WeightOverrides = make_dataclass(
     "WeightOverrides", optional_fields(LossWeights, tuple(vars(LossWeights()))), frozen=True
 )
-WeightOverrides.__doc__ = "In every phase that has the term."
+WeightOverrides.__doc__ = "For research: weights of loss terms, in every phase that has the term."
 RefocusingOverrides = make_dataclass(
     "RefocusingOverrides", optional_fields(Refocusing, tuple(vars(Refocusing()))), frozen=True
 )
-RefocusingOverrides.__doc__ = "In every phase that has refocusing."
+RefocusingOverrides.__doc__ = "For research: Attention Refocusing, in every phase that has it."
 Overrides = make_dataclass(
     "Overrides",
     [
@@ -82,7 +82,7 @@ Overrides = make_dataclass(
     ],
     frozen=True,
 )
-Overrides.__doc__ = "Settings to replace after the method was suited to the backend."
+Overrides.__doc__ = "For research: settings to replace after the method was suited to the backend."
 
 
 def apply_overrides(

@@ -1,6 +1,5 @@
 """What personalisation learned, apart from the models: applied for a while, saved, loaded."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -34,6 +33,7 @@ from mcpkg.method.placeholders import Placeholder
 from mcpkg.method.prompts import TEMPLATES
 from mcpkg.util.errors import notify
 from mcpkg.util.files import file_sha256, write_json
+from mcpkg.util.folders import replace_together
 from mcpkg.util.safetensors_io import write_weights
 from mcpkg.util.schema import sealed
 
@@ -140,7 +140,7 @@ class Adapter:
             )
 
     def save(self, folder: str | Path) -> Path:
-        """Write the adapter; each file appears whole or not at all, `adapter.json` last.
+        """Write the adapter; after an error the folder is as it was, and `adapter.json` comes last.
 
         Plain diffusers reads it: `pipeline.load_lora_weights(folder)`, and for each of EMBEDDING_FILES
         `pipeline.load_textual_inversion(folder, weight_name=...)`. It does not know `Method.lora_tokens`, which is in
@@ -165,20 +165,12 @@ class Adapter:
             "placeholders": {role: asdict(placeholder) for role, placeholder in self.placeholders.items()},
             "record": self.record,
         }
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as partial:
+        files = (LORA_FILE, WEIGHTS_FILE, *EMBEDDING_FILES.values())
+        with replace_together(folder, last=SUMMARY_FILE, instead_of=files) as staged:
             for name, named in tensors.items():
-                write_weights(named, Path(partial) / name, {"format": "pt"})
-            summary["files"] = {name: file_sha256(Path(partial) / name) for name in tensors}
-            write_json(sealed(summary), Path(partial) / SUMMARY_FILE)
-            folder.mkdir(exist_ok=True)
-            (folder / SUMMARY_FILE).unlink(missing_ok=True)  # until all is there, this is no adapter
-            for name in (LORA_FILE, WEIGHTS_FILE, *EMBEDDING_FILES.values()):
-                if name in tensors:
-                    (Path(partial) / name).replace(folder / name)
-                else:
-                    (folder / name).unlink(missing_ok=True)  # left by another method saved here before
-            (Path(partial) / SUMMARY_FILE).replace(folder / SUMMARY_FILE)
+                write_weights(named, staged / name, {"format": "pt"})
+            summary["files"] = {name: file_sha256(staged / name) for name in tensors}
+            write_json(sealed(summary), staged / SUMMARY_FILE)
         return folder
 
     @classmethod

@@ -49,8 +49,8 @@ class Sampling:
     by default as learned. A vector that grew long in training outweighs the other words of a prompt: if an edit does
     not show, try 1 (arXiv 2506.22685)."""
     plain_guidance: bool = True
-    """Guidance leads away from what the model drew before it learned. If False, from what it draws without a prompt
-    now, as in tools that know LoRA files only."""
+    """Guidance leads away from what the model drew before it learned. If False (--no-plain-guidance), from what it
+    draws without a prompt now, as in tools that know LoRA files only."""
 
     def __post_init__(self) -> None:
         for name, low, high in (("n", 1, MAX_N), ("steps", 1, MAX_STEPS)):

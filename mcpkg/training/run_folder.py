@@ -10,6 +10,7 @@ adapter/                when it is
 import hashlib
 import json
 import platform
+import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,7 @@ from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.training.checkpoints import (
     ADVICE as CHECKPOINT_ADVICE,
     CHECKPOINT_FILE,
+    STEPS_FILE,
     TensorBoardLog,
     load_checkpoint,
     recorded,
@@ -34,9 +36,10 @@ from mcpkg.training.checkpoints import (
 from mcpkg.training.previews import draw_preview, preview_grid
 from mcpkg.training.progress import StepReport, TrainingState
 from mcpkg.training.run_file import FORMAT, RUN_FILE, read_run
-from mcpkg.training.run_options import RunOptions
+from mcpkg.training.run_options import SETTINGS_FILE, RunOptions
 from mcpkg.training.trainer import Training, open_training
-from mcpkg.util.files import explain_full_disk, write_json
+from mcpkg.util.files import STAGED, explain_full_disk, write_json
+from mcpkg.util.folders import one_process, sweep
 from mcpkg.util.images import save_image
 from mcpkg.util.schema import sealed
 
@@ -69,15 +72,16 @@ def train_in_folder(
     Raises:
         ValueError: the folder holds something else or another run, its checkpoint is damaged, a number is out of
             range, or TensorBoard is not installed.
-        OSError: no space left, or the folder cannot be written.
+        OSError: no space left, the folder cannot be written, or another process is writing to it.
         FloatingPointError: the loss is no longer finite.
     """
     folder, process = Path(folder), PartialState(cpu=backend.device.type == "cpu")
     precision = precision or backend.precision
-    settings = run_settings(backend, source, reference, method, seed, precision)
-    check_folder(folder, settings)
+    settings = check_run(folder, backend, source, reference, method, seed, precision, options)
     log = TensorBoardLog(folder) if options.tensorboard else None
-    with explain_full_disk(folder):
+    with explain_full_disk(folder), one_process(folder):
+        _prepare(folder, settings, options)  # checked again: only now does no other process change it
+        sweep(folder, f".{ADAPTER_FOLDER}-*")  # as version 0.1.0 began the names of unfinished adapters
         if (folder / ADAPTER_FOLDER / SUMMARY_FILE).is_file():
             (folder / CHECKPOINT_FILE).unlink(missing_ok=True)  # killed just before this was done
             return Adapter.load(folder / ADAPTER_FOLDER)
@@ -88,7 +92,7 @@ def train_in_folder(
                 _restore(training, state, folder / CHECKPOINT_FILE)
             if process.is_main_process:
                 _note_session(folder, settings, training)
-            done = _steps_done(training)
+            done = training.steps_done
             if log is not None:
                 log.start(done)
             for report in recorded(training.steps(progress), folder, done, process.is_main_process):
@@ -128,6 +132,40 @@ def run_settings(
     return json.loads(json.dumps(settings))  # tuples become lists, as they will be when read again
 
 
+def check_run(
+    folder: str | Path,
+    backend: Backend,
+    source: Portraits,
+    reference: Portraits,
+    method: Method = MAGICAPTURE,
+    seed: int = 0,
+    precision: str | None = None,
+    options: RunOptions = RunOptions(),
+) -> dict:
+    """Raise unless `train_in_folder` may start or continue there; return what the adapter depends on.
+
+    Raises:
+        ValueError: see `check_folder`; never with `options.overwrite`.
+    """
+    PartialState(cpu=backend.device.type == "cpu")
+    settings = run_settings(backend, source, reference, method, seed, precision or backend.precision)
+    if not options.overwrite:
+        check_folder(folder, settings)
+    return settings
+
+
+def _prepare(folder: Path, settings: dict, options: RunOptions) -> None:
+    """Check the folder once more, or delete another run in it."""
+    try:
+        check_folder(folder, settings)
+    except ValueError:
+        if not options.overwrite:
+            raise
+        for name in (RUN_FILE, STEPS_FILE, CHECKPOINT_FILE, f"{ADAPTER_FOLDER}/{SUMMARY_FILE}"):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / PREVIEWS_FOLDER, ignore_errors=True)
+
+
 def check_folder(folder: str | Path, settings: dict) -> None:
     """Raise unless a run of these settings may start or continue in the folder.
 
@@ -138,7 +176,8 @@ def check_folder(folder: str | Path, settings: dict) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file. Give a folder.")
     if not file.is_file():
-        others = sorted(path.name for path in folder.glob("*") if path.name != f"{RUN_FILE}.part")
+        others = sorted(path.name for path in folder.glob("*") if path.name != SETTINGS_FILE)
+        others = [name for name in others if not name.endswith(STAGED)]
         if others:
             raise ValueError(f"{folder}: holds other files, such as {others[0]}. Give a new or empty folder.")
         return
@@ -161,7 +200,7 @@ def _restore(training: Training, state: TrainingState, file: Path) -> None:
 def _note_session(folder: Path, settings: dict, training: Training) -> None:
     """Write run.json, or add to it the session that goes on from the current step."""
     session = {
-        "from_step": _steps_done(training),
+        "from_step": training.steps_done,
         "device": str(training.backend.device),
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
@@ -171,11 +210,6 @@ def _note_session(folder: Path, settings: dict, training: Training) -> None:
     file = folder / RUN_FILE
     earlier = [one.model_dump() for one in read_run(file).sessions] if file.is_file() else []
     write_json(sealed({"format": FORMAT, "settings": settings, "sessions": [*earlier, session]}), file)
-
-
-def _steps_done(training: Training) -> int:
-    at = training.progress
-    return sum(phase.steps for phase in training.method.phases[: at.phase]) + at.step
 
 
 def _digests(portraits: Portraits) -> dict[str, str]:

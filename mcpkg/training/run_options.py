@@ -2,6 +2,12 @@
 
 from dataclasses import dataclass
 
+SETTINGS_FILE = "settings.json"
+"""What a command writes about itself into the folder that it writes to."""
+OVERWRITE_HELP = (
+    "Also write in or around a folder of pictures, over files that are not from mcpkg, and over other settings."
+)
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -13,6 +19,8 @@ class RunOptions:
     """Steps between two previews; 0 for none."""
     tensorboard: bool = False
     """Also log the loss terms for TensorBoard."""
+    overwrite: bool = False
+    """Begin anew where another run is, and write where other files are."""
 
     def __post_init__(self) -> None:
         if self.save_every < 1:

@@ -11,7 +11,6 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.adapter import Adapter
@@ -28,6 +27,7 @@ from mcpkg.training.checkpoints import check_state
 from mcpkg.training.dataset import draw_batch, encode_dataset, source_identity
 from mcpkg.training.optimizer import PhaseOptimizer, Trainable, check_precision, open_parameters
 from mcpkg.training.progress import Progress, StepReport, TrainingState, mean_terms
+from mcpkg.util.progress import show_progress as steps_shown
 
 _PLACE = ("phase", "step", "left_out_in_a_row")  # of a Progress: not worth keeping once it is finished
 
@@ -136,18 +136,24 @@ class Training:
     optimizer: PhaseOptimizer | None = None
 
     def steps(self, show_progress: bool = True) -> Iterator[StepReport]:
-        """Train from the current step to the end."""
-        at, phases, quiet = self.progress, self.method.phases, not (show_progress and PartialState().is_main_process)
-        while at.phase < len(phases):
-            phase, label = phases[at.phase], f"{self.method.name} {at.phase + 1}/{len(phases)}"
-            self.optimizer = self.optimizer or self._optimizer(phase)
-            with tqdm(total=phase.steps, initial=at.step, desc=label, disable=quiet) as bar:
+        """Train from the current step to the end; progress and the time left are those of all phases together."""
+        at, phases, shown = self.progress, self.method.phases, show_progress and PartialState().is_main_process
+        total = sum(phase.steps for phase in phases)
+        with steps_shown(total, self.method.name, "steps", self.steps_done, shown) as bar:
+            while at.phase < len(phases):
+                phase = phases[at.phase]
+                self.optimizer = self.optimizer or self._optimizer(phase)
                 while at.step < phase.steps:
                     report = self._take_step(phase)
-                    bar.set_postfix({name: f"{value:.3f}" for name, value in report.terms.items()}, refresh=False)
-                    bar.update()
+                    terms = ", ".join(f"{name} {value:.3f}" for name, value in report.terms.items())
+                    bar.advance(note=f"phase {at.phase + 1} of {len(phases)}: {terms}")
                     yield report
-            at.phase, at.step, self.optimizer = at.phase + 1, 0, None
+                at.phase, at.step, self.optimizer = at.phase + 1, 0, None
+
+    @property
+    def steps_done(self) -> int:
+        """Of all phases."""
+        return sum(phase.steps for phase in self.method.phases[: self.progress.phase]) + self.progress.step
 
     def _optimizer(self, phase: Phase) -> PhaseOptimizer:
         return PhaseOptimizer(phase, self.method, self.trainable, self.precision)

@@ -6,30 +6,52 @@ import json
 import math
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+STAGED = ".mcpkg-part"
+"""How the names of files and folders end that are still being written; those of killed processes can be deleted."""
+
+
+def staged_path(path: Path) -> Path:
+    """A new hidden name beside `path`, to write to before it becomes `path`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{STAGED}")
+
 
 @contextmanager
-def replace_whole(path: str | Path) -> Iterator[Path]:
+def replace_whole(path: str | Path, mode: int = 0o666) -> Iterator[Path]:
     """Yield a path beside `path` to write to; at the end it becomes `path`, after an error it is deleted.
+
+    Args:
+        mode: permissions of the file, less those that the umask takes away.
 
     Raises:
         OSError: no space left; the message names the folder.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".part")
+    partial = staged_path(path)
     with explain_full_disk(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            partial.touch(mode)
+            permissions = partial.stat().st_mode
             yield partial
+            partial.chmod(permissions)  # safetensors puts a file of its own there, which only its owner may read
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())  # else a power cut could leave an empty file under the new name
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+_FULL: dict[int | None, str] = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "no space left in your quota",
+    errno.EFBIG: "a file would be larger than is allowed here",
+}
 
 
 @contextmanager
@@ -43,9 +65,12 @@ def explain_full_disk(folder: str | Path) -> Iterator[None]:
         yield
     except Exception as error:
         # libraries wrap the system's error in their own and keep only its text
-        if getattr(error, "errno", None) != errno.ENOSPC and "os error 28" not in str(error):
+        number = re.search(r"os error (\d+)", str(error))
+        reason = _FULL.get(int(number[1]) if number else getattr(error, "errno", None))
+        if reason is None:
             raise
-        raise OSError(f"{folder}: no space left on the disk. Free some and repeat the command.") from None
+        named = next(place for place in (Path(folder), *Path(folder).parents) if STAGED not in str(place))
+        raise OSError(f"{named}: {reason}. Free some and repeat the command.") from None
 
 
 def check_file_name(name: str) -> None:

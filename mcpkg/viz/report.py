@@ -19,6 +19,11 @@ from mcpkg.viz.report_sections import NO_CONSENT
 from mcpkg.viz.sheets import loss_sheet
 
 REPORT_FILE, LOSSES_FILE = "report.html", "losses.png"
+WITH_PHOTOS = (
+    "This file holds the photos that were learned from, with their names. Pass it on only if the person agreed; "
+    "mcpkg evaluate --no-photos writes one without them."
+)
+WITHOUT_PHOTOS = "The photos that were learned from, their names and their folders were left out of this file."
 
 
 def write_report(
@@ -31,6 +36,7 @@ def write_report(
     restored: Float[Tensor, "n 3 H W"] | None = None,
     consent: str = "",
     command: str = "",
+    photos: bool = True,
 ) -> Path:
     """Write report.html, and losses.png beside it; each file appears whole or not at all.
 
@@ -43,6 +49,8 @@ def write_report(
         restored: the same portraits after restoration, shown instead of the generated ones.
         consent: who agreed to what; without it the report states that this is missing.
         command: the command that repeats this run.
+        photos: whether the report holds the portraits that the run learned from. If False, it names neither their
+            files nor their folders.
 
     Returns:
         Path of the HTML file; it needs no other file and no network.
@@ -62,18 +70,20 @@ def write_report(
         write_figure(figure, file, 110)
         losses_png = file.getvalue()
         save_figure(figure, folder / LOSSES_FILE)
-    title = f"{_folder_name(source)} in the look of {_folder_name(reference)}"
+    named = f"{_folder_name(source)} in the look of {_folder_name(reference)}"
+    title = named if photos else "A person in the look of other portraits"
     parts = [
         heading(title, 1),
-        paragraph(sections.summary(source, reference, result)),
+        *sections.opening(source, reference, result),
         paragraph(f"{STATEMENT}: the portraits under “Results” are no photos. {consent or NO_CONSENT}", notice=True),
+        paragraph(WITH_PHOTOS if photos else WITHOUT_PHOTOS, notice=True),
         *sections.results(result, restored),
-        *sections.inputs(source, reference),
+        *(sections.inputs(source, reference) if photos else ()),
         *sections.attention(result, before),
         *sections.scores(result, before),
         *sections.losses(losses_png, histories),
         *sections.settings(backend, result, before),
-        *sections.provenance(backend, source, reference, result, consent, command),
+        *sections.provenance(backend, source, reference, result, consent, command, photos),
     ]  # fmt: skip
     with replace_whole(folder / REPORT_FILE) as partial:
         partial.write_text(page(title, parts), encoding="utf-8")

@@ -20,6 +20,7 @@ from mcpkg.training.run_folder import LIBRARIES
 from mcpkg.util.images import overlay, to_pixels
 from mcpkg.util.statistics import Interval
 from mcpkg.viz.html import embedded, heading, paragraph, picture, pictures, table
+from mcpkg.viz.verdict import verdict
 
 ATTENTION_SHOWN = 4  # images whose attention is shown
 NO_CONSENT = (
@@ -35,8 +36,8 @@ def summary(source: Portraits, reference: Portraits, result: Outcome) -> str:
         own, other = scores.identity_among_source, scores.identity_of_strangers
         identity += f" (the person's own photos: {_number(own)}, strangers: {_number(other)})"
     return (
-        f"{result.name} learned the person in {len(source)} photos and the style of {len(reference)} portraits of "
-        f"others, and generated {n} portraits of that person in that style. Measured: {identity}, "
+        f"{result.name} was trained on {len(source)} photos of the person and {len(reference)} portraits of others in "
+        f"the style, and drew {n} portraits. Measured: {identity}, "
         f"style {_number(scores.style.mean)} "
         f"(the style portraits among themselves: {_number(scores.style_among_references)})."
     )
@@ -52,6 +53,13 @@ def results(result: Outcome, restored: Float[Tensor, "n 3 H W"] | None) -> Itera
         picture(to_pixels(image), f"seed {seed}", f"generated portrait, seed {seed}")
         for seed, image in zip(generated.seeds, images, strict=True)
     )
+
+
+def opening(source: Portraits, reference: Portraits, result: Outcome) -> Iterator[str]:
+    line, findings = verdict(result)
+    yield paragraph(line, notice=True)
+    yield paragraph(" ".join(findings))
+    yield paragraph(summary(source, reference, result))
 
 
 def inputs(source: Portraits, reference: Portraits) -> Iterator[str]:
@@ -158,21 +166,31 @@ def settings(backend: Backend, result: Outcome, before: Outcome | None) -> Itera
 
 
 def provenance(
-    backend: Backend, source: Portraits, reference: Portraits, result: Outcome, consent: str, command: str
+    backend: Backend,
+    source: Portraits,
+    reference: Portraits,
+    result: Outcome,
+    consent: str,
+    command: str,
+    photos: bool = True,
 ) -> Iterator[str]:
     yield heading("Provenance")
     yield paragraph(consent or NO_CONSENT, notice=True)
     versions = [f"{name} {version(name)}" for name in ("mcpkg", *LIBRARIES)]
     rows = [
         ["statement", f"{STATEMENT}, with the model {backend.name!r} and {result.name}"],
-        ["source", f"{len(source)} files in {source.paths[0].parent}"],
-        ["reference", f"{len(reference)} files in {reference.paths[0].parent}"],
+        ["source", f"{len(source)} files{_in_folder(source, photos)}"],
+        ["reference", f"{len(reference)} files{_in_folder(reference, photos)}"],
         ["device", f"{backend.device}, {platform.machine()}"],
         ["versions", ", ".join([f"Python {platform.python_version()}", *versions])],
     ]
-    if command:
+    if command and photos:  # it names folders
         rows.append(["command", command])
     yield table(rows)
+
+
+def _in_folder(portraits: Portraits, named: bool) -> str:
+    return f" in {portraits.paths[0].parent}" if named else ""
 
 
 def _method_rows(method: Method) -> list[list[str]]:

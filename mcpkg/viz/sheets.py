@@ -32,14 +32,16 @@ LOSS_COLUMNS = 3
 
 
 def portraits_sheet(
-    source: Portraits,
-    reference: Portraits,
+    source: Portraits | None,
+    reference: Portraits | None,
     generated: Generated,
     restored: Float[Tensor, "n 3 H W"] | None = None,
     scores: "Scores | None" = None,
 ) -> Figure:
-    """Draw rows of pictures: source, reference, results, and the results restored."""
-    rows = {"source": source.images, "reference": reference.images, "result": generated.images}
+    """Draw rows of pictures: source and reference unless they are None, results, and the results restored."""
+    given = {"source": source, "reference": reference}
+    rows = {role: portraits.images for role, portraits in given.items() if portraits is not None}
+    rows["result"] = generated.images
     if restored is not None:
         rows["restored"] = restored
     columns = max(len(images) for images in rows.values())

@@ -256,7 +256,8 @@ def test_masks_are_drawn_and_a_bad_one_fails(run, capsys):
     cli.main(["masks", *on(pair), "--out", str(folder / "masks"), "--json"])
     answer = json.loads(capsys.readouterr().out)
     assert answer["usable"] and len(answer["source"]) == 2
-    assert {path.name for path in (folder / "masks").iterdir()} == {"source_masks.png", "reference_masks.png"}
+    assert {path.name for path in (folder / "masks").iterdir()} == {
+        "source_masks.png", "reference_masks.png", "settings.json"}  # fmt: skip
     bad = write_pictures(folder / "masked")
     save_image(torch.ones(3, 20, 20), bad / "masks" / "0.png")  # of another size than its image
     with pytest.raises(SystemExit) as stop:
