@@ -30,11 +30,12 @@ def run_demo(
         seed: of training; image i starts from seed + i.
         n: how many portraits.
     """
-    from mcpkg.cli.options import SamplingOptions
-
     source, reference = source or _first("subjects"), reference or _first("styles")
     output = check_output("demo", locals(), (source, reference))
     check_input((source, reference), n)
+
+    from mcpkg.cli.options import SamplingOptions
+
     SamplingOptions(n=n, seed=seed)  # as a check
 
     from mcpkg.backends import load_backend

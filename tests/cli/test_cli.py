@@ -240,7 +240,7 @@ def test_words_are_knocked_out_of_portraits_of_the_runs_own_pictures(run, capsys
     capsys.readouterr()
     cli.main([*map(str, knock), "--json"])
     answer = json.loads(capsys.readouterr().out)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"knockout.json", "knockout.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"knockout.json", "knockout.png", "settings.json"}
     assert json.loads((tmp_path / "out" / "knockout.json").read_text()) == answer
     for token in answer["tokens"].values():
         assert list(token["interventions"]) == ["outside", "everywhere"]
