@@ -75,9 +75,7 @@ def test_a_lora_at_the_words_alone_is_applied_saved_and_loaded_as_such(tmp_path)
 
 
 def test_an_adapter_from_before_this_choice_acts_at_all_tokens(saved):
-    values = json.loads((saved / SUMMARY_FILE).read_text())
-    del values["method"]["lora_tokens"]
-    (saved / SUMMARY_FILE).write_text(json.dumps(values))
+    change_summary(saved, lambda values: values["method"].pop("lora_tokens") and None)
     assert Adapter.load(saved).method.lora_tokens == "all"
 
 

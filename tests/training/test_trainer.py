@@ -197,7 +197,8 @@ def test_accumulated_passes_are_averaged_into_one_step(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_bar_shows_the_loss_terms(capsys):
+def test_the_bar_in_a_terminal_shows_the_loss_terms(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     backend = tiny_backend()
     portraits = tiny_portraits(backend)
     personalise(backend, portraits, portraits, short(MAGICAPTURE))
