@@ -204,7 +204,7 @@ def test_the_bar_in_a_terminal_shows_the_loss_terms(capsys, monkeypatch):
     personalise(backend, portraits, portraits, short(MAGICAPTURE))
     bar = capsys.readouterr().err
     assert "MagiCapture" in bar and "6/6" in bar
-    assert "refocusing=" in bar and "composed=" in bar
+    assert "phase 2 of 2" in bar and "refocusing 0." in bar and "composed" in bar
 
 
 @pytest.mark.slow
