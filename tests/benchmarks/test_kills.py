@@ -18,7 +18,7 @@ def test_a_file_that_is_left_over_is_counted_as_a_difference(tmp_path):
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "lora.safetensors").write_bytes(b"learned")
     whole = kills.contents(tmp_path)
-    (tmp_path / "checkpoint.safetensors.part").write_bytes(b"")
+    (tmp_path / ".checkpoint.safetensors.0a1b.mcpkg-part").write_bytes(b"")
     assert kills.contents(tmp_path) != whole
 
 
