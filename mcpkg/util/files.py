@@ -7,6 +7,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,11 @@ def staged_path(path: Path) -> Path:
 
 @contextmanager
 def replace_whole(path: str | Path, mode: int = 0o666) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; at the end it becomes `path`, after an error it is deleted.
+    """Yield a path to write to, in a hidden folder beside `path`; at the end it becomes `path`, after an error it is
+    deleted.
+
+    A folder, because safetensors writes to a temporary file of its own beside the one it is given: if the process is
+    killed meanwhile, it lies where `sweep` finds it.
 
     Args:
         mode: permissions of the file, less those that the umask takes away.
@@ -32,10 +37,12 @@ def replace_whole(path: str | Path, mode: int = 0o666) -> Iterator[Path]:
         OSError: no space left; the message names the folder.
     """
     path = Path(path)
-    partial = staged_path(path)
+    staged = staged_path(path)
+    partial = staged / path.name
     with explain_full_disk(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            staged.mkdir()
             partial.touch(mode)
             permissions = partial.stat().st_mode
             yield partial
@@ -44,7 +51,7 @@ def replace_whole(path: str | Path, mode: int = 0o666) -> Iterator[Path]:
                 os.fsync(file.fileno())  # else a power cut could leave an empty file under the new name
             os.replace(partial, path)
         finally:
-            partial.unlink(missing_ok=True)
+            shutil.rmtree(staged, ignore_errors=True)
 
 
 _FULL: dict[int | None, str] = {
