@@ -27,9 +27,8 @@ from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.training.run_folder import ADAPTER_FOLDER, train_in_folder
 from mcpkg.training.run_options import RunOptions
 from mcpkg.util.errors import one_line_errors
+from mcpkg.util.files import STAGED
 
-PART = ".part"
-"""How the name of a file ends while it is being written."""
 PATIENCE_S = 300
 
 
@@ -74,7 +73,7 @@ def main(
             found = contents(folder)
             counts["runs"] += 1
             counts["identical"] += found == expected
-            counts["leftovers"] += len(set(found) - set(expected)) + len(list(folder.rglob(f"*{PART}*")))
+            counts["leftovers"] += len(set(found) - set(expected)) + len(list(folder.rglob(f"*{STAGED}*")))
             print(f"{counts['kills']} of {n} kills", file=sys.stderr)
     passed = counts["identical"] == counts["runs"] and counts["leftovers"] == 0
     print(json.dumps({"passed": passed} | counts, indent=2) if as_json else f"passed: {passed}  {counts}")
@@ -132,7 +131,7 @@ def contents(folder: Path) -> dict[str, str | bytes]:
 
 def _parts(folder: Path):
     for root, _, names in os.walk(folder):
-        yield from (Path(root) / name for name in names if PART in name)
+        yield from (Path(root) / name for name in names if STAGED in name)
 
 
 if __name__ == "__main__":
