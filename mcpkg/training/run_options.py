@@ -38,7 +38,7 @@ class RunOptions:
         if self.keep_best_every < 0:
             raise ValueError(f"keep_best_every: {self.keep_best_every} is below 0.")
         if self.keep_best_every and self.keep_best is None:
-            raise ValueError("keep_best_every: is for keep_best. Add that, or leave this out.")
+            raise ValueError("keep_best_every: no best checkpoint is kept. Name its score too, or leave this out.")
 
     @property
     def kept(self) -> dict[str, str | int]:
