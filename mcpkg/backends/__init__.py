@@ -29,19 +29,26 @@ class BackendEntry:
     settings cannot make a valid method invalid."""
     max_vectors: int = MAX_VECTORS
     """Embedding vectors per placeholder for which its text encoder has room."""
+    has_strangers: bool = False
+    """Whether it brings portraits of strangers, the zero of scaled identity."""
     built_in: bool = False
     """Whether its weights are in the package, so that its numbers are the same everywhere."""
 
 
 BACKENDS: dict[str, BackendEntry] = {
     "mini": BackendEntry(
-        "mcpkg.backends.mini:load_mini", tuning="mcpkg.backends.mini.tuning:tune", max_vectors=11, built_in=True
+        "mcpkg.backends.mini:load_mini",
+        tuning="mcpkg.backends.mini.tuning:tune",
+        max_vectors=11,
+        has_strangers=True,
+        built_in=True,
     ),
     "mini-balanced": BackendEntry(
         "mcpkg.backends.mini:load_mini",
         {"population": "balanced"},
         tuning="mcpkg.backends.mini.tuning:tune",
         max_vectors=11,
+        has_strangers=True,
         built_in=True,
     ),
     "sd15": BackendEntry(

@@ -135,7 +135,9 @@ def evaluate(
     from mcpkg.metrics.compare import judge, untrained
     from mcpkg.metrics.scores import score_table
     from mcpkg.training.checkpoints import read_steps
+    from mcpkg.training.keep_best import read_checkpoint_scores
 
+    compared = tuple(read_checkpoint_scores(adapter))
     backend = models.load()
     source, reference = pictures.load(backend)
     other = other or untrained(backend, source, reference, learned.method, learned.seed)
@@ -143,6 +145,7 @@ def evaluate(
         other = replace(other, method=replace(other.method, name=f"{other.method.name} in {against.name}"))
     before = judge(backend, other, source, reference, sampling, read_steps(against) if against else ())
     result = judge(backend, learned, source, reference, sampling, read_steps(adapter))
+    result = replace(result, checkpoint_scores=compared)
     with output.writing():
         report = write_results(out, backend, source, reference, result, before, consent, photos)
     outcomes = (before, result)

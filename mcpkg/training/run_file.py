@@ -1,6 +1,7 @@
 """`run.json`: what a run is trained on, and every session of it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -46,3 +47,19 @@ def read_run(file: Path) -> Run:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ValueError(f"{file}: not of a run that this version of mcpkg can go on with. Give a new or empty folder.")
     return read_sealed(file, Run, ADVICE)
+
+
+def differences(there: object, here: object, path: str = "") -> Iterator[str]:
+    """E.g. "seed 0, not 1", for every leaf in which two settings differ."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in there | here:
+            yield from differences(there.get(key), here.get(key), f"{path} {key}".strip())
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for number, (a, b) in enumerate(zip(there, here)):
+            yield from differences(a, b, f"{path} {number + 1}")
+    elif there != here or isinstance(there, bool) != isinstance(here, bool):  # True equals 1
+        yield f"{path} {_shown(there)}, not {_shown(here)}"
+
+
+def _shown(value: object) -> str:
+    return "missing" if value is None else json.dumps(value)

@@ -3,7 +3,8 @@
 run.json                what is trained on what; anything else is refused
 steps.jsonl             one line a step: loss terms, learning rates, seconds
 previews/000100.png     portraits and attention maps after so many steps
-checkpoint.safetensors  while it is not finished
+checkpoint_scores.jsonl one line a score, if the best checkpoint is kept; see `mcpkg.training.keep_best`
+checkpoint.safetensors  while it is not finished; likewise best/
 adapter/                when it is
 """
 
@@ -11,7 +12,7 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from accelerate import PartialState
 from mcpkg import __version__
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.adapter import SUMMARY_FILE, Adapter
+from mcpkg.inference.generate import Generated
 from mcpkg.method.config import Method, to_dict
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.methods import MAGICAPTURE
@@ -33,9 +35,10 @@ from mcpkg.training.checkpoints import (
     recorded,
     save_checkpoint,
 )
+from mcpkg.training.keep_best import BEST_FOLDER, CHECKPOINT_SCORES_FILE, best_checkpoint
 from mcpkg.training.previews import draw_preview, preview_grid
 from mcpkg.training.progress import StepReport, TrainingState
-from mcpkg.training.run_file import FORMAT, RUN_FILE, read_run
+from mcpkg.training.run_file import FORMAT, RUN_FILE, differences, read_run
 from mcpkg.training.run_options import SETTINGS_FILE, RunOptions
 from mcpkg.training.trainer import Training, open_training
 from mcpkg.util.files import STAGED, explain_full_disk, write_json
@@ -58,6 +61,7 @@ def train_in_folder(
     precision: str | None = None,
     progress: bool = True,
     options: RunOptions = RunOptions(),
+    score: Callable[[Generated], float] | None = None,
 ) -> Adapter:
     """Personalise as `personalise` does, but so that a killed run can go on: call it again with the same arguments.
 
@@ -67,7 +71,8 @@ def train_in_folder(
     Args:
         folder: created if missing; empty, or of the same run.
         backend, source, reference, method, seed, on_step, precision, progress: see `personalise`.
-        options: when to save, preview and log.
+        options: when to save, preview and log, and which checkpoint is kept.
+        score: for `options.keep_best`, see `mcpkg.metrics.evaluate.scorer`.
 
     Raises:
         ValueError: the folder holds something else or another run, its checkpoint is damaged, a number is out of
@@ -79,13 +84,16 @@ def train_in_folder(
     precision = precision or backend.precision
     settings = check_run(folder, backend, source, reference, method, seed, precision, options)
     log = TensorBoardLog(folder) if options.tensorboard else None
+    best = best_checkpoint(folder, options, score) if process.is_main_process else None
     with explain_full_disk(folder), one_process(folder):
         _prepare(folder, settings, options)  # checked again: only now does no other process change it
         sweep(folder, f".{ADAPTER_FOLDER}-*")  # as version 0.1.0 began the names of unfinished adapters
         if (folder / ADAPTER_FOLDER / SUMMARY_FILE).is_file():
-            (folder / CHECKPOINT_FILE).unlink(missing_ok=True)  # killed just before this was done
+            _clear(folder)  # killed just before this was done
             return Adapter.load(folder / ADAPTER_FOLDER)
         state = load_checkpoint(folder / CHECKPOINT_FILE) if (folder / CHECKPOINT_FILE).is_file() else None
+        if best is not None:
+            best.go_on()
         process.wait_for_everyone()  # no process writes before all have looked
         with open_training(backend, source, reference, method, seed, precision) as training:
             if state is not None:
@@ -103,16 +111,24 @@ def train_in_folder(
                     log.step(report, done)
                 if on_step is not None:
                     on_step(report)
+                if best is not None and best.is_due(training):
+                    best.consider(training)
                 if done % options.save_every == 0:
                     state = training.state()  # of all processes
                     if process.is_main_process:
                         save_checkpoint(state, folder / CHECKPOINT_FILE)
-            adapter = training.adapter()
+            adapter = training.adapter() if best is None else best.adapter(training)
         if process.is_main_process:
             adapter.save(folder / ADAPTER_FOLDER)
-            (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+            _clear(folder)
         process.wait_for_everyone()
-    return adapter
+    return adapter if options.keep_best is None else Adapter.load(folder / ADAPTER_FOLDER)  # scored by one process
+
+
+def _clear(folder: Path) -> None:
+    """Delete what a finished run no longer needs."""
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder / BEST_FOLDER, ignore_errors=True)
 
 
 def run_settings(
@@ -148,7 +164,7 @@ def check_run(
         ValueError: see `check_folder`; never with `options.overwrite`.
     """
     PartialState(cpu=backend.device.type == "cpu")
-    settings = run_settings(backend, source, reference, method, seed, precision or backend.precision)
+    settings = run_settings(backend, source, reference, method, seed, precision or backend.precision) | options.kept
     if not options.overwrite:
         check_folder(folder, settings)
     return settings
@@ -161,8 +177,9 @@ def _prepare(folder: Path, settings: dict, options: RunOptions) -> None:
     except ValueError:
         if not options.overwrite:
             raise
-        for name in (RUN_FILE, STEPS_FILE, CHECKPOINT_FILE, f"{ADAPTER_FOLDER}/{SUMMARY_FILE}"):
+        for name in (RUN_FILE, STEPS_FILE, CHECKPOINT_SCORES_FILE, f"{ADAPTER_FOLDER}/{SUMMARY_FILE}"):
             (folder / name).unlink(missing_ok=True)
+        _clear(folder)
         shutil.rmtree(folder / PREVIEWS_FOLDER, ignore_errors=True)
 
 
@@ -182,7 +199,7 @@ def check_folder(folder: str | Path, settings: dict) -> None:
             raise ValueError(f"{folder}: holds other files, such as {others[0]}. Give a new or empty folder.")
         return
     run = read_run(file)
-    different = list(_differences(run.settings, settings))
+    different = list(differences(run.settings, settings))
     if different:
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise ValueError(f"{folder}: holds a run with {different[0]}{more}. Give the same to go on, or another folder.")
@@ -220,19 +237,3 @@ def _digests(portraits: Portraits) -> dict[str, str]:
         parts = [(image * 255).round().byte(), (mask > 0.5).byte()]
         digests[path.name] = hashlib.sha256(b"".join(x.cpu().numpy().tobytes() for x in parts)).hexdigest()[:16]
     return digests
-
-
-def _differences(there: object, here: object, path: str = "") -> Iterator[str]:
-    """E.g. "seed 0, not 1", for every leaf in which two settings differ."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in there | here:
-            yield from _differences(there.get(key), here.get(key), f"{path} {key}".strip())
-    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        for number, (a, b) in enumerate(zip(there, here)):
-            yield from _differences(a, b, f"{path} {number + 1}")
-    elif there != here or isinstance(there, bool) != isinstance(here, bool):  # True equals 1
-        yield f"{path} {_shown(there)}, not {_shown(here)}"
-
-
-def _shown(value: object) -> str:
-    return "missing" if value is None else json.dumps(value)

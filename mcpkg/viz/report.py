@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 from jaxtyping import Float
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from mcpkg.data.portraits import Portraits
@@ -16,7 +17,7 @@ from mcpkg.util.images import save_figure, write_figure
 from mcpkg.viz import report_sections as sections
 from mcpkg.viz.html import heading, page, paragraph
 from mcpkg.viz.report_sections import NO_CONSENT
-from mcpkg.viz.sheets import loss_sheet
+from mcpkg.viz.sheets import checkpoint_curve, loss_sheet
 
 REPORT_FILE, LOSSES_FILE = "report.html", "losses.png"
 WITH_PHOTOS = (
@@ -64,12 +65,13 @@ def write_report(
         if outcome is not None:
             _check_maps(outcome)
     histories = {outcome.name: outcome.history for outcome in (result, before) if outcome and outcome.history}
-    losses_png = b""
+    losses_png = scores_png = b""
     if histories:
-        figure, file = loss_sheet(histories), io.BytesIO()
-        write_figure(figure, file, 110)
-        losses_png = file.getvalue()
+        figure = loss_sheet(histories)
+        losses_png = _png(figure)
         save_figure(figure, folder / LOSSES_FILE)
+    if result.checkpoint_scores:
+        scores_png = _png(checkpoint_curve(result.checkpoint_scores))
     named = f"{_folder_name(source)} in the look of {_folder_name(reference)}"
     title = named if photos else "A person in the look of other portraits"
     parts = [
@@ -82,12 +84,19 @@ def write_report(
         *sections.attention(result, before),
         *sections.scores(result, before),
         *sections.losses(losses_png, histories),
+        *sections.best_checkpoint(scores_png, result),
         *sections.settings(backend, result, before),
         *sections.provenance(backend, source, reference, result, consent, command, photos),
     ]  # fmt: skip
     with replace_whole(folder / REPORT_FILE) as partial:
         partial.write_text(page(title, parts), encoding="utf-8")
     return folder / REPORT_FILE
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    write_figure(figure, file, 110)
+    return file.getvalue()
 
 
 def _check_maps(outcome: Outcome) -> None:

@@ -16,6 +16,7 @@ from mcpkg.method.interfaces import Backend
 from mcpkg.method.masks import role_region
 from mcpkg.metrics.compare import Outcome
 from mcpkg.metrics.score_descriptions import SCORE_DESCRIPTIONS
+from mcpkg.training.keep_best import SCORED, best_of
 from mcpkg.training.run_folder import LIBRARIES
 from mcpkg.util.images import overlay, to_pixels
 from mcpkg.util.statistics import Interval
@@ -142,6 +143,24 @@ def losses(png: bytes, histories: Mapping[str, Sequence[dict]]) -> Iterator[str]
         "level; look at whether the mean falls."
     )
     yield embedded(png, f"Loss terms over the training steps of {' and '.join(histories)}.")
+
+
+def best_checkpoint(png: bytes, result: Outcome) -> Iterator[str]:
+    compared = result.checkpoint_scores
+    if not compared:
+        return
+    best, score = best_of(compared), SCORE_DESCRIPTIONS[compared[0].by].label
+    yield heading("Best checkpoint", 3)
+    if best.score is None:
+        yield paragraph(f"{score} had no value at any checkpoint, so the adapter is that of the last one.")
+        return
+    yield paragraph(
+        f"Of {len(compared)} checkpoints, the adapter is the one with the highest {score[0].lower()}{score[1:]}: "
+        f"{_number(best.score)} at step {best.step}, the mean of {SCORED.n} portraits from seeds of their own. "
+        "The best of many by a score is judged too well by that same score: part of its lead is chance. Judge it by "
+        "the other scores, and by photos of the person that were not used here."
+    )
+    yield embedded(png, f"{score} of the checkpoints by step.")
 
 
 def settings(backend: Backend, result: Outcome, before: Outcome | None) -> Iterator[str]:

@@ -97,6 +97,36 @@ def test_training_draws_scores_and_reports_and_is_read_only_when_repeated(run, c
 
 
 @pytest.mark.slow
+def test_the_best_checkpoint_is_kept_and_the_report_says_how_it_was_chosen(run, capsys):
+    folder, pair = run
+    out = folder / "best"
+    cli.main(["train", *on(pair), "--out", str(out), "--n", "1", "--keep-best", "identity",
+              "--keep-best-every", "1", "--phase-steps", "1", "2", "--json"])  # fmt: skip
+    answer = json.loads(capsys.readouterr().out)
+    scores = [json.loads(line) for line in (out / "checkpoint_scores.jsonl").read_text().splitlines()]
+    best = max(scores, key=lambda line: line["score"])
+    assert [line["step"] for line in scores] == [2, 3]
+    assert (answer["record"]["best_step"], answer["record"]["best_identity"]) == (best["step"], best["score"])
+    cli.main(["evaluate", *on(pair), "--adapter", str(out), "--out", str(folder / "judged"), "--n", "1"])
+    for report in (out / "report.html", folder / "judged" / "report.html"):
+        assert "judged too well by that same score" in report.read_text()
+
+
+def test_a_score_that_the_backend_cannot_give_is_refused_before_anything_is_loaded(run, capsys, monkeypatch):
+    folder, pair = run
+    monkeypatch.setattr("mcpkg.backends.load_backend", lambda *_: pytest.fail("loaded"))
+    args = ["train", *on(pair), "--out", folder / "none", "--backend", "sd15", "--keep-best"]
+    message = refused(capsys, *args, "identity_scaled")
+    assert (
+        "--keep-best: identity_scaled needs portraits of strangers, which sd15 does not have. Give identity" in message
+    )
+    assert not (folder / "none").exists()
+    assert "--keep-best-every: no best checkpoint is kept. Name its score" in refused(
+        capsys, *args[:-1], "--keep-best-every", "5"
+    )
+
+
+@pytest.mark.slow
 def test_fields_of_the_method_can_be_given(run, capsys):
     folder, pair = run
     out = folder / "changed"
