@@ -98,7 +98,9 @@ def test_a_reader_that_stops_reading_is_no_error():
 def test_a_training_that_is_stopped_says_so_and_goes_on_when_repeated(tmp_path, sent, code):
     folders = [write_pictures(tmp_path / name, seed=seed) for seed, name in enumerate("ab")]
     program = (
-        "import sys, time, mcpkg.backends as b, mcpkg.training.trainer as t\n"
+        "import signal, sys, time, mcpkg.backends as b, mcpkg.training.trainer as t\n"
+        # a shell's background jobs, and so their tests, begin with ^C ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from tests.helpers.tiny_folders import quick_backend; b.load_backend = quick_backend\n"
         "step = t.Training._take_step\n"
         "def slow(*a):\n    print('step', flush=True); time.sleep(float(sys.argv[1])); return step(*a)\n"
