@@ -62,7 +62,7 @@ def main(
     for name in methods:
         vary(METHODS[name], overrides)  # fails now rather than after the first training
     folders = {pair: find_pair(pair, samples) for pair in pairs}
-    check_input([folder for both in folders.values() for folder in both], out, n)
+    check_input([folder for both in folders.values() for folder in both], n)
     models = load_backend(backend)
     rows = {name: [] for name in methods}
     for pair, (source, reference) in folders.items():

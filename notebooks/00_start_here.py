@@ -1,8 +1,6 @@
 # %% [markdown]
 # # 00 Start here: a person, a look, a portrait
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mcpkg/mcpkg/blob/main/notebooks/00_start_here.ipynb)
-#
 # A few pictures of one person and a few portraits of others in one look go in; portraits of that person in that look
 # come out. That is MagiCapture ([Hyung, Shin and Choo, 2023](https://arxiv.org/abs/2309.06895)). This notebook does it
 # once, measures what came out, and says which notebook explains what. About 20 minutes.
@@ -11,19 +9,15 @@
 # cells with `answer = None`; the cell after each says whether you are right. `solutions/` has the answers.
 
 # %%
-# On a bare Colab runtime this fetches and installs mcpkg; where it is installed, it does nothing.
+# Where mcpkg is installed, this cell does nothing.
 import importlib.util
-import os
-import subprocess
-import sys
 
 if importlib.util.find_spec("mcpkg") is None:
-    subprocess.run(
-        ["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True
+    raise SystemExit(
+        "mcpkg is not installed. Unpack its zip into a folder mcpkg, then run in a cell each: "
+        "%pip install -e 'mcpkg[notebooks]' -c mcpkg/constraints.txt and %cd mcpkg. "
+        "A wheel does as well (%pip install FILE.whl), beside the folder data_samples."
     )
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "mcpkg-course[notebooks]"], check=True)
-    os.chdir("mcpkg-course")
-    sys.path.insert(0, os.getcwd())
 
 # %%
 import torch

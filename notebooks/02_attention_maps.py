@@ -1,27 +1,21 @@
 # %% [markdown]
 # # 02 Attention maps: where does a word look?
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mcpkg/mcpkg/blob/main/notebooks/02_attention_maps.ipynb)
-#
 # While a picture is drawn, every place of it looks at every word of the prompt. How much each place looks at one word
 # is a map, and MagiCapture is built on the wish that `<v1>`, the learned word for a person, has its map on the face and
 # nowhere else. Here you compute such a map by hand, take real ones out of the model, and answer the question that you
 # will have about your own training: *is my token leaking?* About 25 minutes.
 
 # %%
-# On a bare Colab runtime this fetches and installs mcpkg; where it is installed, it does nothing.
+# Where mcpkg is installed, this cell does nothing.
 import importlib.util
-import os
-import subprocess
-import sys
 
 if importlib.util.find_spec("mcpkg") is None:
-    subprocess.run(
-        ["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True
+    raise SystemExit(
+        "mcpkg is not installed. Unpack its zip into a folder mcpkg, then run in a cell each: "
+        "%pip install -e 'mcpkg[notebooks]' -c mcpkg/constraints.txt and %cd mcpkg. "
+        "A wheel does as well (%pip install FILE.whl), beside the folder data_samples."
     )
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "mcpkg-course[notebooks]"], check=True)
-    os.chdir("mcpkg-course")
-    sys.path.insert(0, os.getcwd())
 
 # %%
 import torch

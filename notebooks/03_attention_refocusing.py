@@ -1,8 +1,6 @@
 # %% [markdown]
 # # 03 Attention Refocusing: keep the token inside its region
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mcpkg/mcpkg/blob/main/notebooks/03_attention_refocusing.ipynb)
-#
 # Masks decide what a word learns; they do not decide where it is looked at. Attention Refocusing is a loss on the
 # attention maps themselves: `[V1]` may be looked at on the face, `[V2]` on the rest (Eq. 8). Here you work it out on
 # sixteen numbers, lay it beside the losses that others published, measure what it changes and what it does not, and
@@ -13,19 +11,15 @@
 # tuned loss", it is the form of the backend that drew it.
 
 # %%
-# On a bare Colab runtime this fetches and installs mcpkg; where it is installed, it does nothing.
+# Where mcpkg is installed, this cell does nothing.
 import importlib.util
-import os
-import subprocess
-import sys
 
 if importlib.util.find_spec("mcpkg") is None:
-    subprocess.run(
-        ["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True
+    raise SystemExit(
+        "mcpkg is not installed. Unpack its zip into a folder mcpkg, then run in a cell each: "
+        "%pip install -e 'mcpkg[notebooks]' -c mcpkg/constraints.txt and %cd mcpkg. "
+        "A wheel does as well (%pip install FILE.whl), beside the folder data_samples."
     )
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "mcpkg-course[notebooks]"], check=True)
-    os.chdir("mcpkg-course")
-    sys.path.insert(0, os.getcwd())
 
 # %%
 from dataclasses import replace

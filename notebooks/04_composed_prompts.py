@@ -1,8 +1,6 @@
 # %% [markdown]
 # # 04 Composed prompts: train on the prompt that you will use
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mcpkg/mcpkg/blob/main/notebooks/04_composed_prompts.ipynb)
-#
 # `[V1]` was learned from photos of a person, `[V2]` from portraits in a look. What the two mean *together* is asked of
 # the model only when it draws, unless training asks it before. MagiCapture trains on the composed prompt, although no
 # picture of it exists: this notebook measures what happens without, what stands in for the missing picture, at which
@@ -10,19 +8,15 @@
 # About 30 minutes.
 
 # %%
-# On a bare Colab runtime this fetches and installs mcpkg; where it is installed, it does nothing.
+# Where mcpkg is installed, this cell does nothing.
 import importlib.util
-import os
-import subprocess
-import sys
 
 if importlib.util.find_spec("mcpkg") is None:
-    subprocess.run(
-        ["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True
+    raise SystemExit(
+        "mcpkg is not installed. Unpack its zip into a folder mcpkg, then run in a cell each: "
+        "%pip install -e 'mcpkg[notebooks]' -c mcpkg/constraints.txt and %cd mcpkg. "
+        "A wheel does as well (%pip install FILE.whl), beside the folder data_samples."
     )
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "mcpkg-course[notebooks]"], check=True)
-    os.chdir("mcpkg-course")
-    sys.path.insert(0, os.getcwd())
 
 # %%
 from dataclasses import replace

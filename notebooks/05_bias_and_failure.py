@@ -1,8 +1,6 @@
 # %% [markdown]
 # # 05 Bias and failure: whose portrait comes out worse, and why
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mcpkg/mcpkg/blob/main/notebooks/05_bias_and_failure.ipynb)
-#
 # The paper names limits: lower fidelity for people who are not white, men in wedding dresses that come out wrong,
 # abnormal limbs. With photographs one can only guess at the cause. Here the training population is known, and there is
 # a second base model that learned from a balanced one, so that the cause can be *shown*. This lesson therefore needs
@@ -13,19 +11,15 @@
 # person is, and real people do not come in two kinds.
 
 # %%
-# On a bare Colab runtime this fetches and installs mcpkg; where it is installed, it does nothing.
+# Where mcpkg is installed, this cell does nothing.
 import importlib.util
-import os
-import subprocess
-import sys
 
 if importlib.util.find_spec("mcpkg") is None:
-    subprocess.run(
-        ["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True
+    raise SystemExit(
+        "mcpkg is not installed. Unpack its zip into a folder mcpkg, then run in a cell each: "
+        "%pip install -e 'mcpkg[notebooks]' -c mcpkg/constraints.txt and %cd mcpkg. "
+        "A wheel does as well (%pip install FILE.whl), beside the folder data_samples."
     )
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "mcpkg-course[notebooks]"], check=True)
-    os.chdir("mcpkg-course")
-    sys.path.insert(0, os.getcwd())
 
 # %%
 import torch

@@ -1,8 +1,6 @@
 # %% [markdown]
 # # 06 Your own photos: from selfies to portraits
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mcpkg/mcpkg/blob/main/notebooks/06_your_own_photos.ipynb)
-#
 # The whole way in one go: photos and consent, masks, training, portraits, an edit, a larger size, and a folder that
 # other tools read. Until you upload photos, a sample pair stands in. About 30 minutes.
 #
@@ -10,19 +8,15 @@
 # look rendered. For photographs set `BACKEND = "sd15"`; the last section says what that takes.
 
 # %%
-# On a bare Colab runtime this fetches and installs mcpkg; where it is installed, it does nothing.
+# Where mcpkg is installed, this cell does nothing.
 import importlib.util
-import os
-import subprocess
-import sys
 
 if importlib.util.find_spec("mcpkg") is None:
-    subprocess.run(
-        ["git", "clone", "--quiet", "--depth", "1", "https://github.com/mcpkg/mcpkg", "mcpkg-course"], check=True
+    raise SystemExit(
+        "mcpkg is not installed. Unpack its zip into a folder mcpkg, then run in a cell each: "
+        "%pip install -e 'mcpkg[notebooks]' -c mcpkg/constraints.txt and %cd mcpkg. "
+        "A wheel does as well (%pip install FILE.whl), beside the folder data_samples."
     )
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "mcpkg-course[notebooks]"], check=True)
-    os.chdir("mcpkg-course")
-    sys.path.insert(0, os.getcwd())
 
 # %%
 import torch
@@ -254,6 +248,7 @@ check(answer, lambda prompt: prompt == outcome.generated.prompt, "read_provenanc
 # and whether it is there:
 #
 # ```python
+# import subprocess, sys
 # subprocess.run([sys.executable, "-m", "mcpkg.cli", "weights", "--get", "sd15", "face-api", "clip"], check=True)
 # ```
 #

@@ -8,6 +8,7 @@ committed.
 import argparse
 import base64
 import io
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ from mcpkg.util.files import replace_whole
 
 FOLDER = Path(__file__).parent
 SOLUTIONS = FOLDER / "solutions"
+ADDRESS, COMMIT = "", ""
+"""Where the notebooks install mcpkg from: an address on GitHub that is ours, and the commit, 40 digits. Until both are
+set, the first cell says how to install by hand, and there are no badges. After a change: build.py --first-cells."""
 UNANSWERED = "answer = None"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -38,6 +42,71 @@ def read_notebook(path: Path) -> NotebookNode:
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02}"
     return notebook
+
+
+def install_cell(address: str = ADDRESS, commit: str = COMMIT) -> str:
+    """The first code cell of every notebook."""
+    if not (address and commit):
+        return _BY_HAND
+    return _FROM_ADDRESS.format(address=address, commit=commit)
+
+
+def badge(path: Path, address: str = ADDRESS, commit: str = COMMIT) -> str:
+    """The line that opens a notebook in Colab; empty until the address is set."""
+    if not (address and commit):
+        return ""
+    place = address.replace("https://github.com", "https://colab.research.google.com/github")
+    image = "https://colab.research.google.com/assets/colab-badge.svg"
+    return f"[![Open In Colab]({image})]({place}/blob/{commit}/notebooks/{path.stem}.ipynb)"
+
+
+_BY_HAND = """\
+# Where mcpkg is installed, this cell does nothing.
+import importlib.util
+
+if importlib.util.find_spec("mcpkg") is None:
+    raise SystemExit(
+        "mcpkg is not installed. Unpack its zip into a folder mcpkg, then run in a cell each: "
+        "%pip install -e 'mcpkg[notebooks]' -c mcpkg/constraints.txt and %cd mcpkg. "
+        "A wheel does as well (%pip install FILE.whl), beside the folder data_samples."
+    )"""
+_FROM_ADDRESS = """\
+# On a bare Colab runtime this fetches one commit of mcpkg and installs it; where it is installed, it does nothing.
+import importlib.util
+import os
+import subprocess
+import sys
+
+if importlib.util.find_spec("mcpkg") is None:
+    git, pip = ["git", "-C", "mcpkg-course"], [sys.executable, "-m", "pip", "install", "--quiet"]
+    for command in (
+        ["git", "init", "--quiet", "mcpkg-course"],
+        [*git, "fetch", "--quiet", "--depth", "1", "{address}", "{commit}"],
+        [*git, "checkout", "--quiet", "{commit}"],
+        [*pip, "-e", "mcpkg-course[notebooks]", "-c", "mcpkg-course/constraints.txt"],
+    ):
+        subprocess.run(command, check=True)
+    os.chdir("mcpkg-course")
+    sys.path.insert(0, os.getcwd())"""
+
+
+def write_first_cells(path: Path) -> None:
+    """Put badge and install cell into a .py and its .ipynb; nothing is run, and the other cells stay as they are."""
+    text = path.read_text(encoding="utf-8")
+    title, _, rest = text.split("# %%", 3)[1:] if text.startswith("# %%") else ("", "", "")
+    title = re.sub(r"\n# \[!\[Open In Colab\].*\n#(?=\n)", "", title)
+    if badge(path):
+        heading, below = title.split("\n#\n", 1)
+        title = f"{heading}\n#\n# {badge(path)}\n#\n{below}"
+    text = "# %%".join(["", title, f"\n{install_cell()}\n\n", rest])
+    with replace_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    built = path.with_suffix(".ipynb")
+    if built.is_file():
+        notebook, cells = nbformat.read(built, as_version=4), read_notebook(path).cells
+        for old, new in zip(notebook.cells[:2], cells):
+            old.source = new.source
+        write_notebook(notebook, built)
 
 
 def run_notebook(notebook: NotebookNode, folder: Path) -> None:
@@ -101,7 +170,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("numbers", nargs="*", help="which notebooks, such as 02; by default all")
     parser.add_argument("--solutions", action="store_true", help="only build the solutions; nothing is run")
+    parser.add_argument(
+        "--first-cells", action="store_true", help="only write badges and install cells; nothing is run"
+    )
     arguments = parser.parse_args()
+    if arguments.first_cells:
+        for path in find_notebooks(arguments.numbers):
+            write_first_cells(path)
+        return
     for path in find_notebooks(arguments.numbers):
         started = time.perf_counter()
         built = (SOLUTIONS / path.name).with_suffix(".ipynb")

@@ -1,5 +1,7 @@
 import importlib
+import json
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,6 +9,9 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
+
+from mcpkg.cli.__main__ import COMMANDS
+from mcpkg.cli.parsing import parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -39,6 +44,17 @@ def test_every_linked_file_exists():
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", README, flags=re.MULTILINE))
 def test_every_make_command_is_a_target(target):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", re.findall(r"^mcpkg ([a-z].*?)(?: +#.*)?$", README, flags=re.MULTILINE))
+def test_every_option_of_a_command_exists(command, tmp_path, monkeypatch):
+    """Understood, with all that is required; not run. --config reads what `mcpkg train` wrote."""
+    (tmp_path / "runs/me").mkdir(parents=True)
+    settings = {"mcpkg": "0.1.0", "train": {"source": "a", "reference": "b", "out": "runs/me"}}
+    (tmp_path / "runs/me/settings.json").write_text(json.dumps(settings))
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command)
+    assert parse(COMMANDS, words)[0] == words[0]
 
 
 @pytest.mark.slow

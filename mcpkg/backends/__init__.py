@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mcpkg.method.config import MAX_VECTORS, Method
 from mcpkg.util.lazy import import_function
 
 if TYPE_CHECKING:
@@ -23,13 +24,33 @@ class BackendEntry:
     """Keyword arguments that are always passed to the loader."""
     options: tuple[str, ...] = ()
     """Further keyword arguments of the loader that a user may choose."""
+    tuning: str = ""
+    """Function that is the backend's `tune`, as "module:function" in a module that loads no torch; empty if its
+    settings cannot make a valid method invalid."""
+    max_vectors: int = MAX_VECTORS
+    """Embedding vectors per placeholder for which its text encoder has room."""
+    has_strangers: bool = False
+    """Whether it brings portraits of strangers, the zero of scaled identity."""
     built_in: bool = False
     """Whether its weights are in the package, so that its numbers are the same everywhere."""
 
 
 BACKENDS: dict[str, BackendEntry] = {
-    "mini": BackendEntry("mcpkg.backends.mini:load_mini", built_in=True),
-    "mini-balanced": BackendEntry("mcpkg.backends.mini:load_mini", {"population": "balanced"}, built_in=True),
+    "mini": BackendEntry(
+        "mcpkg.backends.mini:load_mini",
+        tuning="mcpkg.backends.mini.tuning:tune",
+        max_vectors=11,
+        has_strangers=True,
+        built_in=True,
+    ),
+    "mini-balanced": BackendEntry(
+        "mcpkg.backends.mini:load_mini",
+        {"population": "balanced"},
+        tuning="mcpkg.backends.mini.tuning:tune",
+        max_vectors=11,
+        has_strangers=True,
+        built_in=True,
+    ),
     "sd15": BackendEntry(
         "mcpkg.backends.sd15:load_sd15", options=("checkpoint", "precision", "safety", "identity", "face_parts")
     ),
@@ -55,6 +76,27 @@ def best_device(name: str) -> str:
     return "cuda" if name not in BUILT_IN and torch.cuda.is_available() else "cpu"
 
 
+def tune_without_models(name: str, method: Method) -> Method:
+    """What the backend's `tune` gives, as far as its validity goes, in no time."""
+    tuning = BACKENDS[name].tuning
+    return import_function(tuning)(method) if tuning else method
+
+
+def check_choices(name: str, choices: Mapping[str, Any]) -> None:
+    """Raise unless a backend has that name and these options; nothing is loaded.
+
+    Raises:
+        ValueError: no backend of that name, or a choice that it does not have.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"backend {name!r} is not known. Choose one of: {', '.join(BACKENDS)}.")
+    entry = BACKENDS[name]
+    if unknown := [choice for choice in choices if choice not in entry.options]:
+        others = [other for other in BACKENDS if set(unknown) <= set(BACKENDS[other].options)]
+        advice = f"Give backend {' or '.join(others)}." if others else f"It has: {', '.join(entry.options) or 'none'}."
+        raise ValueError(f"{', '.join(unknown)}: nothing to choose in backend {name!r}. {advice}")
+
+
 def load_backend(name: str = "mini", device: str = "cpu", **choices: Any) -> "Backend":
     """Load a backend's models from disk.
 
@@ -67,11 +109,6 @@ def load_backend(name: str = "mini", device: str = "cpu", **choices: Any) -> "Ba
         ValueError: no backend of that name, or a choice that it does not have.
         FileNotFoundError: weights are missing; the message names how to get them.
     """
-    if name not in BACKENDS:
-        raise ValueError(f"backend {name!r} is not known. Choose one of: {', '.join(BACKENDS)}.")
+    check_choices(name, choices)
     entry = BACKENDS[name]
-    if unknown := [choice for choice in choices if choice not in entry.options]:
-        others = [other for other in BACKENDS if set(unknown) <= set(BACKENDS[other].options)]
-        advice = f"Give backend {' or '.join(others)}." if others else f"It has: {', '.join(entry.options) or 'none'}."
-        raise ValueError(f"{', '.join(unknown)}: nothing to choose in backend {name!r}. {advice}")
     return import_function(entry.loader)(device, **entry.arguments, **choices)

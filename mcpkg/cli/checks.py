@@ -3,31 +3,42 @@
 import json
 from pathlib import Path
 
-from mcpkg.cli.options import AsJson, Models, ModelsFlat, PicturesFlat, check_out
+from mcpkg.cli.options import AsJson, Models, ModelsFlat, PicturesFlat
+from mcpkg.cli.outputs import Overwrite, check_output
 
 
-def masks(pictures: PicturesFlat, out: Path, as_json: AsJson = False, models: ModelsFlat = Models()) -> int:
+def masks(
+    pictures: PicturesFlat,
+    out: Path,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    models: ModelsFlat = Models(),
+) -> int:
     """Check the folders and draw the masks that training would use; exits with 1 if training would refuse one.
 
     Args:
         out: folder for the sheets source_masks.png and reference_masks.png.
     """
-    check_out(out)
+    output = check_output("masks", locals(), (pictures.source, pictures.reference))
+    models.check()
     pictures.check()
 
     from mcpkg.data.mask_check import diagnose_masks
+    from mcpkg.util.files import finite
+    from mcpkg.util.folders import replace_together
     from mcpkg.util.images import save_figure
     from mcpkg.viz.sheets import mask_check_sheet
 
     backend = models.load()
     portraits = dict(zip(("source", "reference"), pictures.load(backend, strict=False), strict=True))
     findings = {role: diagnose_masks(backend, of_role, role) for role, of_role in portraits.items()}
-    for role in findings:
-        save_figure(mask_check_sheet(portraits[role], findings[role]), out / f"{role}_masks.png")
+    with output.writing(), replace_together(out) as staged:
+        for role in findings:
+            save_figure(mask_check_sheet(portraits[role], findings[role]), staged / f"{role}_masks.png")
     refused = any(of_role.mask_problems for of_role in portraits.values())
     if as_json:
         answer = {role: [finding.as_dict() for finding in of_role] for role, of_role in findings.items()}
-        print(json.dumps({"usable": not refused, **answer}, indent=2))
+        print(json.dumps({"usable": not refused, **finite(answer)}, indent=2))
         return int(refused)
     for role, of_role in findings.items():
         for finding in of_role:

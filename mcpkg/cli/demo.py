@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-import tyro
-
+from mcpkg.backends import BACKENDS
+from mcpkg.cli.outputs import Overwrite, check_output
 from mcpkg.inference.sampling import Sampling
-from mcpkg.util.errors import one_line_errors
 
 SAMPLES = Path("data_samples")
 
@@ -15,9 +15,10 @@ def run_demo(
     source: Path | None = None,
     reference: Path | None = None,
     out: Path = Path("runs/demo"),
-    backend: str = "mini",
+    backend: Literal[tuple(BACKENDS)] = next(iter(BACKENDS)),
     seed: int = 0,
     n: int = 8,
+    overwrite: Overwrite = False,
 ) -> None:
     """Personalise on a pair, with and without Attention Refocusing, and write sheets, scores and a report.
 
@@ -29,42 +30,45 @@ def run_demo(
         seed: of training; image i starts from seed + i.
         n: how many portraits.
     """
-    from mcpkg.backends import load_backend
-
     source, reference = source or _first("subjects"), reference or _first("styles")
-    check_input((source, reference), out, n)
-    models = load_backend(backend)
+    output = check_output("demo", locals(), (source, reference))
+    check_input((source, reference), n)
 
+    from mcpkg.cli.options import SamplingOptions
+
+    SamplingOptions(n=n, seed=seed)  # as a check
+
+    from mcpkg.backends import load_backend
     from mcpkg.cli.results import write_results
     from mcpkg.data.portraits import load_portraits
     from mcpkg.method.methods import MAGICAPTURE, WITHOUT_REFOCUSING
     from mcpkg.metrics.compare import compare_methods
     from mcpkg.metrics.scores import score_table
 
+    models = load_backend(backend)
     person, style = load_portraits(source, models), load_portraits(reference, models)
     full, ablated = (models.tune(method) for method in (MAGICAPTURE, WITHOUT_REFOCUSING))
     outcomes = compare_methods(models, person, style, (full, ablated), seed, Sampling(n=n, seed=seed))
-    outcomes[full.name].adapter.save(out / "adapter")
-    report = write_results(out, models, person, style, outcomes[full.name], outcomes[ablated.name])
+    with output.writing():
+        outcomes[full.name].adapter.save(out / "adapter")
+        report = write_results(out, models, person, style, outcomes[full.name], outcomes[ablated.name])
     print(score_table({name: outcome.scores for name, outcome in outcomes.items()}))
     print(f"\n{report}")
 
 
-def check_input(folders: Sequence[Path], out: Path, n: int) -> None:
+def check_input(folders: Sequence[Path], n: int) -> None:
     """Raise on bad input before anything is loaded or trained.
 
     Raises:
-        ValueError: n is below 1, or `out` is a file.
+        ValueError: n is below 1.
         OSError: a folder is missing or holds no image.
     """
-    from mcpkg.cli.options import check_out
-    from mcpkg.data.image_files import find_images
+    from mcpkg.data.image_folders import find_images
 
     if n < 1:
         raise ValueError(f"--n: {n} is below 1. Ask for at least one portrait.")
     for folder in folders:
         find_images(folder)
-    check_out(out)
 
 
 def _first(kind: str) -> Path:
@@ -76,5 +80,8 @@ def _first(kind: str) -> Path:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        tyro.cli(run_demo, prog="python -m mcpkg.cli.demo")
+    import sys
+
+    from mcpkg.cli.running import run_command
+
+    run_command({"demo": run_demo}, ["demo", *sys.argv[1:]])

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
-from mcpkg.cli.options import AsJson, Consent, Models, ModelsFlat, check_out, find_adapter
+from mcpkg.cli.options import AsJson, Consent, Models, ModelsFlat, as_flag, check_text, find_adapter
+from mcpkg.cli.outputs import WRITES, Overwrite, check_output
 from mcpkg.cli.results import SCORES_FILE
+from mcpkg.util.files import check_file_name
 
 
 def export(
@@ -13,6 +15,7 @@ def export(
     name: str = "magicapture",
     base_model: str = "",
     consent: Consent = "",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
 ) -> None:
@@ -24,15 +27,23 @@ def export(
         name: of the files for A1111 and ComfyUI, and of the placeholders in prompts there: letters, digits, - and _.
         base_model: the model that it was trained on, as a name on the Hub or a folder.
     """
-    check_out(out)
+    output = check_output("export", locals())
+    check_text(base_model=base_model, consent=consent)
+    try:
+        check_file_name(name)
+    except ValueError as error:
+        raise ValueError(as_flag(str(error))) from None
+    models.check()
     learned = find_adapter(adapter)
 
     from mcpkg.inference.export import export_adapter
-    from mcpkg.util.files import read_json
+    from mcpkg.metrics.scores import read_scores
 
     scores = None
     if (adapter / SCORES_FILE).is_file():
-        scores = read_json(adapter / SCORES_FILE).get("methods", {}).get(learned.method.name)
-    folder = export_adapter(learned, models.load(), out, name, base_model, scores, consent)
-    files = sorted(str(path) for path in folder.rglob("*") if path.is_file())
+        scores = read_scores(adapter / SCORES_FILE, learned.method.name)
+    backend = models.load()
+    with output.writing():
+        folder = export_adapter(learned, backend, out, name, base_model, scores, consent)
+    files = sorted(str(path) for pattern in WRITES["export"] for path in folder.glob(pattern))
     print(json.dumps({"folder": str(folder), "files": files}, indent=2) if as_json else "\n".join(files))

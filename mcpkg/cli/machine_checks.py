@@ -5,6 +5,7 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -23,6 +24,8 @@ OPTIONAL_PACKAGES = {
     "tensorboard": ("loss curves in TensorBoard", "pip install tensorboard"),
 }
 """Module -> its purpose, and how to install it."""
+FOR_SD15 = "Only for Stable Diffusion 1.5 (--backend sd15)"
+EXTRA = "Extras"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class Finding:
     """Whether personalising on the built-in model cannot run without it."""
     advice: str = ""
     """What to do about it; empty if nothing has to be done."""
+    group: str = "Machine, packages and built-in model"
+    needed_for_sd15: bool = False
+    """Whether the backend sd15 cannot run without it."""
 
     def line(self) -> str:
         mark = "ok     " if self.ok else "MISSING" if self.needed else "no     "
@@ -44,7 +50,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Run all checks; nothing is changed, downloaded or kept in memory."""
-    return [*_system(), *_packages(), *_device(), *_weights(), *_extras(), *_published()]
+    return [*_system(), *_packages(), *_device(), *_weights(), *_published(), *_extras()]
 
 
 def can_run(findings: list[Finding]) -> bool:
@@ -53,12 +59,17 @@ def can_run(findings: list[Finding]) -> bool:
 
 
 def report_lines(findings: list[Finding]) -> str:
-    """The findings as text: one line each, then the verdict."""
+    """The findings as text: the verdicts, then one line for each finding, in groups."""
     missing = [finding.what for finding in findings if finding.needed and not finding.ok]
     verdict = f"This machine cannot run the built-in model yet. Missing: {', '.join(missing)}." if missing else (
         "This machine can personalise and generate with the built-in model."
     )  # fmt: skip
-    return "\n".join([*(finding.line() for finding in findings), "", verdict])
+    wanted = [finding.what for finding in findings if finding.needed_for_sd15 and not finding.ok]
+    lacks = f"lacks the {', '.join(wanted)}" if wanted else "has the weights that it needs; it wants a GPU"
+    lines = [verdict, f"Stable Diffusion 1.5, for photographs: {lacks}."]
+    for group in dict.fromkeys(finding.group for finding in findings):
+        lines += ["", f"{group}:", *(finding.line() for finding in findings if finding.group == group)]
+    return "\n".join(lines)
 
 
 def as_dict(findings: list[Finding]) -> dict:
@@ -133,7 +144,9 @@ def _device() -> Iterator[Finding]:
     yield Finding("threads", f"torch uses {torch.get_num_threads()}")
     if torch.cuda.is_available():
         gpu, bf16 = torch.cuda.get_device_properties(0), torch.cuda.is_bf16_supported(including_emulation=False)
-        yield Finding("gpu", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB; use it with --device cuda")
+        yield Finding(
+            "gpu", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB; commands use it unless --device cpu is given"
+        )
     else:
         has_mps = torch.backends.mps.is_available()
         found = "Apple's, on which mcpkg was not tested" if has_mps else "none for torch; the processor is enough"
@@ -159,14 +172,15 @@ def _weights() -> Iterator[Finding]:
 
 def _extras() -> Iterator[Finding]:
     for name, (purpose, how) in OPTIONAL_PACKAGES.items():
+        group = EXTRA if name == "tensorboard" else FOR_SD15
         try:
             importlib.import_module(name)
         except (ImportError, RuntimeError, AttributeError, OSError) as error:
             absent = isinstance(error, ModuleNotFoundError) and error.name == name
             found = "not installed" if absent else f"installed, but cannot be imported ({first_line(error)})"
-            yield Finding(name, f"{found}; only for {purpose}", False, advice=how)
+            yield Finding(name, f"{found}; only for {purpose}", False, advice=how, group=group)
         else:
-            yield Finding(name, f"there, for {purpose}")
+            yield Finding(name, f"there, for {purpose}", group=group)
 
 
 def _published() -> Iterator[Finding]:
@@ -174,13 +188,14 @@ def _published() -> Iterator[Finding]:
     from mcpkg.backends.downloads import WEIGHTS
 
     for published in WEIGHTS.values():
-        what = f"{published.name} weights"
+        finding = partial(Finding, f"{published.name} weights", group=FOR_SD15, needed_for_sd15=published.needed)
         try:
             there = published.is_there
         except (ImportError, RuntimeError, OSError) as error:  # a finding above names a broken huggingface-hub
-            yield Finding(what, f"cannot be checked ({first_line(error)})", False)
+            yield finding(f"cannot be checked ({first_line(error)})", ok=False)
             continue
         if there:
-            yield Finding(what, f"there, for sd15: {published.place}")
+            yield finding(f"there: {published.place}")
         else:
-            yield Finding(what, "not there; only for sd15", False, advice=published.how_to_get())
+            found = "not there, and needed" if published.needed else "not there, optional"
+            yield finding(found, ok=False, advice=published.how_to_get())

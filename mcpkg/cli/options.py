@@ -1,5 +1,7 @@
 """Options that several commands share; each field's sentence is its help."""
 
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from mcpkg.backends import BACKENDS
+from mcpkg.backends import BACKENDS, check_choices, tune_without_models
 from mcpkg.backends.photo_models import FACE_PARSERS, IDENTITY_TRAINERS
+from mcpkg.cli.overrides import Overrides, RefocusingOverrides, WeightOverrides, apply_overrides
 from mcpkg.cli.results import SCORES_FILE
 from mcpkg.inference.sampling import Sampling
+from mcpkg.method.config import Method
 from mcpkg.training.run_options import RunOptions
 from mcpkg.util.errors import BadOption
 
@@ -26,10 +30,20 @@ CONSENT_HELP = (
 )
 Consent = Annotated[str, tyro.conf.arg(help=CONSENT_HELP)]
 
+PHOTOS_HELP = (
+    "The report and the sheet portraits.png show the photos that were learned from; with --no-photos they do not, and "
+    "the report names neither files nor folders."
+)
+Photos = Annotated[bool, tyro.conf.arg(help=PHOTOS_HELP)]
+
 FACE_PARTS_HELP = (
     f"For sd15 with the weights of a face parser ({' or '.join(FACE_PARSERS)}): what counts as face, by default "
     "skin brows eyes nose lips."
 )
+
+
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+"""Kinds of devices on which models can run."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +52,29 @@ class Models:
 
     backend: Literal[tuple(BACKENDS)] = next(iter(BACKENDS))
     """Which models."""
-    device: str = "cpu"
-    """Where they run, as torch names it."""
+    device: str = "auto"
+    """Where they run: auto for a GPU (CUDA or Apple's) where there is one, else the processor; or as torch names it,
+    such as cpu or cuda:1."""
     checkpoint: str = ""
     """For sd15: a Stable Diffusion 1.x model by hub id, folder or .safetensors file; by default 1.5 itself."""
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     """Precision of sd15's weights, and of training; by default fp16 for sd15 on a GPU, else fp32."""
     safety: bool = True
-    """For sd15: withhold images that its safety checker finds unsafe; --no-safety for none."""
+    """For sd15: with --no-safety, images that its safety checker finds unsafe are not withheld."""
     identity: Literal[tuple(IDENTITY_TRAINERS)] = next(iter(IDENTITY_TRAINERS))
     """For sd15: the network of the identity loss."""
     face_parts: Annotated[tuple[str, ...], tyro.conf.arg(help=FACE_PARTS_HELP)] = ()
+
+    def check(self) -> None:
+        """Raise on what is wrong for certain, without loading anything; `load` finds out the rest.
+
+        Raises:
+            ValueError: no such kind of device, or an option that the backend does not have.
+        """
+        if not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", self.device):
+            raise ValueError(f"--device: {self.device!r} is none that torch can use here. Try cpu.")
+        check_choices(self.backend, self._choices())
+        check_text(checkpoint=self.checkpoint)
 
     def load(self) -> "Backend":
         """Load the backend.
@@ -61,11 +87,12 @@ class Models:
 
         from mcpkg.backends import load_backend
 
+        device = found_device() if self.device == "auto" else self.device
         try:
-            torch.empty(0, device=self.device)
+            torch.empty(0, device=device)
         except (RuntimeError, AssertionError):  # torch raises either
-            raise ValueError(f"--device: {self.device!r} is none that torch can use here. Try cpu.") from None
-        return load_backend(self.backend, self.device, **self._choices())
+            raise ValueError(f"--device: {self.device!r} is none that torch can use here. Try auto or cpu.") from None
+        return load_backend(self.backend, device, **self._choices())
 
     def _choices(self) -> dict:
         """Return the options that differ from their defaults.
@@ -76,6 +103,20 @@ class Models:
         names += ["precision"] if "precision" in BACKENDS[self.backend].options else []
         default = Models()
         return {name: value for name in names if (value := getattr(self, name)) != getattr(default, name)}
+
+
+def found_device() -> str:
+    """The GPU that torch can use, named in a line on standard error; else the processor."""
+    import torch
+
+    if torch.cuda.is_available():
+        name, found = torch.cuda.get_device_name(), "cuda"
+    elif torch.backends.mps.is_available():
+        name, found = "Apple's GPU, on which mcpkg was not tested", "mps"
+    else:
+        return "cpu"
+    print(f"device: {found} ({name}); --device cpu for the processor", file=sys.stderr)
+    return found
 
 
 @dataclass(frozen=True)
@@ -96,7 +137,7 @@ class Pictures:
         Raises:
             OSError, ValueError: a folder is missing, empty or holds too few.
         """
-        from mcpkg.data.image_files import find_images
+        from mcpkg.data.image_folders import find_images
 
         for folder in (self.source, self.reference):
             find_images(folder)
@@ -113,6 +154,48 @@ class Pictures:
         return tuple(load_portraits(folder, backend, mask_from=self.mask_from, strict=strict) for folder in folders)
 
 
+def as_flag(message: str) -> str:
+    """The message, whose first word is the name of a field, with the option as it is typed."""
+    name, _, rest = message.partition(":")
+    return f"--{name.replace('_', '-')}:{rest}"
+
+
+def check_text(**given: object) -> None:
+    """Raise unless all of these are text that can be written to a file.
+
+    Raises:
+        ValueError: names the option.
+    """
+    for name, value in given.items():
+        text = str(value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"--{name.replace('_', '-')}: {text!a} is not UTF-8. Type it again.") from None
+        if "\0" in text:
+            raise ValueError(f"--{name.replace('_', '-')}: {text!a} holds a zero byte. Type it again.")
+
+
+def check_training(
+    backend: str, method: Method, overrides: Overrides, weights: WeightOverrides, refocusing: RefocusingOverrides
+) -> None:
+    """Raise unless the method can be changed so, and trained here, before a model is loaded.
+
+    Raises:
+        ValueError: names the option.
+    """
+    from mcpkg.method.optimizer_registry import check_package
+
+    changed = apply_overrides(tune_without_models(backend, method), overrides, weights, refocusing)
+    most = BACKENDS[backend].max_vectors
+    if changed.vectors > most:
+        raise ValueError(f"--vectors: {changed.vectors} is above {most}, for which {backend}'s text encoder has room.")
+    try:
+        check_package(changed.optimizer)
+    except ValueError as error:
+        raise ValueError(f"--optimizer: {error}") from None
+
+
 def _in_one_line(check: Callable[[object], None]) -> Callable[[object], None]:
     """Return a dataclass's check with its ValueError as a BadOption, which tyro does not show in a box."""
 
@@ -120,7 +203,7 @@ def _in_one_line(check: Callable[[object], None]) -> Callable[[object], None]:
         try:
             check(self)
         except ValueError as error:
-            raise BadOption(str(error)) from None
+            raise BadOption(as_flag(str(error))) from None
 
     return checked
 
@@ -179,13 +262,3 @@ def find_pictures(run: Path, source: Path | None, reference: Path | None) -> Pic
     if lacking := [f"--{role}" for role in given if role not in folders]:
         raise ValueError(f"{run}: does not say where its pictures are. Give {' and '.join(lacking)}.")
     return Pictures(**folders)
-
-
-def check_out(out: Path) -> None:
-    """Raise unless a folder can be written there, before time is spent on it.
-
-    Raises:
-        ValueError: it is a file.
-    """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file. Give a folder.")

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from dataclasses import fields, make_dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Literal, get_type_hints
@@ -26,6 +27,7 @@ from mcpkg.method.config import (
 
 _PER_METHOD = tuple(field.name for field in fields(Method) if field.name not in ("name", "phases"))
 _PER_PHASE = ("learning_rate", "embedding_learning_rate", "max_timestep")
+_FLAGS = {"Method": "--", "Phase": "--", "LossWeights": "--weights.", "Refocusing": "--refocusing."}
 _CHOICES = {
     "form": REFOCUSING_FORMS.names,
     "scale": REFOCUSING_SCALES,
@@ -66,11 +68,11 @@ def optional_fields(cls: type, names: tuple[str, ...], note: str = "") -> list[t
 WeightOverrides = make_dataclass(
     "WeightOverrides", optional_fields(LossWeights, tuple(vars(LossWeights()))), frozen=True
 )
-WeightOverrides.__doc__ = "In every phase that has the term."
+WeightOverrides.__doc__ = "For research: weights of loss terms, in every phase that has the term."
 RefocusingOverrides = make_dataclass(
     "RefocusingOverrides", optional_fields(Refocusing, tuple(vars(Refocusing()))), frozen=True
 )
-RefocusingOverrides.__doc__ = "In every phase that has refocusing."
+RefocusingOverrides.__doc__ = "For research: Attention Refocusing, in every phase that has it."
 Overrides = make_dataclass(
     "Overrides",
     [
@@ -80,7 +82,7 @@ Overrides = make_dataclass(
     ],
     frozen=True,
 )
-Overrides.__doc__ = "Settings to replace after the method was suited to the backend."
+Overrides.__doc__ = "For research: settings to replace after the method was suited to the backend."
 
 
 def apply_overrides(
@@ -89,8 +91,20 @@ def apply_overrides(
     """The method with what was given replaced; its name then lists the changes.
 
     Raises:
-        ValueError: a value out of range, not a number for each phase, or a weight of a term that no phase has.
+        ValueError: a value out of range, not a number for each phase, or a weight of a term that no phase has; names
+            the option.
     """
+    try:
+        return _apply(method, overrides, weights, refocusing)
+    except ValueError as error:
+        flag = re.match(r"(Method|Phase|LossWeights|Refocusing)\.(\w+)", str(error))
+        if flag is None:
+            raise
+        name = "phase_steps" if flag[2] == "steps" else flag[2]
+        raise ValueError(f"{_FLAGS[flag[1]]}{name.replace('_', '-')}{str(error)[flag.end() :]}") from None
+
+
+def _apply(method: Method, overrides: Overrides, weights: WeightOverrides, refocusing: RefocusingOverrides) -> Method:
     given = _given(overrides)
     of_weights, of_refocusing = _given(weights), _given(refocusing)
     if not given and not of_weights and not of_refocusing:
@@ -101,6 +115,8 @@ def apply_overrides(
     steps = given.pop("phase_steps", tuple(phase.steps for phase in method.phases))
     if len(steps) != len(method.phases):
         raise ValueError(f"--phase-steps: {len(steps)} given, and {method.name} has {len(method.phases)} phases.")
+    if not any(steps):
+        raise ValueError(f"--phase-steps: {_shown(tuple(steps))} trains nothing. Give a step or more to one phase.")
     for term in of_weights:
         if all(getattr(phase.weights, term) == 0 for phase in method.phases):
             raise ValueError(f"--weights.{term.replace('_', '-')}: {method.name} has no such term in any phase.")

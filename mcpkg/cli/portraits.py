@@ -11,13 +11,16 @@ from mcpkg.cli.options import (
     Consent,
     Models,
     ModelsFlat,
+    Photos,
     PicturesFlat,
     SamplingFlat,
     SamplingOptions,
-    check_out,
+    check_text,
     find_adapter,
     find_pictures,
 )
+from mcpkg.cli.outputs import Overwrite, check_output
+from mcpkg.data.image_folders import find_images
 
 InterventionName = Literal["outside", "inside", "everywhere", "text_states", "text_embeddings"]
 
@@ -30,10 +33,13 @@ def generate(
     restore_strength: float = 1.0,
     source: Path | None = None,
     sampling: SamplingFlat = SamplingOptions(),
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
 ) -> None:
     """Draw portraits with a trained adapter; each PNG file records that, and how, it was generated.
+
+    Each is written as soon as it is drawn. If the command is repeated, only those that are missing are drawn.
 
     Args:
         adapter: folder of a finished run, or of its adapter.
@@ -44,36 +50,58 @@ def generate(
         source: photos of the person. With --restore, prints the similarity to them before and after restoration, and
             warns if it falls by more than 0.06.
     """
-    check_out(out)
-    learned = find_adapter(adapter)
+    output = check_output("generate", locals(), (source,))
+    check_text(prompt=prompt or "", edit=sampling.edit, negative_prompt=sampling.negative_prompt)
+    models.check()
     if not 0 <= restore_strength <= 1:
         raise ValueError(f"--restore-strength: {restore_strength} is not between 0 and 1.")
     if not restore and (restore_strength != 1 or source is not None):
         raise ValueError("--restore-strength and --source are for --restore. Add it, or leave them out.")
+    if source is not None:
+        find_images(source)
+    learned = find_adapter(adapter)
+
+    import torch
 
     from mcpkg.backends.restoration.strength import restore_portraits
     from mcpkg.data.portraits import load_portraits
-    from mcpkg.inference.generate import generate_portraits
-    from mcpkg.inference.provenance import save_portraits
-    from mcpkg.metrics.restoration_cost import identity_cost, warn_of_cost
+    from mcpkg.inference.generate import Generated, draw_batches, drawing_settings, full_prompt
+    from mcpkg.inference.provenance import adapter_digest, kept_portraits, portrait_path, save_portraits
+    from mcpkg.metrics.restoration_cost import cost_of, similarities, warn_of_cost
+    from mcpkg.util.progress import show_progress
 
+    full_prompt(learned, prompt, sampling.edit)  # as a check
     backend = models.load()
     if restore and backend.restorer is None:  # before anything is drawn
         raise FileNotFoundError(
             f"--restore: {backend.name} has no restorer here. `mcpkg weights` lists what is available."
         )
     photos = load_portraits(source, backend) if source else None
-    generated = generate_portraits(backend, learned, prompt, sampling)
-    if restore:
-        restored = restore_portraits(backend.restorer, generated.images, restore_strength)
-        if photos:
-            models_of_faces = (backend.identity_scorer, backend.face_parser)
-            cost = identity_cost(generated.images, restored, *models_of_faces, photos)
-            print(f"likeness to the source: {cost.before.mean:.2f}, restored {cost.after.mean:.2f}", file=sys.stderr)
-            warn_of_cost(cost)
-        generated = replace(generated, images=restored, settings=generated.settings | {"restored": restore_strength})
-    files = [str(path) for path in save_portraits(generated, out)]
-    answer = {"prompt": generated.prompt, "seeds": generated.seeds, "files": files, "settings": generated.settings}
+    prompt, drawn_with, settings = drawing_settings(backend, learned, prompt, sampling)
+    settings |= {"adapter": adapter_digest(learned)} | ({"restored": restore_strength} if restore else {})
+    seeds, cosines = drawn_with.all_seeds, []
+    asked = Generated(torch.empty(0, 3, 1, 1), seeds, prompt, settings=settings)
+    with output.writing():
+        kept = set() if overwrite else kept_portraits(out, asked)
+        with show_progress(len(seeds), "generate", "portraits", done=len(kept)) as progress:
+            missing = set(seeds) - kept
+            for batch in draw_batches(backend, learned, prompt, replace(drawn_with, edit=""), wanted=missing):
+                images = batch.images
+                if restore:
+                    images = restore_portraits(backend.restorer, images, restore_strength)
+                    if photos:
+                        models_of_faces = (backend.identity_scorer, backend.face_parser)
+                        cosines.append(similarities(batch.images, images, *models_of_faces, photos))
+                new = [index for index, seed in enumerate(batch.seeds) if seed in missing]
+                of_new = tuple(batch.seeds[index] for index in new)
+                save_portraits(Generated(images[new], of_new, prompt, settings=settings), out)
+                progress.advance(len(new))
+    if cosines:
+        cost = cost_of(torch.cat(cosines, dim=1))
+        print(f"likeness to the source: {cost.before.mean:.2f}, restored {cost.after.mean:.2f}", file=sys.stderr)
+        warn_of_cost(cost)
+    files = [str(portrait_path(out, seed)) for seed in seeds]
+    answer = {"prompt": prompt, "seeds": seeds, "files": files, "settings": settings}
     print(json.dumps(answer, indent=2) if as_json else "\n".join(files))
 
 
@@ -84,6 +112,8 @@ def evaluate(
     against: Path | None = None,
     sampling: SamplingFlat = SamplingOptions(),
     consent: Consent = "",
+    photos: Photos = True,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
 ) -> None:
@@ -95,7 +125,9 @@ def evaluate(
         against: a second run on the same pictures to compare with, such as one without refocusing; by default the
             method before training.
     """
-    check_out(out)
+    output = check_output("evaluate", locals(), (pictures.source, pictures.reference))
+    check_text(out=out, consent=consent, edit=sampling.edit, negative_prompt=sampling.negative_prompt)
+    models.check()
     pictures.check()
     learned, other = find_adapter(adapter), find_adapter(against) if against else None
 
@@ -103,15 +135,19 @@ def evaluate(
     from mcpkg.metrics.compare import judge, untrained
     from mcpkg.metrics.scores import score_table
     from mcpkg.training.checkpoints import read_steps
+    from mcpkg.training.keep_best import read_checkpoint_scores
 
+    compared = tuple(read_checkpoint_scores(adapter))
     backend = models.load()
     source, reference = pictures.load(backend)
     other = other or untrained(backend, source, reference, learned.method, learned.seed)
     if other.method.name == learned.method.name:
-        other = replace(other, method=replace(other.method, name=f"{other.method.name} in {against}"))
+        other = replace(other, method=replace(other.method, name=f"{other.method.name} in {against.name}"))
     before = judge(backend, other, source, reference, sampling, read_steps(against) if against else ())
     result = judge(backend, learned, source, reference, sampling, read_steps(adapter))
-    report = write_results(out, backend, source, reference, result, before, consent)
+    result = replace(result, checkpoint_scores=compared)
+    with output.writing():
+        report = write_results(out, backend, source, reference, result, before, consent, photos)
     outcomes = (before, result)
     if as_json:
         scores = {outcome.name: outcome.as_dict() for outcome in outcomes}
@@ -126,6 +162,7 @@ def leakage(
     by: tuple[Literal["token", "sample", "layer", "size", "head", "timestep"], ...] = ("token",),
     all_layers: bool = False,
     sampling: SamplingFlat = SamplingOptions(),
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
 ) -> None:
@@ -139,17 +176,21 @@ def leakage(
         by: what to keep apart in the printed means.
         all_layers: also the cross-attention layers of other grids than the one that is refocused.
     """
-    check_out(out)
+    output = check_output("leakage", locals())
+    check_text(edit=sampling.edit, negative_prompt=sampling.negative_prompt)
+    models.check()
     learned = find_adapter(adapter)
 
     from mcpkg.metrics.attention_trace import trace_leakage
     from mcpkg.metrics.leakage import mean_leakage, write_leakage_csv
+    from mcpkg.util.files import finite
 
     rows = trace_leakage(models.load(), learned, sampling, all_layers)
     means = mean_leakage(rows, by)
-    write_leakage_csv(rows, out / "leakage.csv")
+    with output.writing():
+        write_leakage_csv(rows, out / "leakage.csv")
     if as_json:
-        print(json.dumps({"file": str(out / "leakage.csv"), "means": means}, indent=2))
+        print(json.dumps({"file": str(out / "leakage.csv"), "means": finite(means)}, indent=2))
         return
     columns = (*by, "leakage", "area_outside", "mass", "n")
     print("".join(f"{column:>14}" for column in columns))
@@ -166,6 +207,7 @@ def knock(
     reference: Path | None = None,
     interventions: tuple[InterventionName, ...] = get_args(InterventionName),
     sampling: SamplingFlat = SamplingOptions(),
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
 ) -> None:
@@ -179,7 +221,9 @@ def knock(
         interventions: the placeholder's attention is 0 outside its region (the face; the rest), inside it or
             everywhere; its states after the text encoder, or its embeddings before, are those of "person" or "style".
     """
-    check_out(out)
+    output = check_output("knock", locals(), (source, reference))
+    check_text(edit=sampling.edit, negative_prompt=sampling.negative_prompt)
+    models.check()
     learned, pictures = find_adapter(adapter), find_pictures(adapter, source, reference)
     pictures.check()
 
@@ -193,6 +237,7 @@ def knock(
     photos, looks = pictures.load(backend)
     result = knock_out(backend, learned, photos, looks, sampling, interventions)
     answer = {"sheet": str(out / "knockout.png")} | result.as_dict()
-    save_figure(knockout_sheet(photos, looks, result), out / "knockout.png")
-    write_json(answer, out / "knockout.json")
+    with output.writing():
+        save_figure(knockout_sheet(photos, looks, result), out / "knockout.png")
+        write_json(answer, out / "knockout.json")
     print(json.dumps(answer, indent=2) if as_json else f"{effect_table(result)}\n\n{out / 'knockout.json'}")

@@ -1,24 +1,32 @@
 """mcpkg train"""
 
 import json
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
+from mcpkg.backends import BACKENDS
 from mcpkg.cli.options import (
     AsJson,
     Consent,
     Models,
     ModelsFlat,
+    Photos,
     PicturesFlat,
+    SamplingOptions,
     TrainingFlat,
     TrainingOptions,
-    check_out,
+    as_flag,
+    check_text,
+    check_training,
 )
+from mcpkg.cli.outputs import check_output
 from mcpkg.cli.overrides import Overrides, RefocusingOverrides, WeightOverrides, apply_overrides
-from mcpkg.inference.sampling import Sampling
 from mcpkg.method.methods import METHODS
+from mcpkg.training.run_options import check_score
 
 MethodName = Literal[tuple(METHODS)]
 
@@ -31,9 +39,10 @@ def train(
     n: int = 8,
     run: TrainingFlat = TrainingOptions(),
     consent: Consent = "",
+    photos: Photos = True,
     as_json: AsJson = False,
     models: ModelsFlat = Models(),
-    overrides: tyro.conf.OmitArgPrefixes[Overrides] = Overrides(),
+    research: tyro.conf.OmitArgPrefixes[Overrides] = Overrides(),
     weights: WeightOverrides = WeightOverrides(),
     refocusing: RefocusingOverrides = RefocusingOverrides(),
 ) -> None:
@@ -45,29 +54,46 @@ def train(
         seed: of training and of the first portrait.
         n: how many portraits to draw and score at the end; 0 for none, and no report.
     """
-    check_out(out)
-    pictures.check()
+    output = check_output("train", locals(), (pictures.source, pictures.reference))
+    check_text(out=out, consent=consent)
     if n < 0:
         raise ValueError(f"--n: {n} is below 0.")
+    sampling = SamplingOptions(n=n or 1, seed=seed)
+    models.check()
+    check_training(models.backend, METHODS[method], research, weights, refocusing)
+    if run.keep_best:
+        try:
+            check_score(run.keep_best, models.backend, BACKENDS[models.backend].has_strangers)
+        except ValueError as error:
+            raise ValueError(as_flag(str(error))) from None
+    if run.tensorboard and not any(map(find_spec, ("tensorboard", "tensorboardX"))):
+        raise ValueError("--tensorboard: not installed. Run pip install tensorboard, or train without it.")
+    pictures.check()
 
+    from mcpkg.cli.results import write_results
     from mcpkg.metrics.compare import judge, untrained
+    from mcpkg.metrics.evaluate import scorer
     from mcpkg.metrics.scores import score_table
     from mcpkg.training.checkpoints import read_steps
-    from mcpkg.training.run_folder import ADAPTER_FOLDER, train_in_folder
+    from mcpkg.training.keep_best import read_checkpoint_scores
+    from mcpkg.training.run_folder import ADAPTER_FOLDER, check_run, train_in_folder
 
     backend = models.load()
     source, reference = pictures.load(backend)
-    chosen = apply_overrides(backend.tune(METHODS[method]), overrides, weights, refocusing)
-    adapter = train_in_folder(out, backend, source, reference, chosen, seed, precision=models.precision, options=run)
-    answer = {"adapter": str(out / ADAPTER_FOLDER), "method": chosen.name, "record": adapter.record}
-    if n:
-        from mcpkg.cli.results import write_results
-
-        sampling = Sampling(n=n, seed=seed)
-        result = judge(backend, adapter, source, reference, sampling, read_steps(out))
-        before = judge(backend, untrained(backend, source, reference, chosen, seed), source, reference, sampling)
-        answer["report"] = str(write_results(out, backend, source, reference, result, before, consent))
-        answer["scores"] = result.as_dict()
-        if not as_json:
-            print(score_table({outcome.name: outcome.scores for outcome in (before, result)}) + "\n")
+    chosen = apply_overrides(backend.tune(METHODS[method]), research, weights, refocusing)
+    score = scorer(run.keep_best, backend, source, reference) if run.keep_best else None
+    check_run(out, backend, source, reference, chosen, seed, models.precision, run)
+    with output.writing():
+        adapter = train_in_folder(
+            out, backend, source, reference, chosen, seed, precision=models.precision, options=run, score=score
+        )
+        answer = {"adapter": str(out / ADAPTER_FOLDER), "method": chosen.name, "record": adapter.record}
+        if n:
+            result = judge(backend, adapter, source, reference, sampling, read_steps(out))
+            result = replace(result, checkpoint_scores=tuple(read_checkpoint_scores(out)))
+            before = judge(backend, untrained(backend, source, reference, chosen, seed), source, reference, sampling)
+            answer["report"] = str(write_results(out, backend, source, reference, result, before, consent, photos))
+            answer["scores"] = result.as_dict()
+            if not as_json:
+                print(score_table({outcome.name: outcome.scores for outcome in (before, result)}) + "\n")
     print(json.dumps(answer, indent=2) if as_json else answer.get("report", answer["adapter"]))

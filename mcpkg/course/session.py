@@ -155,7 +155,7 @@ def find_root() -> Path:
     for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).parents[2]):
         if (folder / SAMPLES / "subjects").is_dir():
             return folder
-    raise FileNotFoundError(f"{SAMPLES}: not here or above. Open the notebook in a clone of the repository.")
+    raise FileNotFoundError(f"{SAMPLES}: not here or above. Open the notebook in the repository's folder.")
 
 
 def check(answer: Any, test: Callable[[Any], Any], hint: str = "") -> None:

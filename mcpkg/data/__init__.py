@@ -6,11 +6,8 @@ from mcpkg.util.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from mcpkg.data.face_crop import FaceCrop as FaceCrop, crop_to_face as crop_to_face
-    from mcpkg.data.image_files import (
-        find_images as find_images,
-        open_picture as open_picture,
-        read_image as read_image,
-    )
+    from mcpkg.data.image_files import open_picture as open_picture, read_image as read_image
+    from mcpkg.data.image_folders import find_images as find_images
     from mcpkg.data.mask_check import (
         MaskFinding as MaskFinding,
         change_masks as change_masks,

@@ -1,4 +1,4 @@
-"""Picture files: list those in a folder, check and decode one."""
+"""Picture files: check and decode one."""
 
 import warnings
 from collections.abc import Iterator
@@ -15,9 +15,6 @@ from mcpkg.util.images import to_tensor
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels, as in Pillow."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".dng")
-"""Picture formats that are not supported; such files are reported instead of being ignored silently."""
 FORMATS = ("PNG", "JPEG", "WEBP")  # whatever the suffix: some of Pillow's many other readers run programs
 
 MIN_SIDE_PX = 16
@@ -34,33 +31,6 @@ class Picture:
     """On a plain background where it was transparent, unless `open_picture` was called with background=None."""
     alpha: Image.Image | None
     """8 bits, 255 where opaque; None if the picture is opaque everywhere."""
-
-
-def find_images(folder: str | Path, at_least: int = 2) -> tuple[Path, ...]:
-    """List the images directly in a folder, sorted by name; hidden files and subfolders are skipped.
-
-    Raises:
-        FileNotFoundError: no such folder, or no image in it.
-        NotADirectoryError: `folder` is a file.
-        ValueError: fewer images than `at_least`.
-    """
-    folder = Path(folder)
-    if not folder.exists():
-        raise FileNotFoundError(f"{folder}: no such folder.")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder}: a file. Give the folder that contains the images.")
-    paths = _visible(folder, SUFFIXES)
-    if not paths and at_least > 0:
-        others = f" {_names(left)} cannot be read." if (left := find_other_pictures(folder)) else ""
-        raise FileNotFoundError(f"{folder}: no image found.{others} Put PNG, JPEG or WebP files into it.")
-    if len(paths) < at_least:
-        raise ValueError(f"{folder}: {_names(paths)} is the only image. Add others, to have {at_least} or more.")
-    return paths
-
-
-def find_other_pictures(folder: str | Path) -> tuple[Path, ...]:
-    """List pictures directly in a folder whose format is not supported."""
-    return _visible(Path(folder), OTHER_SUFFIXES)
 
 
 def open_picture(path: str | Path, background: str | None = "white") -> Picture:
@@ -132,12 +102,3 @@ def _explain_damage(path: Path) -> Iterator[None]:
     except Exception as error:  # Pillow's readers raise many kinds of errors on damaged bytes
         reason = "not PNG, JPEG or WebP" if isinstance(error, Image.UnidentifiedImageError) else error
         raise ValueError(f"{path}: cannot be read as an image ({reason}). Save it again or remove it.") from None
-
-
-def _visible(folder: Path, suffixes: tuple[str, ...]) -> tuple[Path, ...]:
-    files = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
-    return tuple(sorted(path for path in files if not path.name.startswith(".")))
-
-
-def _names(paths: tuple[Path, ...]) -> str:
-    return ", ".join(path.name for path in paths)

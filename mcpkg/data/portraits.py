@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from mcpkg.data.face_crop import FaceCrop, crop_to_face
-from mcpkg.data.image_files import Picture, find_images, find_other_pictures, open_picture
+from mcpkg.data.image_files import Picture, open_picture
+from mcpkg.data.image_folders import find_images, find_other_pictures
 from mcpkg.method.interfaces import Backend, Faces
 from mcpkg.util.errors import describe_error, notify
 from mcpkg.util.images import to_tensor

@@ -1,6 +1,5 @@
 """What personalisation learned, apart from the models: applied for a while, saved, loaded."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -11,21 +10,32 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from mcpkg.inference.model_patching import add_placeholders_to, plain_first_half, temporarily_patched, writable_copies
-from mcpkg.method.config import Method, from_dict, to_dict
+from mcpkg.inference.adapter_files import (
+    EMBEDDING_FILES,
+    FORMAT,
+    LORA_FILE,
+    SUMMARY_FILE,
+    WEIGHTS_FILE,
+    read_summary,
+    read_tensors,
+)
+from mcpkg.inference.model_patching import (
+    add_placeholders_to,
+    plain_first_half,
+    temporarily_patched,
+    whole_weights,
+    writable_copies,
+)
+from mcpkg.method.config import Method, to_dict
 from mcpkg.method.interfaces import Backend
-from mcpkg.method.lora import load_lora, lora_as_weights
+from mcpkg.method.lora import load_lora, lora_as_weights, lora_shapes
 from mcpkg.method.placeholders import Placeholder
 from mcpkg.method.prompts import TEMPLATES
 from mcpkg.util.errors import notify
-from mcpkg.util.files import read_json, write_json
-from mcpkg.util.safetensors_io import read_weights, write_weights
-
-SUMMARY_FILE, WEIGHTS_FILE = "adapter.json", "weight_deltas.safetensors"
-LORA_FILE = "pytorch_lora_weights.safetensors"
-"""The name that diffusers looks for in a folder."""
-EMBEDDING_FILES = {"source": "source_embeds.safetensors", "reference": "reference_embeds.safetensors"}
-"""By role; one token a file, for diffusers reads no more from one."""
+from mcpkg.util.files import file_sha256, write_json
+from mcpkg.util.folders import replace_together
+from mcpkg.util.safetensors_io import write_weights
+from mcpkg.util.schema import sealed
 
 
 @dataclass(frozen=True)
@@ -102,38 +112,38 @@ class Adapter:
                 yield backend
 
     def check_fit(self, backend: Backend) -> None:
-        """Raise unless every learned tensor has its place in the backend's models.
+        """Raise unless the learned tensors are exactly those that the method learns on the backend's models.
+
+        An adapter without LoRA, or without changed weights, is taken as one that has not begun to learn them.
 
         Raises:
-            ValueError: names the first that has not.
+            ValueError: names the first tensor that has no place there, or another size, or that is missing.
         """
         pipeline = backend.pipeline
-        embedding = pipeline.text_encoder.get_input_embeddings()
-        weights = {
-            f"{part}.{name}": weight for part in ("unet", "text_encoder")
-            for name, weight in getattr(pipeline, part).named_parameters()
-        }  # fmt: skip
-        fits = {
-            f"the placeholder {token}": rows.shape[1] == embedding.embedding_dim
-            for token, rows in self.embeddings.items()
-        }
-        for name, tensor in self.lora.items():
-            layer, _, factor = name.partition(".lora_")
-            weight = weights.get(f"unet.{layer}.weight", weights.get(f"unet.{layer}.base_layer.weight"))
-            side = 1 if factor.startswith("A") else 0  # V takes what the layer takes, U gives what it gives
-            fits[layer] = fits.get(layer, True) and weight is not None and tensor.shape[side] == weight.shape[side]
-        for name, delta in self.deltas.items():
-            fits[name] = name in weights and delta.shape == weights[name].shape
-        misfit = next((what for what, fit in fits.items() if not fit), None)
-        if misfit is not None:
-            trained_on = f"It was trained on {self.backend!r}. " if self.backend else ""
+        width = pipeline.text_encoder.get_input_embeddings().embedding_dim
+        kinds = {kind for phase in self.method.phases for kind in phase.trains}
+        here: dict[str, tuple[int, ...]] = {}
+        here |= {f"the placeholder {p.token}": (p.vectors, width) for p in self.placeholders.values()}
+        learned = (
+            {f"the placeholder {token}": rows for token, rows in self.embeddings.items()} | self.lora | self.deltas
+        )
+        if self.lora:
+            here |= lora_shapes(pipeline.unet, self.method.lora_rank, self.method.lora_layers)
+        if self.deltas:
+            weights = whole_weights(backend, kinds)
+            here |= {name: tuple(weight.shape) for of_kind in weights.values() for name, weight in of_kind.items()}
+        misfit = next((name for name, x in learned.items() if here.get(name) != tuple(x.shape)), None)
+        lacking = next((name for name in here if name not in learned), None)
+        trained_on = f"It was trained on {self.backend!r}. " if self.backend else ""
+        problem = f"{misfit} has another size there, or no place" if misfit else f"it lacks {lacking}"
+        if misfit or lacking:
             raise ValueError(
-                f"the adapter does not fit the model {backend.name!r}: {misfit} has another size there, or no place. "
+                f"the adapter does not fit the model {backend.name!r}: {problem}. "
                 f"{trained_on}Use the model that it was trained on."
             )
 
     def save(self, folder: str | Path) -> Path:
-        """Write the adapter; each file appears whole or not at all, `adapter.json` last.
+        """Write the adapter; after an error the folder is as it was, and `adapter.json` comes last.
 
         Plain diffusers reads it: `pipeline.load_lora_weights(folder)`, and for each of EMBEDDING_FILES
         `pipeline.load_textual_inversion(folder, weight_name=...)`. It does not know `Method.lora_tokens`, which is in
@@ -150,27 +160,20 @@ class Adapter:
         if self.deltas:
             tensors[WEIGHTS_FILE] = self.deltas
         summary = {
+            "format": FORMAT,
             "method": to_dict(self.method),
             "seed": self.seed,
             "backend": self.backend,
             "prompt": self.prompt,
             "placeholders": {role: asdict(placeholder) for role, placeholder in self.placeholders.items()},
-            "files": list(tensors),
             "record": self.record,
         }
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as partial:
+        files = (LORA_FILE, WEIGHTS_FILE, *EMBEDDING_FILES.values())
+        with replace_together(folder, last=SUMMARY_FILE, instead_of=files) as staged:
             for name, named in tensors.items():
-                write_weights(named, Path(partial) / name, {"format": "pt"})
-            write_json(summary, Path(partial) / SUMMARY_FILE)
-            folder.mkdir(exist_ok=True)
-            (folder / SUMMARY_FILE).unlink(missing_ok=True)  # until all is there, this is no adapter
-            for name in (LORA_FILE, WEIGHTS_FILE, *EMBEDDING_FILES.values()):
-                if name in tensors:
-                    (Path(partial) / name).replace(folder / name)
-                else:
-                    (folder / name).unlink(missing_ok=True)  # left by another method saved here before
-            (Path(partial) / SUMMARY_FILE).replace(folder / SUMMARY_FILE)
+                write_weights(named, staged / name, {"format": "pt"})
+            summary["files"] = {name: file_sha256(staged / name) for name in tensors}
+            write_json(sealed(summary), staged / SUMMARY_FILE)
         return folder
 
     @classmethod
@@ -179,36 +182,20 @@ class Adapter:
 
         Raises:
             FileNotFoundError: the folder holds no adapter, or lacks one of its files.
-            ValueError: a file is damaged, a pickle, or of another version; the message names it.
+            ValueError: a file is damaged, incomplete, a pickle, or of another version; the message names it.
         """
         folder = Path(folder)
-        path = folder / SUMMARY_FILE
-        if not path.is_file():
+        if not (folder / SUMMARY_FILE).is_file():
             raise FileNotFoundError(f"{folder}: no {SUMMARY_FILE} there. Give the folder that an adapter was saved to.")
-        summary = read_json(path)
-        try:
-            learned = {
-                "method": from_dict(summary["method"]),
-                "seed": summary["seed"],
-                "placeholders": {role: Placeholder(**values) for role, values in summary["placeholders"].items()},
-                "record": summary["record"],
-                "backend": summary["backend"],
-            }
-            files, tokens = summary["files"], {placeholder.token for placeholder in learned["placeholders"].values()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: of another version of mcpkg, or damaged ({error}). Train again.") from None
-        tensors = {name: read_weights(folder / name) for name in files}
-        embeddings = {token: t for name in EMBEDDING_FILES.values() for token, t in tensors.get(name, {}).items()}
-        if embeddings.keys() != tokens:
-            raise ValueError(
-                f"{folder}: holds the placeholders {sorted(embeddings)}, not {sorted(tokens)}. Train again."
-            )
-        lora = {name.removeprefix("unet."): tensor for name, tensor in tensors.get(LORA_FILE, {}).items()}
-        if any(".lora_A." not in name and ".lora_B." not in name for name in lora):
-            raise ValueError(f"{folder / LORA_FILE}: names its layers as an older mcpkg did. Train again.")
+        summary = read_summary(folder / SUMMARY_FILE)
+        tensors = read_tensors(folder, summary)
         return cls(
-            **learned,
-            embeddings=embeddings,
-            lora=lora,
+            method=summary.method,
+            seed=summary.seed,
+            placeholders={str(role): placeholder for role, placeholder in summary.placeholders.items()},
+            record=summary.record,
+            backend=summary.backend,
+            embeddings={token: t for name in EMBEDDING_FILES.values() for token, t in tensors[name].items()},
+            lora={name.removeprefix("unet."): tensor for name, tensor in tensors.get(LORA_FILE, {}).items()},
             deltas=tensors.get(WEIGHTS_FILE, {}),
         )

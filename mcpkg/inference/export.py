@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mcpkg.inference.adapter import EMBEDDING_FILES, Adapter
+from mcpkg.inference.adapter import EMBEDDING_FILES, SUMMARY_FILE, WEIGHTS_FILE, Adapter
 from mcpkg.inference.model_card import card_text
 from mcpkg.method.interfaces import Backend
-from mcpkg.util.files import replace_whole
+from mcpkg.util.files import check_file_name
+from mcpkg.util.folders import replace_together
 from mcpkg.util.safetensors_io import write_weights
 
 WEBUI_FOLDER, CARD_FILE = "webui", "README.md"
@@ -47,7 +48,7 @@ def export_adapter(
         ValueError: the method changes whole weights, which no LoRA file holds, or its LoRA acts at placeholders only,
             which no LoRA file can say; the name is no file's; or the adapter belongs to another model. Nothing is
             written.
-        OSError: the files cannot be written.
+        OSError: the files cannot be written; the folder is then as it was.
     """
     if adapter.deltas:
         raise ValueError(
@@ -59,20 +60,20 @@ def export_adapter(
             f"{adapter.method.name}: its LoRA acts at the placeholders' tokens only, which a LoRA file cannot say: "
             'other tools would apply it to every word. Generate with mcpkg, or train with lora_tokens "all".'
         )
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ValueError(f"name: {name!r} does not serve as file name and placeholder. Use letters, digits, - and _.")
+    check_file_name(name)
     adapter.check_fit(backend)
 
-    folder = adapter.save(folder)
-    if adapter.lora:
-        metadata = kohya_metadata(adapter, backend, name, base_model)
-        write_weights(kohya_lora(adapter.lora), folder / WEBUI_FOLDER / f"{name}.safetensors", metadata)
-    for role in EMBEDDING_FILES:
-        vectors = adapter.embeddings[adapter.placeholders[role].token]
-        write_weights({"emb_params": vectors}, folder / WEBUI_FOLDER / f"{name}-{role}.safetensors")
-    card = card_text(adapter, backend, name, base_model, scores, consent)
-    with replace_whole(folder / CARD_FILE) as partial:
-        partial.write_text(card, encoding="utf-8")
+    folder = Path(folder)
+    # the card says who agreed, so the weights never lie there without it
+    with replace_together(folder, first=CARD_FILE, last=SUMMARY_FILE, instead_of=(WEIGHTS_FILE,)) as staged:
+        (staged / CARD_FILE).write_text(card_text(adapter, backend, name, base_model, scores, consent), "utf-8")
+        adapter.save(staged)
+        if adapter.lora:
+            metadata = kohya_metadata(adapter, backend, name, base_model)
+            write_weights(kohya_lora(adapter.lora), staged / WEBUI_FOLDER / f"{name}.safetensors", metadata)
+        for role in EMBEDDING_FILES:
+            vectors = adapter.embeddings[adapter.placeholders[role].token]
+            write_weights({"emb_params": vectors}, staged / WEBUI_FOLDER / f"{name}-{role}.safetensors")
     return folder
 
 

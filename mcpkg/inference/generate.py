@@ -1,7 +1,7 @@
 """Draw portraits with a personalised model, and capture where its placeholders are attended to meanwhile."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -75,6 +75,7 @@ def draw_batches(
     all_layers: bool = False,
     batch_size: int = 8,
     intervene: Callable[[slice], AbstractContextManager] = lambda of_batch: nullcontext(),
+    wanted: Container[int] | None = None,
 ) -> Iterator[Generated]:
     """Generate portraits batch by batch, so that many need no more memory than one batch.
 
@@ -84,37 +85,26 @@ def draw_batches(
         intervene: which of the portraits a batch holds -> what is in force while it is drawn, see
             `mcpkg.method.interventions`. Called with the adapter applied.
         adapter, prompt, sampling, batch_size: see `generate_portraits`.
+        wanted: seeds; batches without any of them are left out. By default all are drawn.
 
     Raises:
         ValueError: see `generate_portraits`, and a batch size below 1.
     """
-    seeds, guidance = sampling.all_seeds, backend.default_guidance if sampling.guidance is None else sampling.guidance
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}. Give 1 or more.")
-    if sampling.negative_prompt and guidance <= 1:
-        raise ValueError(f"guidance: {guidance} leaves the negative prompt without effect. Give more than 1.")
-    sampling = replace(sampling, guidance=guidance)
-    prompt = full_prompt(adapter, prompt, sampling.edit)
-    by_plain = adapter is not None and sampling.plain_guidance and guidance > 1
-    settings = {
-        "model": backend.name,
-        "method": adapter.method.name if adapter else "none",
-        "negative_prompt": sampling.negative_prompt,
-        "guidance": guidance,
-        "plain_guidance": by_plain,
-        "steps": sampling.steps,
-        "lora_scale": sampling.lora_scale if adapter else 0.0,
-        "spread": sampling.spread,
-        "first_seed": seeds[0],
-    } | ({} if sampling.word_norm is None else {"word_norm": sampling.word_norm})
+    prompt, sampling, settings = drawing_settings(backend, adapter, prompt, sampling)
+    by_plain = settings["plain_guidance"]
     with adapter.applied(backend, sampling.lora_scale, by_plain, sampling.word_norm) if adapter else nullcontext():
         placeholders = adapter.placeholders if adapter else ROLES
         tokens = {role: p.token for role, p in placeholders.items() if adapter and keep and p.token in prompt}
-        noise = starting_noise(backend, seeds, sampling.spread)  # n c k k
+        seeds = sampling.all_seeds
         for start in range(0, len(seeds), batch_size):
-            of_batch = slice(start, start + batch_size)
+            of_batch = seeds[start : start + batch_size]
+            if wanted is not None and not any(seed in wanted for seed in of_batch):
+                continue
+            noise = starting_noise(backend, of_batch, sampling.spread, first=seeds[0])  # b c k k
             positions = {
-                role: token_positions(backend.pipeline.tokenizer, [prompt] * len(noise[of_batch]), token)
+                role: token_positions(backend.pipeline.tokenizer, [prompt] * len(noise), token)
                 for role, token in tokens.items()
             }
             size = None if all_layers else backend.attention_size
@@ -123,9 +113,33 @@ def draw_batches(
                 if positions
                 else nullcontext()
             )
-            with intervene(of_batch), capture as maps:
-                images = _draw(backend, prompt, placeholders, sampling, noise[of_batch])
-            yield Generated(withhold_unsafe(backend, images, seeds[of_batch]), seeds[of_batch], prompt, maps, settings)
+            with intervene(slice(start, start + len(of_batch))), capture as maps:
+                images = _draw(backend, prompt, placeholders, sampling, noise)
+            yield Generated(withhold_unsafe(backend, images, of_batch), of_batch, prompt, maps, settings)
+
+
+def drawing_settings(
+    backend: Backend, adapter: Adapter | None, prompt: str | None, sampling: Sampling
+) -> tuple[str, Sampling, dict[str, str | int | float]]:
+    """The whole prompt, the sampling with its guidance, and what `Generated.settings` will say; nothing is drawn.
+
+    Raises:
+        ValueError: see `generate_portraits`.
+    """
+    guidance = backend.default_guidance if sampling.guidance is None else sampling.guidance
+    sampling = replace(sampling, guidance=guidance)
+    settings = {
+        "model": backend.name,
+        "method": adapter.method.name if adapter else "none",
+        "negative_prompt": sampling.negative_prompt,
+        "guidance": guidance,
+        "plain_guidance": adapter is not None and sampling.plain_guidance and guidance > 1,
+        "steps": sampling.steps,
+        "lora_scale": sampling.lora_scale if adapter else 0.0,
+        "spread": sampling.spread,
+        "first_seed": sampling.all_seeds[0],
+    } | ({} if sampling.word_norm is None else {"word_norm": sampling.word_norm})
+    return full_prompt(adapter, prompt, sampling.edit), sampling, settings
 
 
 def withhold_unsafe(
@@ -141,24 +155,29 @@ def withhold_unsafe(
     return torch.where(unsafe[:, None, None, None], 0.0, images)
 
 
-def starting_noise(backend: Backend, seeds: Sequence[int], spread: float = 1.0) -> Float[Tensor, "n c k k"]:
+def starting_noise(
+    backend: Backend, seeds: Sequence[int], spread: float = 1.0, first: int | None = None
+) -> Float[Tensor, "n c k k"]:
     """What each image is drawn from: the seed's own normal noise, or a blend of it with that of the first seed.
 
     Args:
         spread: 1 for the seeds' own; at s the blend is s own + sqrt(1 - s^2) first, which is normal noise again.
             The first seed's image stays the same.
+        first: the first seed of all, if `seeds` are a later batch; by default the first of `seeds`.
     """
     pipeline = backend.pipeline
     side = backend.image_size_px // pipeline.vae_scale_factor
     size = (1, pipeline.unet.config.in_channels, side, side)
+    first = seeds[0] if first is None else first
 
     def draw(seed: int) -> Float[Tensor, "1 c k k"]:
         return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=pipeline.unet.dtype)
 
-    first, *others = map(draw, seeds)
+    noise = [draw(seed) for seed in seeds]
     if spread < 1:
-        others = [spread * own + math.sqrt(1 - spread**2) * first for own in others]
-    return torch.cat([first, *others]).to(backend.device)
+        shared = math.sqrt(1 - spread**2) * draw(first)
+        noise = [own if seed == first else spread * own + shared for seed, own in zip(seeds, noise, strict=True)]
+    return torch.cat(noise).to(backend.device)
 
 
 def full_prompt(adapter: Adapter | None, prompt: str | None, edit: str) -> str:

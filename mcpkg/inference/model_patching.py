@@ -2,7 +2,7 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,6 +16,23 @@ from mcpkg.method.placeholders import Placeholder, add_placeholders
 
 PLAIN_SOFTMAX_SIDE = 32
 """Up to this side of the latents, in cells, `attention_for_training` takes the plain softmax."""
+WHOLE_WEIGHTS: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "unet": ("unet", lambda name: True),
+    "cross_attention_kv": ("unet", lambda name: ".attn2.to_k." in name or ".attn2.to_v." in name),
+    "text_encoder": ("text_encoder", lambda name: "token_embedding" not in name),
+}
+"""Kind, as in config.TRAINABLE -> the model whose own weights it trains, and which of them by name."""
+
+
+def whole_weights(backend: Backend, kinds: Iterable[str]) -> dict[str, dict[str, nn.Parameter]]:
+    """Kind -> "unet." or "text_encoder." and the name -> the weight that is trained; other kinds are left out."""
+    found = {}
+    for kind in WHOLE_WEIGHTS:
+        if kind in kinds:
+            part, keep = WHOLE_WEIGHTS[kind]
+            weights = getattr(backend.pipeline, part).named_parameters()
+            found[kind] = {f"{part}.{name}": weight for name, weight in weights if keep(name)}
+    return found
 
 
 @contextmanager
@@ -27,6 +44,8 @@ def temporarily_patched(backend: Backend) -> Iterator[None]:
     sizes = embedding.num_embeddings, pipeline.text_encoder.config.vocab_size
     slots = [(module, name, parameter) for model in models for module in model.modules()
              for name, parameter in module._parameters.items() if parameter is not None]  # fmt: skip
+    tree = [(module, dict(module._modules)) for module in pipeline.unet.modules()]
+    with_peft = getattr(pipeline.unet, "_hf_peft_config_loaded", False)
     trainable = [parameter.requires_grad for _, _, parameter in slots]
     training = [(module, module.training) for model in models for module in model.modules()]
     pipeline.tokenizer = copy.deepcopy(tokenizer)  # tokens cannot be removed from a tokenizer
@@ -37,6 +56,10 @@ def temporarily_patched(backend: Backend) -> Iterator[None]:
         yield
     finally:
         remove_lora(pipeline.unet)
+        for module, children in tree:  # peft may have broken off halfway, before it took note of what it added
+            module._modules.clear()
+            module._modules.update(children)
+        pipeline.unet._hf_peft_config_loaded = with_peft
         pipeline.tokenizer = tokenizer
         embedding.num_embeddings, pipeline.text_encoder.config.vocab_size = sizes
         for (module, name, parameter), requires_grad in zip(slots, trainable, strict=True):

@@ -1,12 +1,15 @@
 """Portraits on disk that say of themselves that, and how, they were generated."""
 
+import hashlib
 import json
 from pathlib import Path
 
+import torch
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from mcpkg import __version__
+from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.generate import Generated
 from mcpkg.util.files import replace_whole
 from mcpkg.util.images import to_8_bit
@@ -30,11 +33,49 @@ def save_portraits(generated: Generated, folder: str | Path) -> list[Path]:
         chunks = PngInfo()
         for key, text in _chunks(generated, seed).items():
             chunks.add_itxt(key, text)
-        path = Path(folder) / f"seed_{seed:05}.png"
+        path = portrait_path(folder, seed)
         with replace_whole(path) as partial:
             Image.fromarray(to_8_bit(image)).save(partial, format="PNG", pnginfo=chunks)
         paths.append(path)
     return paths
+
+
+def kept_portraits(folder: str | Path, generated: Generated) -> set[int]:
+    """The seeds whose portraits are in the folder already, drawn in the same way; `generated` needs no images.
+
+    Raises:
+        ValueError: a portrait was drawn otherwise, or the file is none; the message names it and what differs.
+    """
+    kept = set()
+    for seed in generated.seeds:
+        path = portrait_path(folder, seed)
+        if not path.is_file():
+            continue
+        advice = "Give another --out, or add --overwrite."
+        try:
+            there = read_provenance(path)
+        except ValueError as error:
+            raise ValueError(f"{error} {advice}") from None
+        # with noise of their own, portraits do not depend on the first seed
+        free = ("first_seed",) if generated.settings.get("spread") == 1 else ()
+        for name, value in _facts(generated, seed).items():
+            if there.get(name) != value and name not in free:
+                raise ValueError(f"{path}: drawn with {name} {there.get(name)!r}, not {value!r}. {advice}")
+        kept.add(seed)
+    return kept
+
+
+def portrait_path(folder: str | Path, seed: int) -> Path:
+    """The file of a seed's portrait."""
+    return Path(folder) / f"seed_{seed:05}.png"
+
+
+def adapter_digest(adapter: Adapter) -> str:
+    """12 hexadecimal digits that change with any learned number."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted((adapter.embeddings | adapter.lora | adapter.deltas).items()):
+        digest.update(name.encode() + tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def read_provenance(path: str | Path) -> dict[str, str | int | float]:
@@ -60,10 +101,13 @@ def read_provenance(path: str | Path) -> dict[str, str | int | float]:
 
 
 def _chunks(generated: Generated, seed: int) -> dict[str, str]:
-    facts = {"statement": STATEMENT, "prompt": generated.prompt, "seed": seed, **generated.settings}
     return {
         "Software": f"mcpkg {__version__}",  # this one, Comment and Description are the PNG standard's own keywords
         "Comment": STATEMENT,
         "Description": generated.prompt,
-        _KEY: json.dumps(facts),
+        _KEY: json.dumps(_facts(generated, seed)),
     }
+
+
+def _facts(generated: Generated, seed: int) -> dict[str, str | int | float]:
+    return {"statement": STATEMENT, "prompt": generated.prompt, "seed": seed, **generated.settings}

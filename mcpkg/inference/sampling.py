@@ -1,7 +1,13 @@
 """How portraits are drawn: the settings of sampling, as one value."""
 
-import math
 from dataclasses import dataclass
+
+MAX_N = 10_000
+"""Portraits in one go: an afternoon even on a GPU, so that more is a slip; further ones have other seeds."""
+MAX_STEPS = 1000
+"""Denoising steps: schedules have no more timesteps."""
+MAX_STRENGTH = 100
+"""Of guidance and of what was learned: beyond, numbers overflow and no picture is left."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +49,26 @@ class Sampling:
     by default as learned. A vector that grew long in training outweighs the other words of a prompt: if an edit does
     not show, try 1 (arXiv 2506.22685)."""
     plain_guidance: bool = True
-    """Guidance leads away from what the model drew before it learned. If False, from what it draws without a prompt
-    now, as in tools that know LoRA files only."""
+    """Guidance leads away from what the model drew before it learned. If False (--no-plain-guidance), from what it
+    draws without a prompt now, as in tools that know LoRA files only."""
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.steps < 1:
-            raise ValueError(f"n is {self.n} and steps is {self.steps}. Give 1 or more of each.")
+        for name, low, high in (("n", 1, MAX_N), ("steps", 1, MAX_STEPS)):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name}: {value} is not in {low} to {high:,}.")
         seeds = self.all_seeds
         if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**63 for seed in seeds):
-            raise ValueError(f"seeds: {list(seeds)}. Give different whole numbers, 0 or more; one seed is one image.")
+            given = f"seeds: {list(self.seeds)}" if self.seeds else f"seed: {self.seed}"
+            raise ValueError(f"{given}. Give different whole numbers, 0 or more; one seed is one image.")
+        if len(seeds) > MAX_N:
+            raise ValueError(f"seeds: {len(seeds)} of them, more than {MAX_N:,}.")
         for name in ("guidance", "lora_scale", "spread", "word_norm"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name}: {value}. Give 0 or more.")
-        if self.spread > 1:
-            raise ValueError(f"spread: {self.spread}. Give at most 1.")
+            value, most = getattr(self, name), 1 if name == "spread" else MAX_STRENGTH
+            if value is not None and not 0 <= value <= most:
+                raise ValueError(f"{name}: {value} is not in 0 to {most}.")
+        if self.negative_prompt and self.guidance is not None and self.guidance <= 1:
+            raise ValueError(f"guidance: {self.guidance} leaves the negative prompt without effect. Give more than 1.")
 
     @property
     def all_seeds(self) -> tuple[int, ...]:

@@ -17,6 +17,10 @@ LORA_TOKENS = ("all", "placeholders")
 REFOCUSING_FORMS = Registry("refocusing form", ("mcpkg.method.refocusing", "mcpkg.method.attention_losses"))
 """Name -> the loss of one placeholder's maps and its mask; one value per sample."""
 REFOCUSING_SCALES = ("max", "detached_minmax", "none")
+MAX_VECTORS = 33
+"""Of a placeholder: CLIP reads 75 tokens, and the composed prompt has 8 words beside its two placeholders."""
+MAX_WEIGHT = 1e6
+"""Of a loss term; with more, 32 bits leave nothing of the others."""
 WEIGHTINGS = ("epsilon", "velocity")
 IDENTITY_DECODINGS = ("whole", "face", "tiny")
 
@@ -24,6 +28,13 @@ IDENTITY_DECODINGS = ("whole", "face", "tiny")
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _check_range(what: str, value: float, low: float, high: float, above: bool = False) -> None:
+    """Raise unless low <= value <= high, or low < value if `above`; NaN is outside."""
+    _check(value == value, f"{what}: not a number. Give one.")
+    _check(value > low if above else value >= low, f"{what}: {value} is {'not above' if above else 'below'} {low}.")
+    _check(value <= high, f"{what}: {value} is above {high:,}.")
 
 
 def _check_choice(what: str, given: str, known: tuple[str, ...]) -> None:
@@ -53,7 +64,7 @@ class LossWeights:
 
     def __post_init__(self) -> None:
         for name, weight in asdict(self).items():
-            _check(weight >= 0, f"LossWeights.{name}: {weight} is negative. Give 0 or more.")
+            _check_range(f"LossWeights.{name}", weight, 0, MAX_WEIGHT)
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ class Refocusing:
     as they were published."""
 
     def __post_init__(self) -> None:
-        _check(self.weight >= 0, f"Refocusing.weight: {self.weight} is negative. Give 0 or more.")
+        _check_range("Refocusing.weight", self.weight, 0, MAX_WEIGHT)
         _check_choice("Refocusing.form", self.form, REFOCUSING_FORMS.names)
         _check_choice("Refocusing.scale", self.scale, REFOCUSING_SCALES)
         _check(
@@ -117,12 +128,13 @@ class Phase:
     """Fraction of the schedule's T that timesteps are drawn below; the authors' code takes 0.8 in phase 2."""
 
     def __post_init__(self) -> None:
-        _check(self.steps >= 0, f"Phase.steps: {self.steps} is negative. Give 0 or more.")
+        _check_range("Phase.steps", self.steps, 0, 10**7)
         _check_subset("Phase.trains", self.trains, TRAINABLE)
         _check_subset("Phase.tasks", self.tasks, TASKS)
         _check(bool(self.trains) and bool(self.tasks), "Phase: name at least one thing to train and one task.")
-        _check(self.learning_rate > 0 and self.embedding_learning_rate > 0, "Phase: learning rates must be above 0.")
-        _check(0 < self.max_timestep <= 1, f"Phase.max_timestep: {self.max_timestep} is not in (0, 1].")
+        for name in ("learning_rate", "embedding_learning_rate"):  # about how far a step moves each value
+            _check_range(f"Phase.{name}", getattr(self, name), 0, 1, above=True)
+        _check_range("Phase.max_timestep", self.max_timestep, 1e-3, 1)  # schedules have 1000 timesteps
         _check(
             self.weights.identity == 0 or "composed" in self.tasks,
             "Phase: the identity loss reads the composed task. Add it to tasks or set weights.identity to 0.",
@@ -181,23 +193,25 @@ class Method:
 
     def __post_init__(self) -> None:
         _check(bool(self.name) and bool(self.phases), "Method: give it a name and at least one phase.")
-        for name in ("lora_rank", "vectors", "identity_every", "samples_per_task", "accumulation_steps"):
-            _check(getattr(self, name) >= 1, f"Method.{name}: {getattr(self, name)} is below 1.")
+        highest = {
+            "lora_rank": 1280,  # as many as the widest layer of Stable Diffusion 1.x has channels
+            "vectors": MAX_VECTORS,
+            "identity_every": 10**7,
+            "samples_per_task": 1000,
+            "accumulation_steps": 10**5,
+        }
+        for name, most in highest.items():
+            _check_range(f"Method.{name}", getattr(self, name), 1, most)
         _check_choice("Method.lora_layers", self.lora_layers, LORA_LAYERS)
         _check_choice("Method.lora_tokens", self.lora_tokens, LORA_TOKENS)
-        _check(0 <= self.composed_source <= 1, f"Method.composed_source: {self.composed_source} is not in [0, 1].")
+        _check_range("Method.composed_source", self.composed_source, 0, 1)
         _check_choice("Method.weighting", self.weighting, WEIGHTINGS)
         _check_choice("Method.optimizer", self.optimizer, OPTIMIZERS.names)
         _check_choice("Method.identity_decoding", self.identity_decoding, IDENTITY_DECODINGS)
-        _check(
-            0 < self.identity_max_timestep <= 1,
-            f"Method.identity_max_timestep: {self.identity_max_timestep} is not in (0, 1].",
-        )
-        _check(0 <= self.identity_warmup <= 1, f"Method.identity_warmup: {self.identity_warmup} is not in [0, 1].")
-        _check(
-            self.weight_decay >= 0 and self.gradient_clip > 0,
-            "Method: weight_decay must be 0 or more and gradient_clip above 0.",
-        )
+        _check_range("Method.identity_max_timestep", self.identity_max_timestep, 0, 1, above=True)
+        _check_range("Method.identity_warmup", self.identity_warmup, 0, 1)
+        _check_range("Method.weight_decay", self.weight_decay, 0, 1)
+        _check_range("Method.gradient_clip", self.gradient_clip, 0, 1e30, above=True)
 
 
 def with_weights(method: Method, name: str, **weights: float) -> Method:

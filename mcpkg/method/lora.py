@@ -112,6 +112,18 @@ def set_lora_tokens(backend: Backend, ids: Int[Tensor, "b n"], placeholders: Map
             module.token_positions = positions
 
 
+def lora_shapes(unet: nn.Module, rank: int, layers: str = "cross_attention") -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor that `read_lora` returns after `add_lora`, which is not called."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, module in unet.named_modules():
+        if not f".{name}".endswith(tuple(f".{target}" for target in LORA_TARGETS[layers])):
+            continue
+        weight = getattr(module, "base_layer", module).weight  # another LoRA may be around the layer
+        shapes[f"{name}.lora_A.weight"] = (rank, *weight.shape[1:])
+        shapes[f"{name}.lora_B.weight"] = (weight.shape[0], rank, *(1 for _ in weight.shape[2:]))
+    return shapes
+
+
 def read_lora(unet: nn.Module) -> dict[str, Tensor]:
     """Return the LoRA that `add_lora` added, in the adapter's format."""
     from peft import get_peft_model_state_dict

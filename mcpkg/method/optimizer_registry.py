@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from mcpkg.util.registry import Registry
@@ -9,8 +10,23 @@ from mcpkg.util.registry import Registry
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+ADVICE = "pip install 'mcpkg[gpu]', or take adamw."
 OPTIMIZERS = Registry("optimizer")
 """`Method.optimizer` -> function of a list of parameter groups, as torch.optim takes them."""
+
+
+NEEDS = {"adamw8bit": "bitsandbytes"}
+"""Optimiser -> the package that it needs beside the base install."""
+
+
+def check_package(name: str) -> None:
+    """Raise unless the optimiser's package is installed; nothing is imported.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if name in NEEDS and find_spec(NEEDS[name]) is None:
+        raise ValueError(f"optimizer {name!r}: needs {NEEDS[name]}, which is not installed. {ADVICE}")
 
 
 @OPTIMIZERS.register("adamw")
@@ -31,6 +47,5 @@ def adamw_8bit(groups: list[dict]) -> Optimizer:
     try:
         from bitsandbytes.optim import AdamW8bit
     except (ImportError, RuntimeError) as error:
-        advice = "pip install 'mcpkg[gpu]', or take adamw."
-        raise ValueError(f"optimizer 'adamw8bit': needs bitsandbytes ({error}). {advice}") from None
+        raise ValueError(f"optimizer 'adamw8bit': needs bitsandbytes ({error}). {ADVICE}") from None
     return AdamW8bit(groups)

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
         train_methods as train_methods,
         untrained as untrained,
     )
-    from mcpkg.metrics.evaluate import evaluate_portraits as evaluate_portraits, score_images as score_images
+    from mcpkg.metrics.evaluate import (
+        evaluate_portraits as evaluate_portraits,
+        score_images as score_images,
+        scorer as scorer,
+    )
     from mcpkg.metrics.failures import (
         FAILURES as FAILURES,
         Suspect as Suspect,

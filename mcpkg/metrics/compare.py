@@ -12,6 +12,7 @@ from mcpkg.method.config import Method
 from mcpkg.method.interfaces import Backend
 from mcpkg.metrics.evaluate import evaluate_portraits
 from mcpkg.metrics.scores import Scores
+from mcpkg.training.keep_best import CheckpointScore
 from mcpkg.training.trainer import TrainingState, open_training
 
 
@@ -24,6 +25,8 @@ class Outcome:
     scores: Scores
     history: tuple[dict, ...] = ()
     """Every training step, as StepReport's fields; empty if they were not recorded."""
+    checkpoint_scores: tuple[CheckpointScore, ...] = ()
+    """From which checkpoints the adapter is the best; empty if it is the last."""
     seconds: float = 0.0
     """Training, generation and scoring together; a first phase that was shared counts for the first method only."""
 
@@ -35,8 +38,8 @@ class Outcome:
         """Ready for JSON."""
         return self.scores.as_dict() | {
             "seconds": round(self.seconds, 1),
-            "seconds_training": self.adapter.record["seconds"],
-            "no_face_images_in_training": self.adapter.record["no_face_images"],
+            "seconds_training": self.adapter.record.get("seconds"),
+            "no_face_images_in_training": self.adapter.record.get("no_face_images"),
         }
 
 
@@ -83,7 +86,7 @@ def judge(
     started = time.perf_counter() if started is None else started
     generated = generate_portraits(backend, adapter, prompt, sampling, capture=True)
     scores = evaluate_portraits(backend, generated, source, reference, sampling.seed)
-    return Outcome(adapter, generated, scores, tuple(history), time.perf_counter() - started)
+    return Outcome(adapter, generated, scores, tuple(history), seconds=time.perf_counter() - started)
 
 
 def train_methods(

@@ -1,5 +1,6 @@
 """Score generated portraits: identity, style, realism, diversity, and leakage of the placeholders' attention."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -14,6 +15,7 @@ from mcpkg.method.masks import role_region
 from mcpkg.metrics.leakage import area_outside, attention_leakage, attention_mass
 from mcpkg.metrics.realism import distance_to_real
 from mcpkg.metrics.scores import ImageScores, Scores
+from mcpkg.training.run_options import check_score
 from mcpkg.util.statistics import NAN, Interval, bootstrap_diversity, bootstrap_interval, mean_pairwise_cosine
 
 N_STRANGERS = 64
@@ -105,6 +107,19 @@ def evaluate_portraits(
         n_images=len(generated.images),
         images=images,
     )
+
+
+def scorer(name: str, backend: Backend, source: Portraits, reference: Portraits) -> Callable[[Generated], float]:
+    """The mean of one of the `Scores` as a function of portraits, by which a training can keep its best checkpoint.
+
+    Args:
+        name: see `mcpkg.training.run_options.KeptBy`.
+
+    Raises:
+        ValueError: the score is scaled by strangers, and the backend has none.
+    """
+    check_score(name, backend.name, backend.strangers is not None)
+    return lambda generated: getattr(evaluate_portraits(backend, generated, source, reference), name).mean
 
 
 def score_images(

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mcpkg.inference.generate import Generated
-from mcpkg.metrics.scores import Scores, without_nan
+from mcpkg.metrics.scores import Scores
+from mcpkg.util.files import finite
 from mcpkg.util.statistics import Interval
 
 PLAIN_CHANGE = 0.1
@@ -92,7 +93,7 @@ class Knockout:
             }
             for role, token in self.tokens.items()
         }
-        return without_nan(
+        return finite(
             {
                 "prompt": self.untouched.prompt,
                 "seeds": list(self.untouched.seeds),

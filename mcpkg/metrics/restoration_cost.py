@@ -28,6 +28,28 @@ class IdentityCost:
 
 
 @torch.no_grad()
+def similarities(
+    before: Float[Tensor, "n 3 h w"],
+    after: Float[Tensor, "n 3 H W"],
+    embedder: FaceEmbedder,
+    parser: FaceParser,
+    source: Portraits,
+) -> Float[Tensor, "2 n"]:
+    """Mean cosine of each portrait to the source photos, before and after restoration.
+
+    Args:
+        before, after: the same portraits; both are compared in the size of `before`, so that the number of pixels
+            has no influence.
+        parser: finds the faces in `before`; restoration does not move them. Portraits with no face or with several
+            are NaN.
+    """
+    faces = parser.parse(before)
+    own = embedder.embed(source.images, source.faces.landmarks)
+    small = functional.interpolate(after, before.shape[-2:], mode="area")
+    cosines = [(embedder.embed(images, faces.landmarks) @ own.T).mean(dim=1) for images in (before, small)]
+    return torch.where(faces.count == 1, torch.stack(cosines), NAN)
+
+
 def identity_cost(
     before: Float[Tensor, "n 3 h w"],
     after: Float[Tensor, "n 3 H W"],
@@ -39,24 +61,17 @@ def identity_cost(
     """Measure how much less the restored portraits resemble the source.
 
     Args:
-        before, after: the same portraits; both are compared in the size of `before`, so that the number of pixels
-            has no influence.
-        parser: finds the faces in `before`; restoration does not move them. Portraits with no face or with several
-            are left out.
+        before, after, embedder, parser, source: see `similarities`.
         seed: of the bootstrap.
     """
-    faces = parser.parse(before)
-    own = embedder.embed(source.images, source.faces.landmarks)
-    small = functional.interpolate(after, before.shape[-2:], mode="area")
+    return cost_of(similarities(before, after, embedder, parser, source), seed)
 
-    def similarity(images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
-        cosines = (embedder.embed(images, faces.landmarks) @ own.T).mean(dim=1)
-        return torch.where(faces.count == 1, cosines, NAN)
 
-    cosine_before, cosine_after = similarity(before), similarity(small)
+def cost_of(cosines: Float[Tensor, "2 n"], seed: int = 0) -> IdentityCost:
+    """The cost of what `similarities` measured, with intervals from a bootstrap of that seed."""
     generator = torch.Generator().manual_seed(seed)
-    measured = (cosine_before, cosine_after, cosine_before - cosine_after)
-    return IdentityCost(*(bootstrap_interval(values, generator) for values in measured))
+    before, after = cosines
+    return IdentityCost(*(bootstrap_interval(values, generator) for values in (before, after, before - after)))
 
 
 def warn_of_cost(cost: IdentityCost, threshold: float = THRESHOLD) -> None:

@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from jaxtyping import Float
+from pydantic import ConfigDict
 from torch import Tensor
 
+from mcpkg.util.files import finite
+from mcpkg.util.schema import Schema, check_json, read_text_of
 from mcpkg.util.statistics import Interval
 
 
@@ -87,7 +91,7 @@ class Scores:
         """Return means and intervals as plain numbers, ready for JSON (NaN becomes None)."""
         values = asdict(replace(self, images=None))
         values.pop("images")
-        return without_nan(values)
+        return finite(values)
 
 
 def score_table(rows: dict[str, Scores], columns: Sequence[str] = ()) -> str:
@@ -102,8 +106,25 @@ def score_table(rows: dict[str, Scores], columns: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def without_nan(value):
-    """The same with None for NaN, which JSON does not have; also inside dicts."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and value != value else value
+class _Interval(Schema):
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+class _ScoresFile(Schema):
+    model_config = ConfigDict(extra="ignore")
+    methods: dict[str, dict[str, _Interval | float | None]]
+
+
+def read_scores(path: str | Path, method: str) -> dict | None:
+    """A method's scores from `scores.json`, as `Scores.as_dict` gave them; None if it has none of that method.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged; the message names the field.
+    """
+    advice = "Evaluate again, or remove this file."
+    methods = check_json(read_text_of(path, advice), _ScoresFile, path, advice).model_dump()["methods"]
+    return methods.get(method)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
         encode_dataset as encode_dataset,
         source_identity as source_identity,
     )
+    from mcpkg.training.keep_best import (
+        CheckpointScore as CheckpointScore,
+        read_checkpoint_scores as read_checkpoint_scores,
+    )
     from mcpkg.training.optimizer import PhaseOptimizer as PhaseOptimizer
     from mcpkg.training.previews import draw_preview as draw_preview, preview_grid as preview_grid
     from mcpkg.training.progress import StepReport as StepReport

@@ -7,8 +7,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from mcpkg.inference.model_patching import writable_copies
+from mcpkg.inference.model_patching import WHOLE_WEIGHTS, whole_weights, writable_copies
 from mcpkg.method.config import Method, Phase
 from mcpkg.method.interfaces import DTYPES, Backend
 from mcpkg.method.lora import add_lora
@@ -42,22 +43,14 @@ def open_parameters(
 ) -> Trainable:
     """Copies of the weights that the method trains, and its LoRA, put into models that are `temporarily_patched`."""
     wanted = {kind for phase in method.phases for kind in phase.trains}
-    unet, text_encoder = backend.pipeline.unet, backend.pipeline.text_encoder
     by_kind, originals = {"embeddings": {"placeholders": embeddings.weight}}, {}
-
-    def open_weights(kind: str, part: str, model: nn.Module, keep: Callable[[str], bool]) -> None:
-        before = {name: parameter for name, parameter in model.named_parameters() if keep(name)}
-        originals.update({f"{part}.{name}": parameter for name, parameter in before.items()})
-        by_kind[kind] = {f"{part}.{name}": parameter for name, parameter in writable_copies(model, before).items()}
-
-    if "unet" in wanted:
-        open_weights("unet", "unet", unet, lambda name: True)
-    if "cross_attention_kv" in wanted:
-        open_weights("cross_attention_kv", "unet", unet, lambda name: ".attn2.to_k." in name or ".attn2.to_v." in name)
-    if "text_encoder" in wanted:
-        open_weights("text_encoder", "text_encoder", text_encoder, lambda name: "token_embedding" not in name)
+    for kind, before in whole_weights(backend, wanted).items():
+        part, _ = WHOLE_WEIGHTS[kind]
+        names, model = [name.removeprefix(f"{part}.") for name in before], getattr(backend.pipeline, part)
+        originals |= before
+        by_kind[kind] = {f"{part}.{name}": parameter for name, parameter in writable_copies(model, names).items()}
     if "lora" in wanted:
-        by_kind["lora"] = add_lora(unet, method.lora_rank, method.lora_layers, rng, method.lora_tokens)
+        by_kind["lora"] = add_lora(backend.pipeline.unet, method.lora_rank, method.lora_layers, rng, method.lora_tokens)
     return Trainable(by_kind, originals)
 
 
@@ -92,6 +85,7 @@ class PhaseOptimizer:
 
     def __init__(self, phase: Phase, method: Method, trainable: Trainable, precision: str = "fp32"):
         self.phase, self.clip, self.parameters, groups = phase, method.gradient_clip, {}, []
+        self.name = method.optimizer
         for kind, named in trainable.by_kind.items():
             for parameter in named.values():
                 parameter.requires_grad_(kind in phase.trains)
@@ -111,26 +105,33 @@ class PhaseOptimizer:
         """Add the loss's gradient to what `step` will use."""
         self.scaler.scale(loss).backward()
 
-    def step(self, step: int) -> tuple[dict[str, float], float]:
+    def step(self, step: int, update: bool = True) -> tuple[dict[str, float], float]:
         """One update with the gradients there are; gives learning rates by kind, and the gradient's norm.
+
+        Args:
+            update: False if there are no gradients; then, and where they are not finite, nothing is changed.
 
         Note:
             Over several processes the gradients are averaged here, once a step. A DistributedDataParallel
             around the UNet would hide the layers that attention is captured from.
         """
+        fraction = learning_rate_fraction(step, self.phase.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * fraction
+        rates = {group["kind"]: group["lr"] for group in self.optimizer.param_groups}
+        if not update:
+            return rates, 0.0
         gradients = [p for p in self.parameters.values() if p.grad is not None]
         if PartialState().num_processes > 1:
             for parameter in gradients:
                 parameter.grad = reduce(parameter.grad, "mean")
         self.scaler.unscale_(self.optimizer)  # after the reduction, so that all processes see the same overflow
         norm = nn.utils.clip_grad_norm_(gradients, self.clip)
-        fraction = learning_rate_fraction(step, self.phase.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base"] * fraction
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if self.scaler.is_enabled() or norm.isfinite():  # the scaler looks for itself
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         self.optimizer.zero_grad()
-        return {group["kind"]: group["lr"] for group in self.optimizer.param_groups}, norm.item()
+        return rates, norm.item()
 
     def moments(self) -> dict[str, Tensor]:
         """The optimiser's state, "<parameter> <what>" -> tensor, and the scale of the loss in fp16."""
@@ -142,6 +143,39 @@ class PhaseOptimizer:
             for what, value in state.items()
             if value is not None  # such as SGD's buffer without momentum
         }
+
+    def check_moments(self, moments: dict[str, Tensor], steps: int, may_be_empty: bool) -> None:
+        """Raise unless these are moments of this optimiser: complete, in the right shapes.
+
+        Args:
+            steps: of this phase that are done.
+            may_be_empty: whether there may have been no update yet.
+
+        Raises:
+            ValueError: names the first that is missing or wrong.
+        """
+        scale = {f"{_SCALER} {name}" for name in self.scaler.state_dict()}
+        if {name for name in moments if name.startswith(f"{_SCALER} ")} != scale:
+            raise ValueError("it is of a training in another precision")
+        if any(moments[name].numel() != 1 or moments[name].item() < 0 for name in scale):
+            raise ValueError("its scale of the loss is no number")
+        if moments.keys() == scale and may_be_empty:
+            return
+        first = next(iter(self.parameters.values()))
+        wanted = _state_like(OPTIMIZERS[self.name], first.device)
+        expected = {f"{name} {what}": () if is_number else tuple(parameter.shape)
+                    for name, parameter in self.parameters.items() for what, is_number in wanted.items()}  # fmt: skip
+        of_torch = type(self.optimizer).__module__.startswith("torch.")  # others round, and keep more of large tensors
+        for name, shape in expected.items():
+            moment = moments.get(name)
+            if moment is None or tuple(moment.shape) != shape or (of_torch and not moment.is_floating_point()):
+                raise ValueError(f"the optimiser's {name!r} is missing, or has another shape")
+            if name.endswith(" step") and not 1 <= moments[name].item() <= steps:
+                raise ValueError(f"the optimiser's {name!r} is not in 1 to {steps}")
+        more = [name for name in moments if name not in expected.keys() | scale]
+        unknown = [name for name in more if of_torch or name.rpartition(" ")[0] not in self.parameters]
+        if unknown:
+            raise ValueError(f"the optimiser has no {unknown[0]!r}")
 
     def load_moments(self, moments: dict[str, Tensor]) -> None:
         """Continue from what `moments` gave."""
@@ -158,6 +192,16 @@ class PhaseOptimizer:
             self.optimizer.state[parameter][what] = value if what == "step" else value.clone().to(parameter.device)
         if scale:
             self.scaler.load_state_dict(scale)
+
+
+def _state_like(optimizer: Callable[[list[dict]], Optimizer], device: torch.device) -> dict[str, bool]:
+    """What an optimiser keeps for each parameter: name -> whether it is one number, not one for each value."""
+    probe = nn.Parameter(torch.zeros(2, device=device))
+    probe.grad = torch.zeros_like(probe)
+    built = optimizer([{"params": [probe], "lr": 0.0}])
+    built.step()
+    state = {name: torch.as_tensor(value) for name, value in built.state[probe].items() if value is not None}
+    return {name: value.ndim == 0 for name, value in state.items()}
 
 
 def learning_rate_fraction(step: int, steps: int) -> float:

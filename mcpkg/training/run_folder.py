@@ -3,14 +3,16 @@
 run.json                what is trained on what; anything else is refused
 steps.jsonl             one line a step: loss terms, learning rates, seconds
 previews/000100.png     portraits and attention maps after so many steps
-checkpoint.safetensors  while it is not finished
+checkpoint_scores.jsonl one line a score, if the best checkpoint is kept; see `mcpkg.training.keep_best`
+checkpoint.safetensors  while it is not finished; likewise best/
 adapter/                when it is
 """
 
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,19 +22,31 @@ from accelerate import PartialState
 from mcpkg import __version__
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.adapter import SUMMARY_FILE, Adapter
+from mcpkg.inference.generate import Generated
 from mcpkg.method.config import Method, to_dict
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.methods import MAGICAPTURE
-from mcpkg.training.checkpoints import CHECKPOINT_FILE, TensorBoardLog, load_checkpoint, recorded, save_checkpoint
+from mcpkg.training.checkpoints import (
+    ADVICE as CHECKPOINT_ADVICE,
+    CHECKPOINT_FILE,
+    STEPS_FILE,
+    TensorBoardLog,
+    load_checkpoint,
+    recorded,
+    save_checkpoint,
+)
+from mcpkg.training.keep_best import BEST_FOLDER, CHECKPOINT_SCORES_FILE, best_checkpoint
 from mcpkg.training.previews import draw_preview, preview_grid
-from mcpkg.training.progress import StepReport
-from mcpkg.training.run_options import RunOptions
+from mcpkg.training.progress import StepReport, TrainingState
+from mcpkg.training.run_file import FORMAT, RUN_FILE, differences, read_run
+from mcpkg.training.run_options import SETTINGS_FILE, RunOptions
 from mcpkg.training.trainer import Training, open_training
-from mcpkg.util.files import explain_full_disk, read_json, write_json
+from mcpkg.util.files import STAGED, explain_full_disk, write_json
+from mcpkg.util.folders import one_process, sweep
 from mcpkg.util.images import save_image
+from mcpkg.util.schema import sealed
 
-RUN_FILE, ADAPTER_FOLDER, PREVIEWS_FOLDER = "run.json", "adapter", "previews"
-FORMAT = "mcpkg run 2"
+ADAPTER_FOLDER, PREVIEWS_FOLDER = "adapter", "previews"
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate")
 
 
@@ -47,6 +61,7 @@ def train_in_folder(
     precision: str | None = None,
     progress: bool = True,
     options: RunOptions = RunOptions(),
+    score: Callable[[Generated], float] | None = None,
 ) -> Adapter:
     """Personalise as `personalise` does, but so that a killed run can go on: call it again with the same arguments.
 
@@ -56,31 +71,36 @@ def train_in_folder(
     Args:
         folder: created if missing; empty, or of the same run.
         backend, source, reference, method, seed, on_step, precision, progress: see `personalise`.
-        options: when to save, preview and log.
+        options: when to save, preview and log, and which checkpoint is kept.
+        score: for `options.keep_best`, see `mcpkg.metrics.evaluate.scorer`.
 
     Raises:
         ValueError: the folder holds something else or another run, its checkpoint is damaged, a number is out of
             range, or TensorBoard is not installed.
-        OSError: no space left, or the folder cannot be written.
+        OSError: no space left, the folder cannot be written, or another process is writing to it.
         FloatingPointError: the loss is no longer finite.
     """
     folder, process = Path(folder), PartialState(cpu=backend.device.type == "cpu")
     precision = precision or backend.precision
-    settings = run_settings(backend, source, reference, method, seed, precision)
-    check_folder(folder, settings)
+    settings = check_run(folder, backend, source, reference, method, seed, precision, options)
     log = TensorBoardLog(folder) if options.tensorboard else None
-    with explain_full_disk(folder):
+    best = best_checkpoint(folder, options, score) if process.is_main_process else None
+    with explain_full_disk(folder), one_process(folder):
+        _prepare(folder, settings, options)  # checked again: only now does no other process change it
+        sweep(folder, f".{ADAPTER_FOLDER}-*")  # as version 0.1.0 began the names of unfinished adapters
         if (folder / ADAPTER_FOLDER / SUMMARY_FILE).is_file():
-            (folder / CHECKPOINT_FILE).unlink(missing_ok=True)  # killed just before this was done
+            _clear(folder)  # killed just before this was done
             return Adapter.load(folder / ADAPTER_FOLDER)
         state = load_checkpoint(folder / CHECKPOINT_FILE) if (folder / CHECKPOINT_FILE).is_file() else None
+        if best is not None:
+            best.go_on()
         process.wait_for_everyone()  # no process writes before all have looked
         with open_training(backend, source, reference, method, seed, precision) as training:
             if state is not None:
-                training.restore(state)
+                _restore(training, state, folder / CHECKPOINT_FILE)
             if process.is_main_process:
                 _note_session(folder, settings, training)
-            done = _steps_done(training)
+            done = training.steps_done
             if log is not None:
                 log.start(done)
             for report in recorded(training.steps(progress), folder, done, process.is_main_process):
@@ -91,16 +111,24 @@ def train_in_folder(
                     log.step(report, done)
                 if on_step is not None:
                     on_step(report)
+                if best is not None and best.is_due(training):
+                    best.consider(training)
                 if done % options.save_every == 0:
                     state = training.state()  # of all processes
                     if process.is_main_process:
                         save_checkpoint(state, folder / CHECKPOINT_FILE)
-            adapter = training.adapter()
+            adapter = training.adapter() if best is None else best.adapter(training)
         if process.is_main_process:
             adapter.save(folder / ADAPTER_FOLDER)
-            (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+            _clear(folder)
         process.wait_for_everyone()
-    return adapter
+    return adapter if options.keep_best is None else Adapter.load(folder / ADAPTER_FOLDER)  # scored by one process
+
+
+def _clear(folder: Path) -> None:
+    """Delete what a finished run no longer needs."""
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder / BEST_FOLDER, ignore_errors=True)
 
 
 def run_settings(
@@ -120,6 +148,41 @@ def run_settings(
     return json.loads(json.dumps(settings))  # tuples become lists, as they will be when read again
 
 
+def check_run(
+    folder: str | Path,
+    backend: Backend,
+    source: Portraits,
+    reference: Portraits,
+    method: Method = MAGICAPTURE,
+    seed: int = 0,
+    precision: str | None = None,
+    options: RunOptions = RunOptions(),
+) -> dict:
+    """Raise unless `train_in_folder` may start or continue there; return what the adapter depends on.
+
+    Raises:
+        ValueError: see `check_folder`; never with `options.overwrite`.
+    """
+    PartialState(cpu=backend.device.type == "cpu")
+    settings = run_settings(backend, source, reference, method, seed, precision or backend.precision) | options.kept
+    if not options.overwrite:
+        check_folder(folder, settings)
+    return settings
+
+
+def _prepare(folder: Path, settings: dict, options: RunOptions) -> None:
+    """Check the folder once more, or delete another run in it."""
+    try:
+        check_folder(folder, settings)
+    except ValueError:
+        if not options.overwrite:
+            raise
+        for name in (RUN_FILE, STEPS_FILE, CHECKPOINT_SCORES_FILE, f"{ADAPTER_FOLDER}/{SUMMARY_FILE}"):
+            (folder / name).unlink(missing_ok=True)
+        _clear(folder)
+        shutil.rmtree(folder / PREVIEWS_FOLDER, ignore_errors=True)
+
+
 def check_folder(folder: str | Path, settings: dict) -> None:
     """Raise unless a run of these settings may start or continue in the folder.
 
@@ -130,36 +193,40 @@ def check_folder(folder: str | Path, settings: dict) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file. Give a folder.")
     if not file.is_file():
-        others = sorted(path.name for path in folder.glob("*") if path.name != f"{RUN_FILE}.part")
+        others = sorted(path.name for path in folder.glob("*") if path.name != SETTINGS_FILE)
+        others = [name for name in others if not name.endswith(STAGED)]
         if others:
             raise ValueError(f"{folder}: holds other files, such as {others[0]}. Give a new or empty folder.")
         return
-    run = read_json(file)
-    if run.get("format") != FORMAT or not isinstance(run.get("settings"), dict):
-        raise ValueError(f"{file}: not of a run that this version of mcpkg can go on with. Give a new or empty folder.")
-    different = list(_differences(run["settings"], settings))
+    run = read_run(file)
+    different = list(differences(run.settings, settings))
     if different:
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise ValueError(f"{folder}: holds a run with {different[0]}{more}. Give the same to go on, or another folder.")
 
 
+def _restore(training: Training, state: TrainingState, file: Path) -> None:
+    try:
+        if state.progress.phase >= len(training.method.phases):
+            raise ValueError(f"phase {state.progress.phase + 1}: {training.method.name} has no such phase")
+        training.restore(state)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}. {CHECKPOINT_ADVICE}") from None
+
+
 def _note_session(folder: Path, settings: dict, training: Training) -> None:
     """Write run.json, or add to it the session that goes on from the current step."""
     session = {
-        "from_step": _steps_done(training),
+        "from_step": training.steps_done,
         "device": str(training.backend.device),
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
         "python": platform.python_version(),
         "versions": {"mcpkg": __version__} | {name: version(name) for name in LIBRARIES},
     }
-    earlier = read_json(folder / RUN_FILE)["sessions"] if (folder / RUN_FILE).is_file() else []
-    write_json({"format": FORMAT, "settings": settings, "sessions": [*earlier, session]}, folder / RUN_FILE)
-
-
-def _steps_done(training: Training) -> int:
-    at = training.progress
-    return sum(phase.steps for phase in training.method.phases[: at.phase]) + at.step
+    file = folder / RUN_FILE
+    earlier = [one.model_dump() for one in read_run(file).sessions] if file.is_file() else []
+    write_json(sealed({"format": FORMAT, "settings": settings, "sessions": [*earlier, session]}), file)
 
 
 def _digests(portraits: Portraits) -> dict[str, str]:
@@ -170,19 +237,3 @@ def _digests(portraits: Portraits) -> dict[str, str]:
         parts = [(image * 255).round().byte(), (mask > 0.5).byte()]
         digests[path.name] = hashlib.sha256(b"".join(x.cpu().numpy().tobytes() for x in parts)).hexdigest()[:16]
     return digests
-
-
-def _differences(there: object, here: object, path: str = "") -> Iterator[str]:
-    """E.g. "seed 0, not 1", for every leaf in which two settings differ."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in there | here:
-            yield from _differences(there.get(key), here.get(key), f"{path} {key}".strip())
-    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        for number, (a, b) in enumerate(zip(there, here)):
-            yield from _differences(a, b, f"{path} {number + 1}")
-    elif there != here:
-        yield f"{path} {_shown(there)}, not {_shown(here)}"
-
-
-def _shown(value: object) -> str:
-    return "missing" if value is None else json.dumps(value)

@@ -1,6 +1,15 @@
-"""How a training is run; nothing here changes what it learns."""
+"""How a training is run; nothing here changes what it learns, only which of its checkpoints is kept."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+KeptBy = Literal["identity_scaled", "identity", "style_scaled", "style"]
+"""Scores, of `mcpkg.metrics.scores.Scores`, by which the best checkpoint can be kept; higher is better."""
+SETTINGS_FILE = "settings.json"
+"""What a command writes about itself into the folder that it writes to."""
+OVERWRITE_HELP = (
+    "Also write in or around a folder of pictures, over files that are not from mcpkg, and over other settings."
+)
 
 
 @dataclass(frozen=True)
@@ -11,11 +20,39 @@ class RunOptions:
     """Steps between two checkpoints."""
     preview_every: int = 0
     """Steps between two previews; 0 for none."""
+    keep_best: KeptBy | None = None
+    """Keep the checkpoint of the last phase that has the highest score, instead of the last one; each is scored with
+    the same 4 portraits. The best of many by a score is judged too well by that same score; look at the others too."""
+    keep_best_every: int = 0
+    """If the best checkpoint is kept: steps between two scores; 0 for as many as between two checkpoints."""
     tensorboard: bool = False
     """Also log the loss terms for TensorBoard."""
+    overwrite: bool = False
+    """Begin anew where another run is, and write where other files are."""
 
     def __post_init__(self) -> None:
         if self.save_every < 1:
             raise ValueError(f"save_every: {self.save_every} is below 1.")
         if self.preview_every < 0:
             raise ValueError(f"preview_every: {self.preview_every} is below 0.")
+        if self.keep_best_every < 0:
+            raise ValueError(f"keep_best_every: {self.keep_best_every} is below 0.")
+        if self.keep_best_every and self.keep_best is None:
+            raise ValueError("keep_best_every: no best checkpoint is kept. Name its score too, or leave this out.")
+
+    @property
+    def kept(self) -> dict[str, str | int]:
+        """Which checkpoint is kept, as `run.json` has it; empty for the last one."""
+        every = self.keep_best_every or self.save_every
+        return {} if self.keep_best is None else {"keep_best": self.keep_best, "keep_best_every": every}
+
+
+def check_score(name: str, backend: str, has_strangers: bool) -> None:
+    """Raise unless portraits on this backend have such a score.
+
+    Raises:
+        ValueError: it is scaled by strangers, and the backend has none.
+    """
+    if name == "identity_scaled" and not has_strangers:
+        raise ValueError(f"keep_best: identity_scaled needs portraits of strangers, which {backend} does not have. "
+                         "Give identity, which puts checkpoints in the same order.")  # fmt: skip

@@ -1,5 +1,6 @@
 """Personalise a diffusion model: one loop for MagiCapture, its ablations and its baselines (Eqs. 3-10)."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,7 +11,6 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.adapter import Adapter
@@ -28,9 +28,13 @@ from mcpkg.method.lora import on_cpu, read_lora
 from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.method.objective import training_loss
 from mcpkg.method.placeholders import Placeholder, PlaceholderEmbeddings
+from mcpkg.training.checkpoints import check_state
 from mcpkg.training.dataset import draw_batch, encode_dataset, source_identity
 from mcpkg.training.optimizer import PhaseOptimizer, Trainable, check_precision, open_parameters
 from mcpkg.training.progress import Progress, StepReport, TrainingState, mean_terms
+from mcpkg.util.progress import show_progress as steps_shown
+
+_PLACE = ("phase", "step", "left_out_in_a_row")  # of a Progress: not worth keeping once it is finished
 
 
 def personalise(
@@ -137,18 +141,24 @@ class Training:
     optimizer: PhaseOptimizer | None = None
 
     def steps(self, show_progress: bool = True) -> Iterator[StepReport]:
-        """Train from the current step to the end."""
-        at, phases, quiet = self.progress, self.method.phases, not (show_progress and PartialState().is_main_process)
-        while at.phase < len(phases):
-            phase, label = phases[at.phase], f"{self.method.name} {at.phase + 1}/{len(phases)}"
-            self.optimizer = self.optimizer or self._optimizer(phase)
-            with tqdm(total=phase.steps, initial=at.step, desc=label, disable=quiet) as bar:
+        """Train from the current step to the end; progress and the time left are those of all phases together."""
+        at, phases, shown = self.progress, self.method.phases, show_progress and PartialState().is_main_process
+        total = sum(phase.steps for phase in phases)
+        with steps_shown(total, self.method.name, "steps", self.steps_done, shown) as bar:
+            while at.phase < len(phases):
+                phase = phases[at.phase]
+                self.optimizer = self.optimizer or self._optimizer(phase)
                 while at.step < phase.steps:
                     report = self._take_step(phase)
-                    bar.set_postfix({name: f"{value:.3f}" for name, value in report.terms.items()}, refresh=False)
-                    bar.update()
+                    terms = ", ".join(f"{name} {value:.3f}" for name, value in report.terms.items())
+                    bar.advance(note=f"phase {at.phase + 1} of {len(phases)}: {terms}")
                     yield report
-            at.phase, at.step, self.optimizer = at.phase + 1, 0, None
+                at.phase, at.step, self.optimizer = at.phase + 1, 0, None
+
+    @property
+    def steps_done(self) -> int:
+        """Of all phases."""
+        return sum(phase.steps for phase in self.method.phases[: self.progress.phase]) + self.progress.step
 
     def _optimizer(self, phase: Phase) -> PhaseOptimizer:
         return PhaseOptimizer(phase, self.method, self.trainable, self.precision)
@@ -160,22 +170,23 @@ class Training:
             batch = draw_batch(self.dataset, phase.tasks, method, self.rng)
             with torch.autocast(self.backend.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
                 outcome = training_loss(self.backend, method, now, batch, self.target, self.rng)
-            if not outcome.loss.isfinite():
-                where = f"phase {at.phase + 1}, step {at.step}"
-                raise FloatingPointError(f"{where}: the loss is {outcome.loss}. Lower the learning rate.")
-            self.optimizer.backward(outcome.loss / method.accumulation_steps)
-            passes.append(outcome)
-        rates, norm = self.optimizer.step(at.step)
+            if at.can_use(outcome.loss):
+                self.optimizer.backward(outcome.loss / method.accumulation_steps)
+                passes.append(outcome)
+        rates, norm = self.optimizer.step(at.step, update=bool(passes))
+        if self.precision != "fp16":  # there, overflows are part of finding the scale
+            at.can_use(torch.tensor(norm))
         report = StepReport(
             phase=at.phase,
             step=at.step,
             steps=phase.steps,
-            loss=sum(one.loss.item() for one in passes) / len(passes),
+            loss=sum(one.loss.item() for one in passes) / len(passes) if passes else math.nan,
             terms=mean_terms(passes),
             learning_rates=rates,
             gradient_norm=norm,
             identity_images=sum(one.faces.identity_images for one in passes),
             no_face_images=sum(one.faces.no_face_images for one in passes),
+            left_out=method.accumulation_steps - len(passes),
             seconds=time.perf_counter() - started,
         )
         at.count(report)
@@ -184,7 +195,7 @@ class Training:
     def adapter(self) -> Adapter:
         """What has been learned so far."""
         shown = {f"{role}_images": len(self.dataset[role]) // (1 + self.method.flip) for role in ROLES}
-        record = shown | {key: value for key, value in asdict(self.progress).items() if key not in ("phase", "step")}
+        record = shown | {key: value for key, value in asdict(self.progress).items() if key not in _PLACE}
         return Adapter(
             method=self.method,
             seed=self.seed,
@@ -214,25 +225,23 @@ class Training:
         """Go on from a state of the same training.
 
         Raises:
-            ValueError: it is of another one.
+            ValueError: it is of another one, incomplete or damaged; nothing is changed.
         """
-
-        def below(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): x for name, x in state.tensors.items() if name.startswith(prefix)}
-
-        learned, named, process = below("parameter "), self.trainable.named(), PartialState().process_index
-        if {name: x.shape for name, x in learned.items()} != {name: p.shape for name, p in named.items()}:
-            raise ValueError("the checkpoint holds parameters of another method or backend. Start again without it.")
-        if f"generator {process}" not in state.tensors:
-            raise ValueError("the checkpoint lacks this process's random state. Use as many processes as before.")
+        at, phases, named = state.progress, self.method.phases, self.trainable.named()
+        check_state(state, named, self.method)
+        moments, optimizer = state.below("moment "), None
+        if at.phase < len(phases):
+            optimizer = self._optimizer(phases[at.phase])
+            optimizer.check_moments(moments, at.step, may_be_empty=at.step == 0 or at.left_out > 0)
+        learned = state.below("parameter ")
         with torch.no_grad():
             for name, parameter in named.items():
                 parameter.copy_(learned[name])
-        self.rng.set_state(state.tensors[f"generator {process}"])
-        self.progress = replace(state.progress, seconds=state.progress.seconds + self.progress.seconds)
-        if self.progress.phase < len(self.method.phases):
-            self.optimizer = self._optimizer(self.method.phases[self.progress.phase])
-            self.optimizer.load_moments(below("moment "))
+        self.rng.set_state(state.tensors[f"generator {PartialState().process_index}"])
+        self.progress = replace(at, seconds=at.seconds + self.progress.seconds)
+        self.optimizer = optimizer
+        if optimizer is not None:
+            optimizer.load_moments(moments)
 
 
 @dataclass(frozen=True)

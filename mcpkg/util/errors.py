@@ -54,6 +54,8 @@ def one_line_errors() -> Iterator[None]:
         warnings.showwarning = show
         try:
             yield
+        except BrokenPipeError:  # nobody reads on: no error of the command
+            raise
         except Exception as error:
             if (line := describe_error(error)) is None:
                 raise

@@ -1,11 +1,13 @@
 """Images as tensors, as pixels and as files."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -48,4 +50,11 @@ def to_8_bit(images: Float[Tensor, "*b 3 h w"]) -> UInt8[np.ndarray, "*b h w 3"]
 def save_figure(figure: Figure, path: str | Path, dpi: int = 150) -> None:
     """Write a figure as PNG; the file appears whole or not at all."""
     with replace_whole(path) as partial:
-        figure.savefig(partial, format="png", dpi=dpi)
+        write_figure(figure, partial, dpi)
+
+
+def write_figure(figure: Figure, file: str | Path | BytesIO, dpi: int) -> None:
+    """Write a figure as PNG, all of its text as it is: a $ in a file's name begins no formula."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    figure.savefig(file, format="png", dpi=dpi)

@@ -16,10 +16,12 @@ from mcpkg.method.interfaces import Backend
 from mcpkg.method.masks import role_region
 from mcpkg.metrics.compare import Outcome
 from mcpkg.metrics.score_descriptions import SCORE_DESCRIPTIONS
+from mcpkg.training.keep_best import SCORED, best_of
 from mcpkg.training.run_folder import LIBRARIES
 from mcpkg.util.images import overlay, to_pixels
 from mcpkg.util.statistics import Interval
 from mcpkg.viz.html import embedded, heading, paragraph, picture, pictures, table
+from mcpkg.viz.verdict import verdict
 
 ATTENTION_SHOWN = 4  # images whose attention is shown
 NO_CONSENT = (
@@ -35,8 +37,8 @@ def summary(source: Portraits, reference: Portraits, result: Outcome) -> str:
         own, other = scores.identity_among_source, scores.identity_of_strangers
         identity += f" (the person's own photos: {_number(own)}, strangers: {_number(other)})"
     return (
-        f"{result.name} learned the person in {len(source)} photos and the style of {len(reference)} portraits of "
-        f"others, and generated {n} portraits of that person in that style. Measured: {identity}, "
+        f"{result.name} was trained on {len(source)} photos of the person and {len(reference)} portraits of others in "
+        f"the style, and drew {n} portraits. Measured: {identity}, "
         f"style {_number(scores.style.mean)} "
         f"(the style portraits among themselves: {_number(scores.style_among_references)})."
     )
@@ -52,6 +54,13 @@ def results(result: Outcome, restored: Float[Tensor, "n 3 H W"] | None) -> Itera
         picture(to_pixels(image), f"seed {seed}", f"generated portrait, seed {seed}")
         for seed, image in zip(generated.seeds, images, strict=True)
     )
+
+
+def opening(source: Portraits, reference: Portraits, result: Outcome) -> Iterator[str]:
+    line, findings = verdict(result)
+    yield paragraph(line, notice=True)
+    yield paragraph(" ".join(findings))
+    yield paragraph(summary(source, reference, result))
 
 
 def inputs(source: Portraits, reference: Portraits) -> Iterator[str]:
@@ -136,6 +145,24 @@ def losses(png: bytes, histories: Mapping[str, Sequence[dict]]) -> Iterator[str]
     yield embedded(png, f"Loss terms over the training steps of {' and '.join(histories)}.")
 
 
+def best_checkpoint(png: bytes, result: Outcome) -> Iterator[str]:
+    compared = result.checkpoint_scores
+    if not compared:
+        return
+    best, score = best_of(compared), SCORE_DESCRIPTIONS[compared[0].by].label
+    yield heading("Best checkpoint", 3)
+    if best.score is None:
+        yield paragraph(f"{score} had no value at any checkpoint, so the adapter is that of the last one.")
+        return
+    yield paragraph(
+        f"Of {len(compared)} checkpoints, the adapter is the one with the highest {score[0].lower()}{score[1:]}: "
+        f"{_number(best.score)} at step {best.step}, the mean of {SCORED.n} portraits from seeds of their own. "
+        "The best of many by a score is judged too well by that same score: part of its lead is chance. Judge it by "
+        "the other scores, and by photos of the person that were not used here."
+    )
+    yield embedded(png, f"{score} of the checkpoints by step.")
+
+
 def settings(backend: Backend, result: Outcome, before: Outcome | None) -> Iterator[str]:
     adapter, generated = result.adapter, result.generated
     yield heading("Settings")
@@ -158,21 +185,31 @@ def settings(backend: Backend, result: Outcome, before: Outcome | None) -> Itera
 
 
 def provenance(
-    backend: Backend, source: Portraits, reference: Portraits, result: Outcome, consent: str, command: str
+    backend: Backend,
+    source: Portraits,
+    reference: Portraits,
+    result: Outcome,
+    consent: str,
+    command: str,
+    photos: bool = True,
 ) -> Iterator[str]:
     yield heading("Provenance")
     yield paragraph(consent or NO_CONSENT, notice=True)
     versions = [f"{name} {version(name)}" for name in ("mcpkg", *LIBRARIES)]
     rows = [
         ["statement", f"{STATEMENT}, with the model {backend.name!r} and {result.name}"],
-        ["source", f"{len(source)} files in {source.paths[0].parent}"],
-        ["reference", f"{len(reference)} files in {reference.paths[0].parent}"],
+        ["source", f"{len(source)} files{_in_folder(source, photos)}"],
+        ["reference", f"{len(reference)} files{_in_folder(reference, photos)}"],
         ["device", f"{backend.device}, {platform.machine()}"],
         ["versions", ", ".join([f"Python {platform.python_version()}", *versions])],
     ]
-    if command:
+    if command and photos:  # it names folders
         rows.append(["command", command])
     yield table(rows)
+
+
+def _in_folder(portraits: Portraits, named: bool) -> str:
+    return f" in {portraits.paths[0].parent}" if named else ""
 
 
 def _method_rows(method: Method) -> list[list[str]]:

@@ -14,7 +14,9 @@ from torch.nn import functional
 from mcpkg.data.mask_check import MaskFinding
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.generate import Generated
+from mcpkg.training.keep_best import CheckpointScore, best_of
 from mcpkg.util.images import overlay, to_pixels
+from mcpkg.viz.figures import curves
 
 if TYPE_CHECKING:
     from mcpkg.metrics.knockout_results import Knockout
@@ -32,14 +34,16 @@ LOSS_COLUMNS = 3
 
 
 def portraits_sheet(
-    source: Portraits,
-    reference: Portraits,
+    source: Portraits | None,
+    reference: Portraits | None,
     generated: Generated,
     restored: Float[Tensor, "n 3 H W"] | None = None,
     scores: "Scores | None" = None,
 ) -> Figure:
-    """Draw rows of pictures: source, reference, results, and the results restored."""
-    rows = {"source": source.images, "reference": reference.images, "result": generated.images}
+    """Draw rows of pictures: source and reference unless they are None, results, and the results restored."""
+    given = {"source": source, "reference": reference}
+    rows = {role: portraits.images for role, portraits in given.items() if portraits is not None}
+    rows["result"] = generated.images
     if restored is not None:
         rows["restored"] = restored
     columns = max(len(images) for images in rows.values())
@@ -168,6 +172,17 @@ def loss_sheet(histories: Mapping[str, Sequence[Mapping]]) -> Figure:
         axis.set_axis_off()
     if len(histories) > 1 and terms:
         figure.axes[0].legend(fontsize=7)
+    return figure
+
+
+def checkpoint_curve(scores: Sequence[CheckpointScore]) -> Figure:
+    """Draw the score of each checkpoint over its step, and a dashed line at the best; without a score, a gap."""
+    best, by = best_of(scores), scores[0].by.replace("_", " ")
+    figure = curves(
+        [one.step for one in scores], {by: [np.nan if one.score is None else one.score for one in scores]},
+        f"{by} is highest at step {best.step}", "step", by,
+    )  # fmt: skip
+    figure.axes[0].axvline(best.step, color="grey", linestyle="--", linewidth=0.8)
     return figure
 
 

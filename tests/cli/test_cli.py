@@ -97,6 +97,36 @@ def test_training_draws_scores_and_reports_and_is_read_only_when_repeated(run, c
 
 
 @pytest.mark.slow
+def test_the_best_checkpoint_is_kept_and_the_report_says_how_it_was_chosen(run, capsys):
+    folder, pair = run
+    out = folder / "best"
+    cli.main(["train", *on(pair), "--out", str(out), "--n", "1", "--keep-best", "identity",
+              "--keep-best-every", "1", "--phase-steps", "1", "2", "--json"])  # fmt: skip
+    answer = json.loads(capsys.readouterr().out)
+    scores = [json.loads(line) for line in (out / "checkpoint_scores.jsonl").read_text().splitlines()]
+    best = max(scores, key=lambda line: line["score"])
+    assert [line["step"] for line in scores] == [2, 3]
+    assert (answer["record"]["best_step"], answer["record"]["best_identity"]) == (best["step"], best["score"])
+    cli.main(["evaluate", *on(pair), "--adapter", str(out), "--out", str(folder / "judged"), "--n", "1"])
+    for report in (out / "report.html", folder / "judged" / "report.html"):
+        assert "judged too well by that same score" in report.read_text()
+
+
+def test_a_score_that_the_backend_cannot_give_is_refused_before_anything_is_loaded(run, capsys, monkeypatch):
+    folder, pair = run
+    monkeypatch.setattr("mcpkg.backends.load_backend", lambda *_: pytest.fail("loaded"))
+    args = ["train", *on(pair), "--out", folder / "none", "--backend", "sd15", "--keep-best"]
+    message = refused(capsys, *args, "identity_scaled")
+    assert (
+        "--keep-best: identity_scaled needs portraits of strangers, which sd15 does not have. Give identity" in message
+    )
+    assert not (folder / "none").exists()
+    assert "--keep-best-every: no best checkpoint is kept. Name its score" in refused(
+        capsys, *args[:-1], "--keep-best-every", "5"
+    )
+
+
+@pytest.mark.slow
 def test_fields_of_the_method_can_be_given(run, capsys):
     folder, pair = run
     out = folder / "changed"
@@ -123,9 +153,9 @@ def test_a_change_without_effect_is_refused():
         apply_overrides(WITHOUT_IDENTITY, Overrides(), WeightOverrides(identity=1.0), RefocusingOverrides())
     with pytest.raises(ValueError, match="--phase-steps: 3 given, and MagiCapture has 2 phases"):
         apply_overrides(MAGICAPTURE, Overrides(phase_steps=(1, 2, 3)), *none[1:])
-    with pytest.raises(ValueError, match="Method.lora_rank: 0 is below 1"):
+    with pytest.raises(ValueError, match="--lora-rank: 0 is below 1"):
         apply_overrides(MAGICAPTURE, Overrides(lora_rank=0), *none[1:])
-    with pytest.raises(ValueError, match="Refocusing.weight: -1.0 is negative"):
+    with pytest.raises(ValueError, match="--refocusing.weight: -1.0 is below 0"):
         apply_overrides(MAGICAPTURE, *none[:2], RefocusingOverrides(weight=-1.0))
     assert apply_overrides(MAGICAPTURE, *none) is MAGICAPTURE
 
@@ -136,7 +166,7 @@ def test_refocusing_changes_where_the_method_has_it():
     assert [phase.refocusing for phase in method.phases] == [NO_REFOCUSING, Refocusing(1.0, "mask", "none")]
     assert method.name == "MagiCapture (refocusing weight 1.0; refocusing scale none)"
     assert [phase.weights for phase in method.phases] == [phase.weights for phase in MAGICAPTURE.phases]
-    with pytest.raises(ValueError, match="Refocusing.scale: 'none' is for form 'mask' only"):
+    with pytest.raises(ValueError, match="--refocusing.scale: 'none' is for form 'mask' only"):
         apply_overrides(MAGICAPTURE, Overrides(), WeightOverrides(), RefocusingOverrides(form="fraction", scale="none"))
 
 
@@ -240,7 +270,7 @@ def test_words_are_knocked_out_of_portraits_of_the_runs_own_pictures(run, capsys
     capsys.readouterr()
     cli.main([*map(str, knock), "--json"])
     answer = json.loads(capsys.readouterr().out)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"knockout.json", "knockout.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"knockout.json", "knockout.png", "settings.json"}
     assert json.loads((tmp_path / "out" / "knockout.json").read_text()) == answer
     for token in answer["tokens"].values():
         assert list(token["interventions"]) == ["outside", "everywhere"]
@@ -256,7 +286,8 @@ def test_masks_are_drawn_and_a_bad_one_fails(run, capsys):
     cli.main(["masks", *on(pair), "--out", str(folder / "masks"), "--json"])
     answer = json.loads(capsys.readouterr().out)
     assert answer["usable"] and len(answer["source"]) == 2
-    assert {path.name for path in (folder / "masks").iterdir()} == {"source_masks.png", "reference_masks.png"}
+    assert {path.name for path in (folder / "masks").iterdir()} == {
+        "source_masks.png", "reference_masks.png", "settings.json"}  # fmt: skip
     bad = write_pictures(folder / "masked")
     save_image(torch.ones(3, 20, 20), bad / "masks" / "0.png")  # of another size than its image
     with pytest.raises(SystemExit) as stop:
@@ -285,17 +316,17 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, capsys, tmp_path):
     assert "are the same folder" in refused(capsys, *train, "--source", pair[0], "--reference", pair[0])
     assert "--n: -1 is below 0" in refused(capsys, *train, *on(pair), "--n", -1)
     assert "'warp9' is none that torch can use" in refused(capsys, *train, *on(pair), "--device", "warp9")
-    assert "lora_rank: 0 is below 1" in refused(capsys, *train, *on(pair), "--lora-rank", 0)
+    assert "error: --lora-rank: 0 is below 1" in refused(capsys, *train, *on(pair), "--lora-rank", 0)
     assert "file: is a file" in refused(capsys, "train", *on(pair), "--out", tmp_path / "file")
     assert "no adapter.json there" in refused(capsys, "generate", "--adapter", pair[0], "--out", out)
     generate = ["generate", "--adapter", full, "--out", out]
     assert "has neither <v1> nor <v2>" in refused(capsys, *generate, "--prompt", "a photo of a man")
-    assert "n is 0" in refused(capsys, *generate, "--n", 0)
-    assert "error: spread: 2.0. Give at most 1" in refused(capsys, *generate, "--spread", 2)
-    assert "error: seeds: [3, 3]" in refused(capsys, *generate, "--seeds", 3, 3)
-    assert "error: save_every: 0 is below 1" in refused(capsys, *train, *on(pair), "--save-every", 0)
-    assert "error: preview_every: -1" in refused(capsys, *train, *on(pair), "--preview-every", -1)
-    assert "error: Refocusing.weight: -1.0" in refused(capsys, *train, *on(pair), "--refocusing.weight", -1)
+    assert "error: --n: 0 is not in" in refused(capsys, *generate, "--n", 0)
+    assert "error: --spread: 2.0 is not in 0 to 1" in refused(capsys, *generate, "--spread", 2)
+    assert "error: --seeds: [3, 3]" in refused(capsys, *generate, "--seeds", 3, 3)
+    assert "error: --save-every: 0 is below 1" in refused(capsys, *train, *on(pair), "--save-every", 0)
+    assert "error: --preview-every: -1" in refused(capsys, *train, *on(pair), "--preview-every", -1)
+    assert "error: --refocusing.weight: -1.0" in refused(capsys, *train, *on(pair), "--refocusing.weight", -1)
     assert "does not serve as file name" in refused(capsys, "export", "--adapter", full, "--out", out, "--name", "a b")
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "run.json").write_text("{}")

@@ -43,7 +43,7 @@ def test_missing_weights_are_named_with_the_command_that_makes_them(monkeypatch,
     assert command in findings["mini"]["advice"]
     with pytest.raises(SystemExit):
         cli.main(["doctor"])
-    assert "Missing: mini." in capsys.readouterr().out.splitlines()[-1]
+    assert "Missing: mini." in capsys.readouterr().out.splitlines()[0]
 
 
 def test_weights_are_missed_file_by_file(tmp_path):

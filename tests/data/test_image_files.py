@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mcpkg.data.image_files import find_images, open_picture, read_image
+from mcpkg.data.image_files import open_picture, read_image
+from mcpkg.data.image_folders import find_images
 from mcpkg.util.images import save_image
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from mcpkg.inference.adapter import Adapter
-from mcpkg.inference.model_patching import temporarily_patched
+from mcpkg.inference.model_patching import temporarily_patched, whole_weights
 from mcpkg.method.lora import add_lora, read_lora
 from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.method.placeholders import REFERENCE, SOURCE
@@ -18,17 +18,16 @@ def tiny_adapter(backend, method=MAGICAPTURE, vectors=1, seed=0) -> Adapter:
     kinds = {kind for phase in method.phases for kind in phase.trains}
     width = backend.pipeline.text_encoder.config.hidden_size
     placeholders = {"source": replace(SOURCE, vectors=vectors), "reference": replace(REFERENCE, vectors=vectors)}
-    lora, deltas = {}, {}
+    lora = {}
     if "lora" in kinds:
         with temporarily_patched(backend):
             add_lora(backend.pipeline.unet, method.lora_rank, method.lora_layers, tokens=method.lora_tokens)
             lora = {k: 0.3 * torch.randn(v.shape, generator=rng) for k, v in read_lora(backend.pipeline.unet).items()}
-    if kinds & {"cross_attention_kv", "unet"}:
-        deltas = {
-            f"unet.{name}": (0.3 if "attn2" in name else 0.05) * torch.randn(weight.shape, generator=rng)
-            for name, weight in backend.pipeline.unet.named_parameters()
-            if "unet" in kinds or "attn2.to_k" in name or "attn2.to_v" in name
-        }
+    deltas = {
+        name: (0.3 if "attn2" in name else 0.05) * torch.randn(weight.shape, generator=rng)
+        for of_kind in whole_weights(backend, kinds).values()
+        for name, weight in of_kind.items()
+    }
     return Adapter(
         method=method,
         seed=seed,

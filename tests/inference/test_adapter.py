@@ -9,6 +9,7 @@ from mcpkg.inference.adapter import EMBEDDING_FILES, LORA_FILE, SUMMARY_FILE, Ad
 from mcpkg.method.lora import set_lora_tokens
 from mcpkg.method.methods import CUSTOM_DIFFUSION, DREAMBOOTH, MAGICAPTURE, TEXTUAL_INVERSION
 from mcpkg.method.prompts import encode_prompts, tokenize_prompts
+from tests.helpers.adapter_folder import as_before_digests, change_summary
 from tests.helpers.tiny_adapter import tiny_adapter
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 
@@ -74,9 +75,7 @@ def test_a_lora_at_the_words_alone_is_applied_saved_and_loaded_as_such(tmp_path)
 
 
 def test_an_adapter_from_before_this_choice_acts_at_all_tokens(saved):
-    values = json.loads((saved / SUMMARY_FILE).read_text())
-    del values["method"]["lora_tokens"]
-    (saved / SUMMARY_FILE).write_text(json.dumps(values))
+    change_summary(saved, lambda values: values["method"].pop("lora_tokens") and None)
     assert Adapter.load(saved).method.lora_tokens == "all"
 
 
@@ -209,6 +208,7 @@ def test_a_lora_of_another_name_counts_as_plain():
 def test_files_under_older_names_are_refused(saved):
     tensors = load_file(saved / LORA_FILE)
     save_file({name.replace(".lora_A.", ".lora.down."): tensor for name, tensor in tensors.items()}, saved / LORA_FILE)
+    change_summary(saved)
     with pytest.raises(ValueError, match="names its layers as an older mcpkg did"):
         Adapter.load(saved)
 
@@ -253,13 +253,15 @@ def poison(path):
 
 
 def drop_method(path):
-    values = json.loads(path.read_text())
-    del values["method"]
-    path.write_text(json.dumps(values))
+    change_summary(path.parent, lambda values: values.pop("method") and None)
 
 
 def rename_placeholder(path):
-    path.write_text(path.read_text().replace('"token": "<v1>"', '"token": "<who>"'))
+    change_summary(path.parent, lambda values: values["placeholders"]["source"].update(token="<who>"))
+
+
+def edit_by_hand(path):
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
 
 
 @pytest.mark.slow
@@ -272,14 +274,89 @@ def rename_placeholder(path):
         (LORA_FILE, make_pickle_of, "pytorch_lora_weights.bin: a pickle, which can run any code"),
         (EMBEDDING_FILES["source"], lambda path: path.unlink(), "source_embeds.safetensors: no such file"),
         (SUMMARY_FILE, cut, "adapter.json: damaged"),
-        (SUMMARY_FILE, drop_method, r"adapter.json: of another version of mcpkg, or damaged \('method'\)"),
-        (SUMMARY_FILE, rename_placeholder, r"holds the placeholders \['<v1>', '<v2>'\], not \['<v2>', '<who>'\]"),
+        (SUMMARY_FILE, drop_method, "adapter.json: method: Field required"),
+        (SUMMARY_FILE, edit_by_hand, "adapter.json: its checksum differs: .* changed by hand. Copy the whole folder"),
+        (SUMMARY_FILE, rename_placeholder, r"source_embeds.*: holds the placeholders \['<v1>'\], not \['<who>'\]"),
     ],
 )
 def test_a_damaged_folder_is_refused_by_the_name_of_the_file(saved, name, harm, message):
     harm(saved / name)
     with pytest.raises((ValueError, OSError), match=message):
         Adapter.load(saved)
+
+
+@pytest.mark.parametrize("name", [SUMMARY_FILE, LORA_FILE, *EMBEDDING_FILES.values()])
+def test_a_flipped_bit_is_noticed_wherever_it_is(saved, name):
+    """In 40 places spread evenly over the file, its first and last byte among them."""
+    whole = (saved / name).read_bytes()
+    for i in range(40):
+        damaged = bytearray(whole)
+        damaged[(len(whole) - 2) * i // 39] ^= 1 << i % 8
+        (saved / name).write_bytes(damaged)
+        with pytest.raises((ValueError, OSError), match=r"Copy|copy|Train again"):
+            Adapter.load(saved)
+
+
+def test_adapters_saved_before_there_were_digests_are_loaded(saved):
+    expected = Adapter.load(saved)
+    again = Adapter.load(as_before_digests(saved))
+    assert again.method == expected.method and again.lora.keys() == expected.lora.keys()
+
+
+def drop(part):
+    return lambda tensors: {name: x for name, x in tensors.items() if part not in name}
+
+
+FIRST = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (drop(".lora_A."), "to_k lacks its lora_A"),
+        (drop("down_blocks"), "it lacks down_blocks.0"),
+        (drop("unet"), "holds no LoRA"),
+        (lambda tensors: {name.replace("down", "dawn"): x for name, x in tensors.items()}, "dawn_blocks.* no place"),
+        (lambda tensors: tensors | {FIRST: tensors[FIRST][:1]}, "lora_A of .*to_k is 1 x 16 of float32, not of rank 4"),
+        (lambda tensors: tensors | {FIRST: tensors[FIRST][:, :0]}, "lora_A of .*to_k is 4 x 0"),
+        (lambda tensors: tensors | {FIRST: torch.tensor(1.0)}, "lora_A of .*to_k is one number"),
+        (lambda tensors: tensors | {FIRST: tensors[FIRST].int()}, "lora_A of .*to_k is 4 x 16 of int32"),
+        (lambda tensors: tensors | {"unet.x.alpha": torch.ones(1)}, "names its layers as an older mcpkg did"),
+    ],
+)
+@pytest.mark.parametrize("with_digests", [True, False])
+def test_an_incomplete_lora_is_refused_and_changes_nothing(saved, change, message, with_digests):
+    save_file(change(load_file(saved / LORA_FILE)), saved / LORA_FILE)
+    change_summary(saved) if with_digests else as_before_digests(saved)
+    backend = tiny_backend()
+    with pytest.raises(ValueError, match=message), Adapter.load(saved).applied(backend):
+        pass
+    with tiny_adapter(tiny_backend()).applied(backend):
+        pass
+
+
+@pytest.mark.slow
+def test_an_adapter_that_breaks_off_while_it_is_applied_leaves_the_models_usable(monkeypatch):
+    """peft adds its layers one after the other, for a LoRA at words; after some of them, memory runs out."""
+    from peft.tuners.lora import LoraModel
+
+    backend, added, create = tiny_backend(), [], LoraModel._create_and_replace
+    plain, adapter = predict(backend.pipeline, "a photo of a person"), tiny_adapter(tiny_backend())
+    at_words = tiny_adapter(tiny_backend(), AT_WORDS)
+
+    def fail_at_the_fourth(self, *args, **options):
+        added.append(create(self, *args, **options))
+        if len(added) == 4:
+            raise MemoryError
+
+    monkeypatch.setattr(LoraModel, "_create_and_replace", fail_at_the_fourth)
+    with pytest.raises(MemoryError), at_words.applied(backend):
+        pass
+    monkeypatch.undo()
+    assert torch.equal(predict(backend.pipeline, "a photo of a person"), plain)
+    with adapter.applied(backend):
+        assert not torch.equal(predict(backend.pipeline, "a photo of a person"), plain)
+    assert torch.equal(predict(backend.pipeline, "a photo of a person"), plain)
 
 
 def with_first(tensors, change):

@@ -4,7 +4,6 @@ import ast
 import base64
 import io
 import re
-import tomllib
 from pathlib import Path
 
 import nbformat
@@ -17,8 +16,10 @@ from notebooks.build import (
     SOLUTIONS,
     UNANSWERED,
     WIDGET,
+    badge,
     code_cells,
     find_notebooks,
+    install_cell,
     is_answer,
     is_exercise,
     main,
@@ -27,7 +28,6 @@ from notebooks.build import (
     solve_notebook,
 )
 
-REPOSITORY = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 CODE_CELLS, EXERCISES, SIZE_BYTES = 25, 3, 1_500_000
 NOTEBOOKS = find_notebooks()
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -65,16 +65,25 @@ def test_it_is_small_enough_to_read(path):
 
 
 @each_notebook
-def test_it_begins_with_its_badge_and_works_on_colab(path):
+def test_it_begins_with_its_title_and_the_same_install_cell(path):
     title, bootstrap = read_notebook(path).cells[:2]
     assert re.match(rf"# {path.name[:2]} \S", title.source)
-    opened = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github")
-    assert f"({opened}/blob/main/notebooks/{path.stem}.ipynb)" in title.source
-    assert bootstrap.source == read_notebook(NOTEBOOKS[0]).cells[1].source
+    assert badge(path) in title.source and ("colab" in title.source) == bool(badge(path))
+    assert bootstrap.source == install_cell()
 
 
-def test_the_first_cell_fetches_and_installs_where_mcpkg_is_missing(tmp_path, monkeypatch):
-    code, calls = read_notebook(NOTEBOOKS[0]).cells[1].source, []
+def test_without_an_address_nothing_is_fetched_and_the_first_cell_says_what_to_do(monkeypatch):
+    code = install_cell("", "")
+    assert "http" not in code and "git" not in code and badge(NOTEBOOKS[0], "", "") == ""
+    exec(code, {})  # it is installed here
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="mcpkg is not installed. Unpack its zip"):
+        exec(code, {})
+
+
+def test_with_an_address_one_commit_is_fetched_and_installed_with_the_constraints(tmp_path, monkeypatch):
+    address, commit, calls = "https://github.com/-/ours", "0" * 40, []  # "-" cannot be taken
+    code = install_cell(address, commit)
 
     def run(command, check):
         calls.append(command)
@@ -87,10 +96,11 @@ def test_the_first_cell_fetches_and_installs_where_mcpkg_is_missing(tmp_path, mo
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("sys.path", [])
     exec(code, {})
-    clone, install = calls
-    assert clone[:2] == ["git", "clone"] and clone[-2:] == [REPOSITORY, "mcpkg-course"]
-    assert install[1:4] == ["-m", "pip", "install"] and install[-1] == "mcpkg-course[notebooks]"
+    _, fetch, checkout, install = calls
+    assert fetch[-2:] == [address, commit] and checkout[-1] == commit
+    assert install[1:4] == ["-m", "pip", "install"] and install[-2:] == ["-c", "mcpkg-course/constraints.txt"]
     assert Path.cwd() == tmp_path / "mcpkg-course"
+    assert f"github/-/ours/blob/{commit}/notebooks/00_start_here.ipynb" in badge(NOTEBOOKS[0], address, commit)
 
 
 @each_notebook

@@ -1,5 +1,7 @@
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +15,12 @@ import torch
 
 from mcpkg.inference.sampling import Sampling
 from mcpkg.method.methods import DREAMBOOTH, MAGICAPTURE
-from mcpkg.training.checkpoints import read_steps
+from mcpkg.training.checkpoints import load_checkpoint, read_steps, save_checkpoint
 from mcpkg.training.previews import draw_preview
 from mcpkg.training.run_folder import train_in_folder
 from mcpkg.training.run_options import RunOptions
 from mcpkg.training.trainer import open_training, personalise
+from mcpkg.util.errors import Notice
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 from tests.helpers.tiny_training import short, weights_of
 
@@ -199,6 +202,127 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage, message):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(ValueError, match=message):
         run(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A run killed in its second phase: checkpoint, history and settings are there."""
+    folder = tmp_path_factory.mktemp("run") / "killed"
+    with pytest.raises(Killed):
+        run(folder, on_step=killing_after(7), save_every=2)
+    return folder
+
+
+def flip(path, where, bit):
+    data = bytearray(path.read_bytes())
+    data[where * (len(data) - 2) // 100] ^= 1 << bit
+    path.write_bytes(data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "run.json"])
+@pytest.mark.parametrize("where", [0, 33, 66, 100])
+def test_a_flipped_bit_of_a_run_is_noticed(killed, tmp_path, name, where):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    flip(folder / name, where, bit=where % 8)
+    with pytest.raises(ValueError, match=f"(?s){name}: .*(Remove this file|Give a new or empty folder|give a new)"):
+        run(folder)
+
+
+def without(part):
+    return lambda state: replace(state, tensors={name: x for name, x in state.tensors.items() if part not in name})
+
+
+def with_tensor(part, change):
+    return lambda state: replace(
+        state, tensors={name: change(x) if part in name else x for name, x in state.tensors.items()}
+    )
+
+
+def at(**changes):
+    return lambda state: replace(state, progress=replace(state.progress, **changes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (without("exp_avg_sq"), "the optimiser's '.* exp_avg_sq' is missing"),
+        (without("moment "), "the optimiser's '.*' is missing"),
+        (with_tensor("exp_avg", lambda x: x[:1]), "the optimiser's '.*exp_avg' is missing, or has another shape"),
+        (with_tensor(" step", lambda x: x + 100), "the optimiser's '.* step' is not in 1 to 2"),
+        (lambda s: replace(s, tensors=s.tensors | {"moment placeholders x": torch.ones(1)}), "has no 'placeholders x'"),
+        (lambda s: replace(s, tensors=s.tensors | {"mine": torch.ones(1)}), "tensors that are no part of a training"),
+        (with_tensor("generator", lambda x: x[:-1]), "its random state is damaged"),
+        (with_tensor("generator", lambda x: x.float()), "its random state is damaged"),
+        (with_tensor("generator", lambda x: x * 0 + 255), "its random state is damaged"),
+        (without("generator"), "Use as many processes as before"),
+        (with_tensor("parameter placeholders", lambda x: x[:1]), "parameters of another method or backend"),
+        (at(phase=2, step=0), "phase 3: MagiCapture has no such phase"),
+        (at(phase=1, step=5), "phase 2, step 5: MagiCapture has no such step"),
+    ],
+)
+def test_a_checkpoint_that_is_not_of_this_training_is_refused(killed, tmp_path, change, message):
+    """With a digest that is right: as another program, or another version, could write it."""
+    folder = shutil.copytree(killed, tmp_path / "run")
+    file = folder / "checkpoint.safetensors"
+    save_checkpoint(change(load_checkpoint(file)), file)
+    with pytest.raises(ValueError, match=f"checkpoint.safetensors: .*{message}.*Remove this file to train"):
+        run(folder)
+
+
+@pytest.mark.slow
+def test_a_damaged_line_of_the_history_is_noticed(killed, tmp_path):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    lines = (folder / "steps.jsonl").read_text().splitlines()
+    lines[2] = lines[2].replace('"step": 2', '"step": null')
+    (folder / "steps.jsonl").write_text("\n".join(lines))
+    with pytest.warns(Notice, match="steps.jsonl: line 3 is damaged; the loss curves end before it"):
+        assert len(read_steps(folder)) == 2
+
+
+def losing(passes):
+    """`training_loss`, whose loss is NaN in these calls, counted from 0 over the whole run."""
+    from mcpkg.training import trainer
+
+    real, calls = trainer.training_loss, iter(range(10**6))
+
+    def training_loss(*args):
+        outcome = real(*args)
+        return replace(outcome, loss=outcome.loss * float("nan")) if next(calls) in passes else outcome
+
+    return training_loss
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::mcpkg.util.errors.Notice")
+def test_a_loss_that_is_not_finite_is_left_out_and_a_killed_run_leaves_out_the_same(tmp_path, monkeypatch):
+    """Two passes a step: the first step loses one, the second both; then the run is killed, and repeats the third."""
+    method = replace(METHOD, accumulation_steps=2)
+    monkeypatch.setattr("mcpkg.training.trainer.training_loss", losing({1, 2, 3}))
+    whole = run(tmp_path / "whole", method)
+    monkeypatch.undo()
+    monkeypatch.setattr("mcpkg.training.trainer.training_loss", losing({1, 2, 3}))
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", method, save_every=2, on_step=killing_after(3))
+    monkeypatch.undo()
+    again = run(tmp_path / "killed", method)
+    assert same(whole, again)
+    assert repr(history(tmp_path / "whole")) == repr(history(tmp_path / "killed"))  # repr, for NaN is unlike itself
+    assert [step["left_out"] for step in read_steps(tmp_path / "whole")] == [1, 2, 0, 0, 0, 0, 0, 0]
+    assert whole.record["left_out"] == 3
+    assert "NaN" not in (tmp_path / "whole" / "steps.jsonl").read_text()
+    assert math.isnan(read_steps(tmp_path / "whole")[1]["loss"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::mcpkg.util.errors.Notice")
+def test_ten_losses_in_a_row_that_are_not_finite_end_a_run(tmp_path, monkeypatch):
+    """Step 1 still updates with one of its four passes; 8 in steps 2 and 3, and 2 of the next phase, do not."""
+    method = replace(METHOD, accumulation_steps=4)
+    monkeypatch.setattr("mcpkg.training.trainer.training_loss", losing(set(range(5, 100))))
+    with pytest.raises(FloatingPointError, match="phase 2, step 0: no finite loss .* in 10 forward"):
+        run(tmp_path, method)
 
 
 @pytest.mark.slow

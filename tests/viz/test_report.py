@@ -15,6 +15,7 @@ from mcpkg.method.config import with_refocusing
 from mcpkg.metrics.compare import judge
 from mcpkg.metrics.score_descriptions import SCORE_DESCRIPTIONS
 from mcpkg.metrics.scores import Scores
+from mcpkg.training.keep_best import CheckpointScore
 from mcpkg.util.statistics import Interval
 from mcpkg.viz.report import write_report
 from tests.helpers.tiny_adapter import tiny_adapter
@@ -145,3 +146,23 @@ def test_a_report_that_cannot_be_written_keeps_the_old_one(setting, tmp_path, mo
             write_report(tmp_path, backend, source, reference, blind)
     assert path.read_text() == before
     assert {file.name for file in tmp_path.iterdir()} == {"report.html", "losses.png"}
+
+
+@pytest.mark.slow
+def test_the_curve_of_checkpoints_names_the_best_and_warns_of_its_score(setting, tmp_path):
+    backend, source, reference, result = setting
+    lines = ((10, 0.25), (20, 0.75), (30, None))
+    scored = tuple(CheckpointScore(step=step, by="identity_scaled", score=score) for step, score in lines)
+    text = write_report(
+        tmp_path / "kept", backend, source, reference, replace(result, checkpoint_scores=scored)
+    ).read_text()
+    assert "Of 3 checkpoints, the adapter is the one with the highest identity, scaled: 0.75 at step 20" in text
+    assert "The best of many by a score is judged too well by that same score" in text
+    plain = write_report(tmp_path / "plain", backend, source, reference, result).read_text()
+    assert "Best checkpoint" not in plain
+    assert text.count("<img") == plain.count("<img") + 1
+    nothing = tuple(CheckpointScore(step=step, by="style", score=None) for step in (10, 20))
+    text = write_report(
+        tmp_path / "none", backend, source, reference, replace(result, checkpoint_scores=nothing)
+    ).read_text()
+    assert "Style had no value at any checkpoint, so the adapter is that of the last one" in text

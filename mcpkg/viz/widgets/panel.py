@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import ipywidgets
 from matplotlib.figure import Figure
 
+from mcpkg.util.images import write_figure
+
 DPI = 80  # readable, and a small file in a stored notebook
 LABEL_WIDTH, CONTROL_WIDTH = "7.5em", "25em"
 
@@ -67,5 +69,5 @@ class Panel(ipywidgets.VBox):
 def png(figure: Figure) -> bytes:
     """Return the figure as the bytes of a PNG file."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI)
+    write_figure(figure, file, DPI)
     return file.getvalue()

@@ -7,8 +7,9 @@ from pathlib import Path
 import ipywidgets
 from matplotlib.figure import Figure
 
-from mcpkg.data.image_files import SUFFIXES, find_images, open_picture
-from mcpkg.util.files import replace_whole
+from mcpkg.data.image_files import open_picture
+from mcpkg.data.image_folders import SUFFIXES, find_images
+from mcpkg.data.uploads import delete_uploads, save_uploads
 from mcpkg.viz.widgets.panel import Panel, labelled
 
 RENDERED = "Rendered pictures; they show no real person."
@@ -22,7 +23,7 @@ class PhotoUpload(Panel):
     def __init__(self, folder: str | Path, sample: str | Path):
         """
         Args:
-            folder: where uploaded photos are saved, as photo_01.jpg and so on.
+            folder: where uploaded photos are saved, see `save_uploads`.
             sample: folder of pictures to use until photos are uploaded.
         """
         self._uploads, self.sample = Path(folder), Path(sample)
@@ -57,10 +58,8 @@ class PhotoUpload(Panel):
         if change is not None:
             self._clear()  # other photos, or consent withdrawn
         if self._ready:
-            for number, photo in enumerate(self._usable, 1):
-                path = self._uploads / f"photo_{number:02}{Path(photo['name']).suffix.lower()}"
-                with replace_whole(path) as partial:
-                    partial.write_bytes(bytes(photo["content"]))
+            photos = [(Path(photo["name"]).suffix.lower(), bytes(photo["content"])) for photo in self._usable]
+            save_uploads(photos, self._uploads)
         super().refresh(change)
 
     @property
@@ -100,5 +99,4 @@ class PhotoUpload(Panel):
 
     def _clear(self) -> None:
         """Delete photos uploaded before; other files in the folder are kept."""
-        for path in self._uploads.glob("photo_[0-9][0-9].*"):
-            path.unlink()
+        delete_uploads(self._uploads)

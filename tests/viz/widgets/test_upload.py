@@ -2,7 +2,7 @@ import datetime
 
 import pytest
 
-from mcpkg.data.image_files import find_images
+from mcpkg.data.image_folders import find_images
 from mcpkg.viz.widgets import upload_photos
 from mcpkg.viz.widgets.upload import RENDERED
 from tests.helpers.tiny_folders import write_pictures
