@@ -6,9 +6,9 @@ count; on a GPU, the time that passes. Timesteps are drawn below T', so that the
 of every step.
 
 "bare UNet without LoRA" is the limit: forward and backward pass to the placeholders, and no optimiser step. "peft" is
-the plain step with peft's own forward pass and an AdamW that loops over parameters, "authors' way" what the released
-code of MagiCapture does: explicit softmax in all attention layers, a second pass through the UNet for the identity
-loss, the whole image decoded, and layers as in "peft".
+the plain step with peft's own forward pass, "authors' way" what the released code of MagiCapture does: explicit softmax
+in all attention layers, a second pass through the UNet for the identity loss, the whole image decoded, and layers as in
+"peft".
 """
 
 import json
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Annotated
@@ -27,7 +27,6 @@ from typing import Annotated
 import torch
 import tyro
 from torch import Tensor
-from torch.optim import AdamW
 
 from benchmarks.references import peft_layers, spelled_out, without_lora
 from mcpkg.backends import load_backend
@@ -65,7 +64,7 @@ class Variant:
     pass_per_task: bool = False
     """Each task goes forward and backward by itself."""
     lora: str = "lean"
-    """"lean"; "peft" for its own forward pass, and AdamW without its fused step; "none" without LoRA and optimiser."""
+    """"lean"; "peft" for its own forward pass; "none" without LoRA and optimiser."""
     authors: bool = False
     """Self-attention is spelled out as well, and the identity loss has a pass of its own."""
 
@@ -193,7 +192,7 @@ class Bench:
 
     @contextmanager
     def lora_as(self, lora: str) -> Iterator[PhaseOptimizer | None]:
-        """Within the block, the UNet's LoRA is as `Variant.lora` says; yields the optimiser that goes with it."""
+        """Within the block, the UNet's LoRA is as `Variant.lora` says; yields the optimiser, if it learns."""
         unet = self.training.backend.pipeline.unet
         if lora == "none":
             with without_lora(self.training.backend):
@@ -202,16 +201,9 @@ class Bench:
                 parameter.grad = None
         elif lora == "peft":
             with peft_layers(unet):
-                yield self.looping_optimizer
+                yield self.optimizer
         else:
             yield self.optimizer
-
-    @cached_property
-    def looping_optimizer(self) -> PhaseOptimizer:
-        """The same over the same parameters, with an AdamW that is not fused."""
-        looping = PhaseOptimizer(self.phase, self.training.method, self.training.trainable)
-        looping.optimizer = AdamW(looping.optimizer.param_groups, fused=False)
-        return looping
 
     def draw(self, phase: Phase, rng: torch.Generator) -> tuple[Batch, dict[str, Tensor]]:
         """A batch, and where the placeholders stand in its prompts; not timed."""

@@ -7,15 +7,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.lora import remove_lora
 from mcpkg.method.placeholders import Placeholder, add_placeholders
 
-PLAIN_SOFTMAX_SIDE = 32
-"""Up to this side of the latents, in cells, `attention_for_training` takes the plain softmax."""
 WHOLE_WEIGHTS: dict[str, tuple[str, Callable[[str], bool]]] = {
     "unet": ("unet", lambda name: True),
     "cross_attention_kv": ("unet", lambda name: ".attn2.to_k." in name or ".attn2.to_v." in name),
@@ -86,24 +83,6 @@ def writable_copies(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Para
         module = model.get_submodule(path)
         copies[name] = module._parameters[leaf] = nn.Parameter(module._parameters[leaf].detach().clone(), False)
     return copies
-
-
-@contextmanager
-def attention_for_training(backend: Backend, precision: str) -> Iterator[None]:
-    """Within the block, a small UNet that trains in bf16 on a processor has a plain softmax as its attention.
-
-    Torch's fused attention has a slow backward pass there, when tokens are few: without it, a step of the built-in
-    model took 0.83 of the time. In fp32 it took 1.13, and where tokens are many, the softmax takes too much memory.
-    """
-    unet, side = backend.pipeline.unet, backend.image_size_px // backend.pipeline.vae_scale_factor
-    before = unet.attn_processors
-    fused = all(type(processor) is AttnProcessor2_0 for processor in before.values())
-    if unet.device.type == "cpu" and precision == "bf16" and side <= PLAIN_SOFTMAX_SIDE and fused:
-        unet.set_attn_processor(AttnProcessor())
-    try:
-        yield
-    finally:
-        unet.set_attn_processor(before)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ its guide to custom models describes), so that nothing of peft is changed.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -16,9 +15,9 @@ from peft.tuners import lora
 from torch import Tensor, nn
 from torch.nn import functional
 
-WIDTH_PER_RANK = 8
-"""Up to this width of a layer, W + U V^T is one matrix in training. The gradient of that matrix costs a whole product,
-which in wide layers, as those of Stable Diffusion at rank 4, is more than what V and U cost."""
+WIDTH_PER_RANK = {1: 8, 3: 4}
+"""Side of a layer's kernel -> up to this width, W + U V^T is one matrix in training. The gradient of that matrix costs
+a whole product, which in wide layers, as those of Stable Diffusion at rank 4, is more than what V and U cost."""
 
 
 class _Lean:
@@ -33,7 +32,7 @@ class _Lean:
     merged: Any
 
     def factors(self) -> tuple[nn.Module, nn.Module] | None:
-        """V and U, if one LoRA acts alone, at strength 1, on weights in fp32: in fp16 the sum would be rounded."""
+        """V and U, if one LoRA acts alone, at strength 1, on weights in fp32."""
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return None
         (name,) = self.active_adapters
@@ -42,9 +41,14 @@ class _Lean:
         return self.lora_A[name], self.lora_B[name]
 
     def sum_pays(self, v: nn.Module) -> bool:
-        """Whether one product with W + U V^T takes less time than those with W, V and U."""
+        """Whether one product with W + U V^T takes less time than those with W, V and U, and is as exact.
+
+        In half precision, the sum would round small changes of W away.
+        """
         out, into, *kernel = self.base_layer.weight.shape
-        return min(out, into) <= WIDTH_PER_RANK * len(v.weight) and math.prod(kernel) == 1
+        if torch.is_autocast_enabled(v.weight.device.type):
+            return False
+        return min(out, into) <= WIDTH_PER_RANK.get(max(kernel, default=1), 0) * len(v.weight)
 
     def summed(self, v: nn.Module, u: nn.Module) -> Tensor:
         """W + U V^T (Eq. 3)."""

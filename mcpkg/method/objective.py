@@ -49,7 +49,8 @@ def training_loss(
     ids = tokenize_prompts(pipeline.tokenizer, batch.prompts)  # b n
     set_lora_tokens(backend, ids)
     with capture_placeholders(backend, ids, phase.refocusing) as maps:  # Eq. 2
-        context = pipeline.text_encoder(ids.to(backend.device)).last_hidden_state  # b n d
+        different, which = ids.unique(dim=0, return_inverse=True)  # a prompt comes again and again
+        context = pipeline.text_encoder(different.to(backend.device)).last_hidden_state[which]  # b n d
         noise_pred = pipeline.unet(noisy, t, context).sample.float()
 
     target_noise = training_target(batch.images.latents, noise, t, scheduler)

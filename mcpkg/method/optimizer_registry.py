@@ -33,8 +33,7 @@ def check_package(name: str) -> None:
 def adamw(groups: list[dict]) -> Optimizer:
     from torch.optim import AdamW
 
-    on_cpu = groups[0]["params"][0].device.type == "cpu"
-    return AdamW(groups, fused=on_cpu or None)  # one pass over each parameter; on a GPU torch chooses
+    return AdamW(groups)
 
 
 @OPTIMIZERS.register("adamw8bit")

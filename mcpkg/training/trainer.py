@@ -14,12 +14,7 @@ from torch import Tensor
 
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.adapter import Adapter
-from mcpkg.inference.model_patching import (
-    add_placeholders_to,
-    attention_for_training,
-    plain_first_half,
-    temporarily_patched,
-)
+from mcpkg.inference.model_patching import add_placeholders_to, plain_first_half, temporarily_patched
 from mcpkg.method.batch import ROLES, EncodedImages
 from mcpkg.method.config import Method, Phase
 from mcpkg.method.identity_decoding import check_decoding
@@ -97,7 +92,7 @@ def open_training(
     process = PartialState(cpu=backend.device.type == "cpu").process_index
     placeholders = {role: replace(placeholder, vectors=method.vectors) for role, placeholder in ROLES.items()}
     rng = torch.Generator().manual_seed(seed)
-    with temporarily_patched(backend), attention_for_training(backend, precision):
+    with temporarily_patched(backend):
         dataset = encode_dataset(backend, source, reference, method, rng)
         target = source_identity(backend, source)
         ids = add_placeholders_to(backend, placeholders, rng)

@@ -164,6 +164,21 @@ def test_the_lean_layers_give_what_those_of_peft_give(rank, checkpointing):
         torch.testing.assert_close(of_lean[name], gradient, atol=1e-3 * gradient.abs().max().item(), rtol=1e-3)
 
 
+def test_a_change_too_small_for_half_precision_is_not_lost():
+    backend, rng = tiny_backend(), torch.Generator().manual_seed(0)
+    with temporarily_patched(backend), torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for parameter in add_lora(backend.pipeline.unet, 4, "cross_attention", rng).values():
+            parameter.copy_(0.01 * torch.randn(parameter.shape, generator=rng))  # U V^T is about 2e-4
+        layer, x = first_layer(backend, "to_k"), torch.tensor([[1.0, -1.0] * 8])
+        v, u = layer.lora_A["mcpkg"].weight, layer.lora_B["mcpkg"].weight
+        layer.base_layer.weight = torch.nn.Parameter(
+            torch.ones_like(layer.base_layer.weight)
+        )  # bf16's next number is 1.008
+        with torch.autocast("cpu", enabled=False):
+            expected = x @ v.T @ u.T  # W x is 0
+        torch.testing.assert_close(layer(x).float(), expected, atol=5e-5, rtol=0.05)
+
+
 def test_another_strength_another_lora_and_none_are_respected_by_lean_layers():
     backend, rng = tiny_backend(), torch.Generator().manual_seed(0)
     unet = backend.pipeline.unet

@@ -6,17 +6,20 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.references import peft_layers
+from mcpkg.inference.export import kohya_lora
 from mcpkg.inference.generate import generate_portraits
-from mcpkg.inference.model_patching import attention_for_training
 from mcpkg.inference.sampling import Sampling
 from mcpkg.method.config import LossWeights, Refocusing
 from mcpkg.method.identity import JudgedFaces, jitter_landmarks
+from mcpkg.method.lora import LORA_TARGETS
 from mcpkg.method.methods import CUSTOM_DIFFUSION, DREAMBOOTH, MAGICAPTURE, METHODS, WITHOUT_REFOCUSING
 from mcpkg.method.objective import BatchLoss, training_loss, weighted_sum
 from mcpkg.training.optimizer import PhaseOptimizer, Trainable, learning_rate_fraction
@@ -57,6 +60,24 @@ def test_the_backend_is_as_before_after_an_error():
     after = weights_of(backend)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers, tokens", [*((layers, "all") for layers in LORA_TARGETS), ("all", "placeholders")])
+def test_lora_learns_and_exports_what_it_does_in_layers_of_peft(layers, tokens):
+    method = short(replace(MAGICAPTURE, lora_layers=layers, lora_tokens=tokens), steps=5)
+    losses, exported = [], []
+    for others in (nullcontext, peft_layers):
+        backend = tiny_backend()
+        source, reference = tiny_portraits(backend, 3, seed=1), tiny_portraits(backend, 2, seed=2)
+        with (
+            open_training(backend, source, reference, method, seed=0) as training,
+            others(backend.pipeline.unet),
+        ):
+            losses.append([report.loss for report in training.steps(show_progress=False)])
+            exported.append(kohya_lora(training.adapter().lora))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    torch.testing.assert_close(*exported, atol=1e-3, rtol=0)  # the learning rate is 1e-2
 
 
 @pytest.mark.slow
@@ -157,19 +178,6 @@ def test_half_precisions_train_and_other_precisions_are_refused():
     train(short(MAGICAPTURE, steps=1), precision="fp16")
     with pytest.raises(ValueError, match="precision: 'fp8' unknown"):
         train(short(MAGICAPTURE, steps=1), precision="fp8")
-
-
-@pytest.mark.parametrize("precision, expected", [("fp32", "AttnProcessor2_0"), ("bf16", "AttnProcessor")])
-def test_attention_is_a_plain_softmax_while_a_small_model_trains_in_bf16(precision, expected):
-    backend = tiny_backend()
-    unet = backend.pipeline.unet
-
-    def kinds():
-        return {type(processor).__name__ for processor in unet.attn_processors.values()}
-
-    with attention_for_training(backend, precision):
-        assert kinds() == {expected}
-    assert kinds() == {"AttnProcessor2_0"}
 
 
 @pytest.mark.slow
