@@ -171,9 +171,7 @@ def test_a_change_too_small_for_half_precision_is_not_lost():
             parameter.copy_(0.01 * torch.randn(parameter.shape, generator=rng))  # U V^T is about 2e-4
         layer, x = first_layer(backend, "to_k"), torch.tensor([[1.0, -1.0] * 8])
         v, u = layer.lora_A["mcpkg"].weight, layer.lora_B["mcpkg"].weight
-        layer.base_layer.weight = torch.nn.Parameter(
-            torch.ones_like(layer.base_layer.weight)
-        )  # bf16's next number is 1.008
+        layer.base_layer.weight = torch.nn.Parameter(torch.ones(16, 16))  # the next number in bf16 is 1.008
         with torch.autocast("cpu", enabled=False):
             expected = x @ v.T @ u.T  # W x is 0
         torch.testing.assert_close(layer(x).float(), expected, atol=5e-5, rtol=0.05)
