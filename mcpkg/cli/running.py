@@ -14,7 +14,7 @@ from mcpkg.util.errors import one_line_errors
 
 NEW_OBJECTS = 10_000
 """After so many, Python looks for cyclic garbage; by default after 700. Importing torch and diffusers makes thousands
-of modules, which stay: to look through them again and again took a sixth of the time to the first step."""
+of modules that stay, and looking through them again and again took a sixth of the time to the first step."""
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
