@@ -175,19 +175,22 @@ def _device() -> Iterator[Finding]:
         advice = "Install it again: pip install --force-reinstall torch, with --index-url for a CPU-only one."
         yield Finding("torch", f"cannot be imported ({first_line(error)})", False, True, advice)
         return
-    yield Finding("threads", f"torch uses {torch.get_num_threads()}")
+    yield Finding("threads", f"torch uses {torch.get_num_threads()}; a training of the built-in model, one by default")
+    advice = "It works, but slowly: keep --precision fp32, the default."
     if torch.cuda.is_available():
         gpu, bf16 = torch.cuda.get_device_properties(0), torch.cuda.is_bf16_supported(including_emulation=False)
         yield Finding(
             "gpu", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB; commands use it unless --device cpu is given"
         )
+        advice = "" if bf16 else advice
     else:
         has_mps = torch.backends.mps.is_available()
         found = "Apple's, on which mcpkg was not tested" if has_mps else "none for torch; the processor is enough"
         yield Finding("gpu", found, False)
         can = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch lack it
-        bf16 = any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-    advice = "" if bf16 else "It works, but slowly: keep --precision fp32, the default."
+        bf16, fast = can.get("avx512_bf16", False), can.get("amx_bf16", False)
+        advice = "" if fast else "Without AMX it may be slower: keep --precision fp32, the default." if bf16 else advice
+        bf16 = bf16 or fast
     yield Finding("bf16", "in hardware" if bf16 else "not in hardware", bf16, advice=advice)
 
 
