@@ -1,8 +1,7 @@
 """How long commands take to start: python -m benchmarks.start_up --json.
 
-Each runs in a process of its own, in turns, round by round. Counted are the seconds that its processor spent, which
-hardly depend on what else the machine is doing. `import torch` is measured beside them, as the unit: of most commands
-it is the larger part.
+Each runs in a process of its own, in turns, round by round. Counted are the seconds that its processor spent. Beside
+other busy processes these double, too, so `import torch` is measured with them, as the unit.
 """
 
 import json
