@@ -99,6 +99,28 @@ def wheel(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
+def test_the_wheel_holds_the_files_of_the_package_and_no_others(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "mcpkg"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout.splitlines()  # fmt: skip
+    metadata = {name for name in names if name.split("/")[0].endswith(".dist-info")}
+    assert names - metadata == {name for name in listed if (ROOT / name).is_file()}
+    assert {name.partition("/")[2] for name in metadata} == {
+        "METADATA", "WHEEL", "RECORD", "entry_points.txt", "top_level.txt", "licenses/LICENSE"
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_no_weights_are_in_the_wheel_twice(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        weights = [entry for entry in archive.infolist() if entry.filename.endswith(".safetensors")]
+    assert len({entry.CRC for entry in weights}) == len(weights)
+
+
+@pytest.mark.slow
 def test_the_wheel_carries_the_weights_within_their_limit(wheel):
     with zipfile.ZipFile(wheel) as archive:
         weights = [entry for entry in archive.infolist() if entry.filename.startswith("mcpkg/backends/mini/weights/")]
@@ -109,7 +131,7 @@ def test_the_wheel_carries_the_weights_within_their_limit(wheel):
 
 
 @pytest.mark.slow
-def test_the_wheel_generates_from_elsewhere(wheel, tmp_path):
+def test_the_wheel_generates_and_renders_its_samples_elsewhere(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")  # a pure wheel installs by being unpacked
     code = (
@@ -117,6 +139,11 @@ def test_the_wheel_generates_from_elsewhere(wheel, tmp_path):
         "from mcpkg.backends import load_backend\n"
         "pipeline = load_backend('mini').pipeline\n"
         "assert pipeline('a photo of a man', num_inference_steps=1, output_type='pt').images.shape[-1] == 128\n"
+        "from mcpkg.world.sample_folders import ensure_samples\n"
+        "print(ensure_samples())\n"
     )
     env = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "site")], check=True, cwd=tmp_path, env=env)
+    command = [sys.executable, "-c", code, str(tmp_path / "site")]
+    done = subprocess.run(command, check=True, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+    assert done.stdout == "data_samples\n"
+    assert (tmp_path / "data_samples" / "styles" / "kimono" / "masks" / "05.png").is_file()

@@ -72,10 +72,12 @@ def check_input(folders: Sequence[Path], n: int) -> None:
 
 
 def _first(kind: str) -> Path:
-    folders = sorted(path for path in (SAMPLES / kind).glob("*") if path.is_dir())
+    from mcpkg.world.sample_folders import ensure_samples
+
+    folders = sorted(path for path in (ensure_samples(SAMPLES) / kind).glob("*") if path.is_dir())
     if not folders:
-        missing = f"{SAMPLES / kind}: no samples."
-        raise FileNotFoundError(f"{missing} Run in the repository's folder, or give --source and --reference.")
+        render = f"python -m mcpkg.world.samples --out {SAMPLES} renders them"
+        raise FileNotFoundError(f"{SAMPLES / kind}: no samples. Give --source and --reference; or {render}.")
     return folders[0]
 
 

@@ -4,13 +4,18 @@ import importlib
 import os
 import platform
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mcpkg.util.errors import first_line
 from mcpkg.util.optional import EXTRAS
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 LEAST_MEMORY_GIB = 2.0
 """Free memory below which training on the built-in model may fail: Python with torch already uses about 1 GiB."""
@@ -101,9 +106,7 @@ def _memory_gib() -> tuple[float, float] | tuple[None, None]:
 def _packages() -> Iterator[Finding]:
     """Every requirement of the base install: whether it is installed, in a version that should work."""
     try:
-        from packaging.requirements import Requirement
-
-        requirements = [Requirement(line) for line in metadata.requires("mcpkg") or ()]
+        requirements = _requirements("mcpkg")
     except (ImportError, metadata.PackageNotFoundError) as error:
         yield Finding(
             "packages", f"cannot be determined ({error})", False, advice="Install mcpkg itself: pip install mcpkg"
@@ -111,8 +114,6 @@ def _packages() -> Iterator[Finding]:
         return
     tested = _tested_versions()
     for requirement in requirements:
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
         name, wanted = requirement.name, str(requirement.specifier)
         try:
             found = metadata.version(name)
@@ -125,6 +126,39 @@ def _packages() -> Iterator[Finding]:
             yield Finding(name, f"{found}; the tests ran with {tested[name]}")
         else:
             yield Finding(name, found)
+    yield from _conflicts([requirement.name for requirement in requirements])
+
+
+def _requirements(package: str) -> "list[Requirement]":
+    """What a package requires on this machine, without its extras."""
+    from packaging.requirements import Requirement
+
+    requirements = map(Requirement, metadata.requires(package) or ())
+    return [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
+
+
+def _conflicts(packages: list[str]) -> Iterator[Finding]:
+    """What these packages require in turn and lack, as `pip check` finds it.
+
+    Some refuse to be imported then; to find that out by importing them would take seconds.
+    """
+    waiting, seen = [*packages, "torchvision"], set()  # where there is a torchvision, transformers imports it
+    while waiting:
+        if (package := waiting.pop()) in seen:
+            continue
+        seen.add(package)
+        with suppress(metadata.PackageNotFoundError):
+            for requirement in _requirements(package):
+                name, wanted = requirement.name, str(requirement.specifier)
+                try:
+                    found = metadata.version(name)
+                except metadata.PackageNotFoundError:
+                    found = "not installed"
+                if found == "not installed" or not requirement.specifier.contains(found, prereleases=True):
+                    lack = f"{found}, but {package} requires {name}{wanted}"
+                    yield Finding(name, lack, False, advice=f"pip install '{name}{wanted}'")
+                else:
+                    waiting.append(name)
 
 
 def _tested_versions() -> dict[str, str]:
@@ -141,19 +175,22 @@ def _device() -> Iterator[Finding]:
         advice = "Install it again: pip install --force-reinstall torch, with --index-url for a CPU-only one."
         yield Finding("torch", f"cannot be imported ({first_line(error)})", False, True, advice)
         return
-    yield Finding("threads", f"torch uses {torch.get_num_threads()}")
+    yield Finding("threads", f"torch uses {torch.get_num_threads()}; a training of the built-in model, one by default")
+    advice = "It works, but slowly: keep --precision fp32, the default."
     if torch.cuda.is_available():
         gpu, bf16 = torch.cuda.get_device_properties(0), torch.cuda.is_bf16_supported(including_emulation=False)
         yield Finding(
             "gpu", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB; commands use it unless --device cpu is given"
         )
+        advice = "" if bf16 else advice
     else:
         has_mps = torch.backends.mps.is_available()
         found = "Apple's, on which mcpkg was not tested" if has_mps else "none for torch; the processor is enough"
         yield Finding("gpu", found, False)
         can = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch lack it
-        bf16 = any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-    advice = "" if bf16 else "It works, but slowly: keep --precision fp32, the default."
+        bf16, fast = can.get("avx512_bf16", False), can.get("amx_bf16", False)
+        advice = "" if fast else "Without AMX it may be slower: keep --precision fp32, the default." if bf16 else advice
+        bf16 = bf16 or fast
     yield Finding("bf16", "in hardware" if bf16 else "not in hardware", bf16, advice=advice)
 
 

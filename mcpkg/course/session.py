@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from mcpkg.method.config import Method
 from mcpkg.method.interfaces import Backend
+from mcpkg.world.sample_folders import SAMPLES, ensure_samples
 
 if TYPE_CHECKING:
     from mcpkg.data.portraits import Portraits
     from mcpkg.inference.adapter import Adapter
 
-SAMPLES, RUNS = Path("data_samples"), Path("runs", "course")
+RUNS = Path("runs", "course")
 
 
 def open_course(backend: str = "auto", device: str = "") -> "Course":
@@ -29,7 +30,7 @@ def open_course(backend: str = "auto", device: str = "") -> "Course":
 
     Raises:
         ValueError: no backend of that name.
-        FileNotFoundError: there is no folder data_samples here or above.
+        OSError: there is no folder data_samples here or above, and it cannot be rendered here.
     """
     from mcpkg.backends import best_backend, best_device, load_backend
 
@@ -149,13 +150,15 @@ class Course:
 def find_root() -> Path:
     """Find the folder that contains data_samples: this one, one above it, or the one that mcpkg was imported from.
 
+    If none of them does, as with an installed package, the samples are rendered in this one.
+
     Raises:
-        FileNotFoundError: none of them contains it.
+        OSError: they cannot be written.
     """
     for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).parents[2]):
         if (folder / SAMPLES / "subjects").is_dir():
             return folder
-    raise FileNotFoundError(f"{SAMPLES}: not here or above. Open the notebook in the repository's folder.")
+    return ensure_samples(Path.cwd() / SAMPLES).parent
 
 
 def check(answer: Any, test: Callable[[Any], Any], hint: str = "") -> None:

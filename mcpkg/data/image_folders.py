@@ -18,7 +18,8 @@ def find_images(folder: str | Path, at_least: int = 2) -> tuple[Path, ...]:
     folder = Path(folder)
     check_utf8(folder)
     if not folder.exists():
-        raise FileNotFoundError(f"{folder}: no such folder.")
+        samples = " python -m mcpkg.world.samples renders the samples." if "data_samples" in folder.parts else ""
+        raise FileNotFoundError(f"{folder}: no such folder.{samples}")
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder}: a file. Give the folder that contains the images.")
     paths = _visible(folder, SUFFIXES)

@@ -236,10 +236,13 @@ def save_pipeline(model: TextToImage, setting: Setting, provenance: dict[str, st
     )
     provenance = provenance | {"measured": json.dumps(measured)}
 
+    name = base_folder(setting.population)
+
     def write(folder: Path) -> None:
         pipeline.save_pretrained(folder)
         shutil.rmtree(folder / "vae")
-        shutil.copytree(source, folder / "vae")  # keeps the provenance in its weights
+        if name == "base":  # the others use the same autoencoder, which is stored once
+            shutil.copytree(source, folder / "vae")  # keeps the provenance in its weights
 
-    save_folder(write, setting.out / base_folder(setting.population), provenance)
+    save_folder(write, setting.out / name, provenance)
     return measured

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mcpkg.method.attention_maps import KEEP, AttentionMaps, attention_columns, grid_size
+from mcpkg.method.compiled import original_model, original_name, run_uncompiled
 
 SOFTMAX_PROCESSORS = (
     processors.AttnProcessor,
@@ -40,7 +41,7 @@ def find_cross_attention(
         ValueError: if none matches; names those that there are.
     """
     every = {
-        name: module
+        original_name(name): module
         for name, module in unet.named_modules()
         if isinstance(module, processors.Attention) and module.is_cross_attention
     }
@@ -190,7 +191,8 @@ def capture_attention(
     """Capture cross-attention maps of chosen tokens in every forward pass within the block.
 
     Args:
-        unet: any diffusers UNet with text cross-attention, with or without LoRA, checkpointing or autocast.
+        unet: any diffusers UNet with text cross-attention, with or without LoRA, checkpointing or autocast. A compiled
+            one runs uncompiled within the block, because compiled code runs no new hooks.
         positions: name, such as a role -> where its tokens stand in each prompt; a row without any is left out of the
             maps. A UNet batch of twice as many rows is a guidance batch, [unconditional, conditional]: its second
             half is read.
@@ -222,6 +224,7 @@ def capture_attention(
     maps = AttentionMaps(positions, heads, keep)
     recorder = _Recorder(maps, positions, find_cross_attention(unet, layers), min_size, max_size or math.inf)
     with ExitStack() as hooks:
+        hooks.enter_context(run_uncompiled(unet))
 
         def install(handle) -> None:
             hooks.callback(handle.remove)
@@ -230,8 +233,11 @@ def capture_attention(
             install(layer.register_forward_pre_hook(partial(recorder.read_mask, name), with_kwargs=True))
             for part, attribute in PROJECTIONS.items():
                 install(getattr(layer, attribute).register_forward_hook(partial(recorder.read, name, part)))
-        install(unet.register_forward_pre_hook(recorder.begin, with_kwargs=True))
-        install(unet.register_forward_hook(recorder.end))
+        install(original_model(unet).register_forward_pre_hook(recorder.begin, with_kwargs=True))
+        install(original_model(unet).register_forward_hook(recorder.end))
         yield maps
     if maps.passes == 0:
-        raise RuntimeError("the UNet never ran within capture_attention. Call it as unet(...), inside the block.")
+        raise RuntimeError(
+            "the UNet never ran within capture_attention. Call it as unet(...), inside the block; if you have compiled "
+            "it, give capture_attention the compiled one."
+        )

@@ -117,6 +117,8 @@ class Backend:
     """Side, in cells, of the cross-attention maps that are refocused and scored."""
     tune: Callable[[Method], Method] = lambda method: method
     """Returns a method with the steps and learning rates that suit these weights."""
+    threads: int | None = None
+    """With how many a training on the processor runs, unless the user chooses; None for as many as torch takes."""
 
     @property
     def device(self) -> torch.device:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mcpkg.method.attention_capture import check_processors, check_rows, find_cross_attention, split_heads
 from mcpkg.method.attention_maps import attention_columns, grid_size
+from mcpkg.method.compiled import original_model, run_uncompiled
 
 PROJECTIONS = {"query": "to_q", "key": "to_k", "value": "to_v"}
 
@@ -99,7 +100,8 @@ def remove_attention(
     """Within the block, the given tokens' attention is 0 (after the softmax) where `removed` is 1.
 
     Args:
-        unet: any diffusers UNet with text cross-attention, with or without LoRA or autocast.
+        unet: any diffusers UNet with text cross-attention, with or without LoRA or autocast; a compiled one runs
+            uncompiled within the block.
         positions: where the tokens stand in each prompt. A UNet batch of twice as many rows is a guidance batch,
             [unconditional, conditional]: only its second half is changed.
         removed: fraction of the tokens' attention to remove at each place of the image, at any resolution; averaged
@@ -113,6 +115,7 @@ def remove_attention(
     """
     remover = _Remover(positions, removed, find_cross_attention(unet, layers))
     with ExitStack() as hooks:
+        hooks.enter_context(run_uncompiled(unet))
 
         def install(handle) -> None:
             hooks.callback(handle.remove)
@@ -122,8 +125,8 @@ def remove_attention(
             for part, attribute in PROJECTIONS.items():
                 install(getattr(layer, attribute).register_forward_hook(partial(remover.read, name, part)))
             install(layer.to_out[0].register_forward_pre_hook(partial(remover.subtract, name)))
-        install(unet.register_forward_pre_hook(remover.begin, with_kwargs=True))
-        install(unet.register_forward_hook(remover.end))
+        install(original_model(unet).register_forward_pre_hook(remover.begin, with_kwargs=True))
+        install(original_model(unet).register_forward_hook(remover.end))
         yield
     if remover.passes == 0:
         raise RuntimeError("the UNet never ran within remove_attention. Call it as unet(...), inside the block.")

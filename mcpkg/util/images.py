@@ -2,17 +2,19 @@
 
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from mcpkg.util.files import replace_whole
+
+if TYPE_CHECKING:  # a quarter of a second, for which training has no use
+    from matplotlib.figure import Figure
 
 
 def to_tensor(image: Image.Image) -> Float[Tensor, "c h w"]:
@@ -47,14 +49,16 @@ def to_8_bit(images: Float[Tensor, "*b 3 h w"]) -> UInt8[np.ndarray, "*b h w 3"]
     return (images.detach().clamp(0, 1) * 255).round().byte().movedim(-3, -1).cpu().numpy()
 
 
-def save_figure(figure: Figure, path: str | Path, dpi: int = 150) -> None:
+def save_figure(figure: "Figure", path: str | Path, dpi: int = 150) -> None:
     """Write a figure as PNG; the file appears whole or not at all."""
     with replace_whole(path) as partial:
         write_figure(figure, partial, dpi)
 
 
-def write_figure(figure: Figure, file: str | Path | BytesIO, dpi: int) -> None:
+def write_figure(figure: "Figure", file: str | Path | BytesIO, dpi: int) -> None:
     """Write a figure as PNG, all of its text as it is: a $ in a file's name begins no formula."""
+    from matplotlib.text import Text
+
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     figure.savefig(file, format="png", dpi=dpi)

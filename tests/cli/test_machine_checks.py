@@ -62,6 +62,17 @@ def test_an_old_package_is_named_with_what_to_install(all_weights, monkeypatch, 
     assert findings["numpy"]["advice"] == "pip install 'numpy<3,>=2'"
 
 
+def test_what_a_package_requires_in_turn_is_checked_too(all_weights, monkeypatch, capsys):
+    """transformers refuses to be imported beside such a huggingface-hub."""
+    version, requires = metadata.version, metadata.requires
+    monkeypatch.setattr(machine_checks.metadata, "version", lambda name: "0.1" if name == "hub" else version(name))
+    needs = {"transformers": ["hub>=1.5", "fonts; extra == 'more'"], "hub": []}
+    monkeypatch.setattr(machine_checks.metadata, "requires", lambda name: needs.get(name, requires(name)))
+    _, findings = answer(capsys)
+    assert findings["hub"]["found"] == "0.1, but transformers requires hub>=1.5"
+    assert findings["hub"]["advice"] == "pip install 'hub>=1.5'" and "fonts" not in findings
+
+
 def test_another_version_than_the_tested_one_is_reported(all_weights, monkeypatch, capsys, tmp_path):
     (tmp_path / "constraints.txt").write_text("# tested\npillow==11.0.0\n")
     monkeypatch.setattr(machine_checks, "CONSTRAINTS", tmp_path / "constraints.txt")

@@ -6,6 +6,7 @@ from mcpkg.backends import best_device
 from mcpkg.course import session as module
 from mcpkg.course.session import Course, check, find_root, open_course, reveal
 from mcpkg.method.methods import MAGICAPTURE, TEXTUAL_INVERSION
+from mcpkg.util.errors import Notice
 from tests.helpers.tiny_folders import quick_backend, write_pictures
 
 
@@ -30,6 +31,15 @@ def test_samples_are_found_from_a_notebook_in_any_folder(course, monkeypatch):
 def test_samples_of_the_clone_are_found_from_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert (find_root() / "data_samples" / "subjects" / "amara").is_dir()
+
+
+@pytest.mark.slow
+def test_an_installed_package_renders_the_samples_in_the_notebooks_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "site-packages" / "mcpkg" / "course" / "session.py"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(Notice, match="rendered"):
+        assert find_root() == tmp_path
+    assert (tmp_path / "data_samples" / "subjects" / "amara" / "01.png").is_file()
 
 
 @pytest.mark.slow

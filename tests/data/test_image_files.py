@@ -167,6 +167,8 @@ def test_folders_list_visible_pictures_sorted_by_name(tmp_path):
 def test_folders_without_enough_pictures_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         find_images(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="amara: no such folder. python -m mcpkg.world.samples renders"):
+        find_images(tmp_path / "data_samples" / "amara")
     with pytest.raises(FileNotFoundError, match="no image found"):
         find_images(tmp_path)
     (tmp_path / "IMG_1.HEIC").touch()

@@ -1,4 +1,5 @@
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
@@ -283,6 +284,41 @@ def test_blocks_may_be_nested(unet):
             unet(*inputs())
         unet(*inputs())
     assert (outer.passes, inner.passes) == (2, 1)
+
+
+def in_place(unet):
+    unet.mid_block.compile(backend="eager")
+    return unet
+
+
+def in_part(unet):
+    unet.mid_block = torch.compile(unet.mid_block, backend="eager")
+    return unet
+
+
+def in_forward(unet):
+    unet.mid_block.forward = torch.compile(unet.mid_block.forward, backend="eager")
+    return unet
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiled", [partial(torch.compile, backend="eager"), in_place, in_part, in_forward])
+def test_a_compiled_unet_gives_the_maps_of_the_uncompiled_one(unet, compiled):
+    tokens = {"source": positions([3], [4])}
+    with torch.no_grad():
+        with capture_attention(unet, tokens) as expected:
+            output = unet(*inputs()).sample
+        fast = compiled(unet)
+        fast(*inputs())  # is compiled now, without hooks
+        with capture_attention(fast, tokens) as attention:
+            assert torch.equal(fast(*inputs()).sample, output)
+        frames = torch._dynamo.utils.counters["frames"]["total"]
+        fast(*inputs())
+    assert torch._dynamo.utils.counters["frames"]["total"] == frames  # as compiled before the block
+    assert list(attention.maps["source"]) == list(expected.maps["source"])
+    for layer, maps in expected.maps["source"].items():
+        assert torch.equal(attention.maps["source"][layer], maps)
+    assert hooks_of(unet) == 0
 
 
 class Other(AttnProcessor2_0):

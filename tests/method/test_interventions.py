@@ -76,6 +76,18 @@ def test_it_equals_zeros_in_the_softmax_itself(unet, lora):
     assert not torch.allclose(removed, plain, atol=1e-3)
 
 
+@pytest.mark.slow
+@torch.no_grad()
+def test_it_is_removed_from_a_unet_whose_blocks_are_compiled(unet):
+    args = inputs()
+    with remove_attention(unet, WHERE, RIGHT):
+        expected = unet(*args).sample
+    unet.mid_block = torch.compile(unet.mid_block, backend="eager")
+    unet(*args)  # is compiled now, without hooks
+    with remove_attention(unet, WHERE, RIGHT):
+        assert torch.equal(unet(*args).sample, expected)
+
+
 @torch.no_grad()
 def test_outside_and_inside_add_up_to_everywhere_in_one_layer(unet):
     """Of one layer's output, because a whole UNet is not linear: every cell is in or out by fractions that sum to 1."""

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import diffusers
 import torch
-import transformers
 from jaxtyping import Float
 from torch import Tensor
 
@@ -37,9 +35,13 @@ def load_mini(device: str = "cpu", weights: Path = WEIGHTS, population: str = "w
     missing = missing_weights(weights, population)
     if missing:
         raise FileNotFoundError(f"{weights}: no weights. Train them: {'; '.join(missing)}")
+
+    import diffusers  # a second and a half, for which `missing_weights` has no use
+
     with _quiet():
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
             weights / base_folder(population), local_files_only=True,
+            vae=diffusers.AutoencoderKL.from_pretrained(weights / "base" / "vae", local_files_only=True),
             safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         ).to(device, torch.float32)  # fmt: skip
     return Backend(
@@ -55,6 +57,7 @@ def load_mini(device: str = "cpu", weights: Path = WEIGHTS, population: str = "w
         default_guidance=4.0,
         attention_size=16,
         tune=tune,
+        threads=1,  # a second is worth 10 to 20 %, and costs 25 times as much beside another busy process
     )
 
 
@@ -75,6 +78,9 @@ def base_folder(population: str) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars for a load of half a second, and no advice on image processors that are not used here."""
+    import diffusers
+    import transformers
+
     logs = (diffusers.utils.logging, transformers.utils.logging)
     levels = [log.get_verbosity() for log in logs]
     with_bars = [log for log in logs if log.is_progress_bar_enabled()]
