@@ -22,6 +22,7 @@ from mcpkg.util.folders import check_unused, one_process
 Overwrite = Annotated[bool, tyro.conf.arg(help=OVERWRITE_HELP)]
 
 _RESULTS = ("portraits/*", "portraits.png", "attention.png", "losses.png", "scores.json", "report.html")
+_TABLES = ("grid.json", "table.csv", "table.md", "overview.html")
 WRITES = {
     "train": _RESULTS,  # the files of its training are checked by `mcpkg.training.run_folder`
     "generate": ("seed_*.png",),
@@ -30,7 +31,8 @@ WRITES = {
     "knock": ("knockout.json", "knockout.png"),
     "masks": ("source_masks.png", "reference_masks.png"),
     "export": ("README.md", "adapter.json", "*.safetensors", "webui/*"),
-    "demo": (*_RESULTS, "adapter/*"),
+    "demo": (*_RESULTS, "adapter/*", "cells/*", "first_phases/*", "locks/*", *_TABLES),
+    "grid": ("cells/*", "first_phases/*", "locks/*", "jobs/*", *_TABLES),
 }
 """Command -> patterns of the files that it writes."""
 _PREFIXED = ("weights", "refocusing")  # options such as --weights.identity
@@ -56,12 +58,21 @@ class Output:
         with one_process(self.folder):
             file = self.folder / SETTINGS_FILE
             is_new = not file.exists()
-            write_json(_marks(self.folder) | {"mcpkg": __version__, self.command: self.settings}, file)
+            self.mark()
             try:
                 yield
             finally:
                 if is_new and list(self.folder.iterdir()) == [file]:  # it failed before it wrote anything
                     file.unlink()
+
+    def mark(self) -> None:
+        """Write the command's options to the folder, which stays open to other processes.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        marks = _marks(self.folder) | {"mcpkg": __version__, self.command: self.settings}
+        write_json(marks, self.folder / SETTINGS_FILE)
 
 
 def check_output(command: str, options: Mapping, inputs: Iterable[Path | None] = ()) -> Output:
@@ -108,8 +119,14 @@ def as_settings(options: Mapping) -> dict:
             values = as_settings(vars(value))
             settings |= ({name: values} if values else {}) if name in _PREFIXED else values
         elif name not in _NOT_KEPT and value not in (None, (), ""):
-            settings[name] = str(value) if isinstance(value, Path) else value
+            settings[name] = _plain(value)
     return settings
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _marks(folder: Path) -> dict:
