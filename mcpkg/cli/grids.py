@@ -96,8 +96,8 @@ def grid(
     else:
         gpus = visible_gpus() if models.device in ("auto", "cuda") else []
         start = partial(start_processes, workers=min(workers, len(cells)), gpus=gpus)
-    output.mark()
-    rows = run_grid(Grid(cells, out, models.load, write_overview), start)
+    with output.writing(alone=False):
+        rows = run_grid(Grid(cells, out, models.load, write_overview), start)
     failed = [row for row in rows if row.kept is None]
     for row in failed:
         print(f"failed: {', '.join(row.names)}: {row.error}", file=sys.stderr)

@@ -7,7 +7,7 @@ to `--config`.
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated
@@ -49,30 +49,26 @@ class Output:
     """The command's options, for settings.json."""
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Within the block the folder is this process's own, and marked.
+    def writing(self, alone: bool = True) -> Iterator[None]:
+        """Within the block the folder is marked, and this process's own.
+
+        Args:
+            alone: False if other processes may write there too.
 
         Raises:
             OSError: another process is writing there, or the folder cannot be written.
         """
-        with one_process(self.folder):
+        with one_process(self.folder) if alone else nullcontext():
             file = self.folder / SETTINGS_FILE
             is_new = not file.exists()
-            self.mark()
+            write_json(_marks(self.folder) | {"mcpkg": __version__, self.command: self.settings}, file)
             try:
                 yield
             finally:
                 if is_new and list(self.folder.iterdir()) == [file]:  # it failed before it wrote anything
                     file.unlink()
-
-    def mark(self) -> None:
-        """Write the command's options to the folder, which stays open to other processes.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
-        marks = _marks(self.folder) | {"mcpkg": __version__, self.command: self.settings}
-        write_json(marks, self.folder / SETTINGS_FILE)
+                    if not alone:
+                        self.folder.rmdir()
 
 
 def check_output(command: str, options: Mapping, inputs: Iterable[Path | None] = ()) -> Output:

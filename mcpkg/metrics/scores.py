@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -108,7 +109,7 @@ def scores_to_json(scores: Scores) -> dict:
 def scores_from_json(scores: dict, images: dict) -> Scores:
     """The scores that `scores_to_json` gave, None being NaN again."""
 
-    def number(value: float | None) -> float:
+    def number(value: float | None) -> Any:
         return NAN if value is None else value
 
     def tensor(values: list) -> Tensor:
@@ -118,7 +119,7 @@ def scores_from_json(scores: dict, images: dict) -> Scores:
         name: {role: tensor(one) for role, one in value.items()} if isinstance(value, dict) else tensor(value)
         for name, value in images.items()
     }
-    means = {
+    means: dict[str, Any] = {
         name: Interval(**{key: number(one) for key, one in value.items()}) if isinstance(value, dict) else number(value)
         for name, value in scores.items()
     }

@@ -82,4 +82,5 @@ def _wait_for_cells(grid: Grid, plan: Plan, workers: Sequence[Worker], progress:
 
 
 def _failure(workers: Sequence[Worker]) -> Exception:
-    return next(filter(None, (worker.failure() for worker in workers)))
+    unknown = OSError("the workers ended before all cells were finished. Repeat the command to go on.")
+    return next(filter(None, (worker.failure() for worker in workers)), unknown)

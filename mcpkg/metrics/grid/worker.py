@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -43,6 +43,7 @@ def run_cells(grid: Grid) -> None:
     cells = open_cells(backend, grid.cells)
     plan = plan_of(grid, cells)
     write_results(grid, plan)
+    _clear(grid, cells)
     left = list({cell.key: cell for cell in cells}.values())
     while left := [cell for cell in left if not _is_settled(grid, cell)]:
         for cell in left:
@@ -77,6 +78,17 @@ def write_results(grid: Grid, plan: Plan) -> None:
         write_table(grid.out, plan)
         if grid.on_cell is not None:
             grid.on_cell(grid.out)
+
+
+def _clear(grid: Grid, cells: list[OpenCell]) -> None:
+    """Delete what killed workers had not finished to write in folders that are not worked on now."""
+    folders = {cell.key: folder_of(grid, cell) for cell in cells}
+    folders |= {cell.first_phase_key: grid.out / FIRST_PHASES_FOLDER / cell.first_phase_key for cell in cells}
+    for key, folder in folders.items():
+        with suppress(Busy):
+            if key and folder.is_dir():
+                with locked(grid.out, key):
+                    sweep(folder)
 
 
 @contextmanager
