@@ -1,8 +1,8 @@
 """A grid of the built-in model, by one worker and by two: python -m benchmarks.grid_scaling --json.
 
-Prints the ratio of the clock, and whether every adapter is the same, bit for bit. With --kills 10, a grid is also killed
-ten times, as a whole or one of its workers, and repeated: nothing that is finished may be done again, and what is
-learned has to be the same. With --twice, two grids are started on the same cells: each cell may be trained once only.
+Prints the ratio of the clock, and whether every adapter is the same, bit for bit. With --kills 10, a grid is also
+killed ten times, as a whole or one of its workers, and repeated: nothing that is finished may be done again, and what
+is learned has to be the same. With --twice, two grids are started on the same cells: each may be trained once only.
 Exits with 1 unless all of that holds. The ratio is not judged: it needs an idle machine.
 """
 

@@ -10,7 +10,7 @@ error.json          why there are no scores
 
 import traceback
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,6 +22,7 @@ from mcpkg.inference.sampling import Sampling
 from mcpkg.method.attention_maps import AttentionMaps
 from mcpkg.metrics.compare import Outcome
 from mcpkg.metrics.grid.cells import OpenCell, as_json
+from mcpkg.metrics.grid.digests import tensors_digest
 from mcpkg.metrics.scores import Scores, scores_from_json, scores_to_json
 from mcpkg.training.checkpoints import read_steps
 from mcpkg.training.run_folder import ADAPTER_FOLDER
@@ -38,17 +39,6 @@ ADVICE = "Remove this file, and repeat the command that made it."
 _DRAWN_KEY = "drawn"  # of the file's metadata
 
 
-class CellFile(Schema):
-    """`cell.json`."""
-
-    format: Literal["mcpkg cell 1"]
-    source: str
-    reference: str
-    contents: dict[str, Any]
-    """All that the training depended on."""
-    sha256: str
-
-
 class _Drawn(Schema):
     """What `drawn.safetensors` holds beside its tensors."""
 
@@ -59,6 +49,8 @@ class _Drawn(Schema):
     passes: int
     """Denoising steps that the maps are means over."""
     seconds: float
+    sha256: str
+    """Of all tensors and their names."""
 
 
 class ScoresFile(Schema):
@@ -94,16 +86,6 @@ def write_cell(folder: Path, cell: OpenCell) -> None:
     write_json(sealed({"format": FORMAT, **folders, "contents": cell.contents}), folder / CELL_FILE)
 
 
-def read_cell(folder: Path) -> CellFile:
-    """What the folder holds.
-
-    Raises:
-        FileNotFoundError: nothing that is finished.
-        ValueError: the file is damaged.
-    """
-    return read_sealed(folder / CELL_FILE, CellFile, ADVICE)
-
-
 def write_drawn(folder: Path, generated: Generated, sampling: Sampling, seconds: float) -> None:
     """Keep portraits and their attention maps."""
     maps = generated.maps
@@ -117,6 +99,7 @@ def write_drawn(folder: Path, generated: Generated, sampling: Sampling, seconds:
         settings=generated.settings,
         passes=maps.passes,
         seconds=seconds,
+        sha256=tensors_digest(tensors),
     )
     save_image(torch.cat(list(generated.images), dim=-1), folder / SHEET_FILE)
     write_weights(tensors, folder / DRAWN_FILE, {_DRAWN_KEY: drawn.model_dump_json()})
@@ -133,6 +116,8 @@ def read_drawn(folder: Path) -> tuple[Generated, dict, float]:
     tensors = read_weights(path)
     with safe_open(path, "pt") as file:
         drawn = check_json((file.metadata() or {}).get(_DRAWN_KEY, ""), _Drawn, path, ADVICE)
+    if tensors_digest(tensors) != drawn.sha256:
+        raise ValueError(f"{path}: its checksum differs: it was damaged. {ADVICE}")
     rows: dict[str, Tensor] = {}
     maps: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -172,10 +157,9 @@ def write_error(folder: Path, error: Exception, request: str) -> None:
 def read_error(folder: Path) -> ErrorFile | None:
     """Why the cell failed; None if it did not."""
     try:
-        text = (folder / ERROR_FILE).read_bytes()
-    except FileNotFoundError:
+        return check_json((folder / ERROR_FILE).read_bytes(), ErrorFile, folder / ERROR_FILE, ADVICE)
+    except (FileNotFoundError, ValueError):  # it did not, or the file is damaged: it can be tried again
         return None
-    return check_json(text, ErrorFile, folder / ERROR_FILE, ADVICE)
 
 
 def read_outcome(folder: str | Path) -> Outcome:

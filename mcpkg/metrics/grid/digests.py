@@ -4,7 +4,7 @@ import ast
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import FunctionType
@@ -27,17 +27,16 @@ def models_digest(backend: Backend, *parts: str) -> str:
     Args:
         parts: fields of `Backend`.
     """
-    digest, files = hashlib.sha256(), set()
-    for name, value in _contents({part: getattr(backend, part) for part in parts}, "", {}, files):
-        digest.update(f"{name} ".encode())
-        if isinstance(value, Tensor):
-            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        else:
-            digest.update(str(value).encode())
+    files: set[Path] = set()
+    digest = _digest(_contents({part: getattr(backend, part) for part in parts}, "", {}, files))
     for file in sorted(files):
         digest.update(_code(file))
     return digest.hexdigest()
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Digest of tensors and their names."""
+    return _digest(sorted(tensors.items())).hexdigest()
 
 
 @cache
@@ -53,6 +52,18 @@ def code_digest(*packages: str) -> str:
             if _LEFT_OUT not in file.parents:
                 digest.update(file.relative_to(_PACKAGE).as_posix().encode() + _code(file))
     return digest.hexdigest()
+
+
+def _digest(named: Iterable[tuple[str, object]]) -> "hashlib._Hash":
+    digest = hashlib.sha256()
+    for name, value in named:
+        digest.update(f"{name} ".encode())
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        else:
+            digest.update(str(value).encode())
+    return digest
 
 
 def _contents(value: object, name: str, seen: dict[int, object], files: set[Path]) -> Iterator[tuple[str, object]]:

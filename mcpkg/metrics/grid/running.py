@@ -57,7 +57,7 @@ def _wait_for_plan(grid: Grid, workers: Sequence[Worker]) -> Plan:
     """What the workers are to do, once the first of them has loaded models and pictures."""
     while True:
         ended = all(worker.done() for worker in workers)  # asked first: a plan that is written meanwhile counts
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, ValueError):  # none yet, or a damaged one, which the workers replace
             plan = read_plan(grid.out)
             if grid.request in plan.requests:
                 return plan
