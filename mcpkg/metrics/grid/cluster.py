@@ -1,5 +1,6 @@
 """Workers on a cluster: an array of jobs, by submitit."""
 
+import logging
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -104,6 +105,7 @@ def submit_jobs(grid: Grid, workers: int, options: Mapping[str, str]) -> list[Wo
     import submitit
     from submitit.core.utils import FailedJobError
 
+    logging.getLogger("submitit").setLevel(logging.ERROR)  # else it warns again and again where Slurm keeps no accounts
     chosen = dict(options)
     cluster, minutes = chosen.pop("cluster", CLUSTERS[0]), int(chosen.pop("time", TIME_MIN))
     executor = submitit.AutoExecutor(grid.out / JOBS_FOLDER, cluster=cluster, slurm_max_num_timeout=REQUEUES)

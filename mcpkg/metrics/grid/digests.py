@@ -12,10 +12,9 @@ from types import FunctionType
 import torch
 from torch import Tensor, nn
 
-import mcpkg
 from mcpkg.method.interfaces import Backend
 
-_PACKAGE = Path(mcpkg.__file__).parent
+_PACKAGE = Path(__file__).parents[2]
 _LEFT_OUT = _PACKAGE / "metrics" / "grid"
 """Says when and where cells are run, and nothing of what comes out."""
 
