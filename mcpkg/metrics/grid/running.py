@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mcpkg.metrics.grid.cells import Grid
 from mcpkg.metrics.grid.table import Plan, Row, is_settled, read_plan, rows_of, steps_done
@@ -14,6 +14,7 @@ LOOK_S = 1.0
 """Between two looks at the folder."""
 
 
+@runtime_checkable
 class Worker(Protocol):
     """A `WorkerProcess` or a `WorkerJob`, which say what these do."""
 
