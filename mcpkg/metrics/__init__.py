@@ -1,4 +1,4 @@
-"""Measurements of generated portraits: identity, style, leakage, knock-outs, failures, comparisons, votes.
+"""Measurements of generated portraits: identity, style, leakage, knock-outs, failures, comparisons, votes; grids of runs.
 
 Imports training and what that may import; backends by their interface only.
 """
