@@ -1,4 +1,4 @@
-"""Measurements of generated portraits: identity, style, leakage, knock-outs, failures, comparisons, votes; grids of runs.
+"""Measurements of generated portraits: identity, style, leakage, knock-outs, failures, comparisons, votes; grids.
 
 Imports training and what that may import; backends by their interface only.
 """
