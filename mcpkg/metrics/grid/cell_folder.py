@@ -113,7 +113,8 @@ def read_drawn(folder: Path) -> tuple[Generated, dict, float]:
         ValueError: the file is damaged.
     """
     path = folder / DRAWN_FILE
-    tensors = read_weights(path)
+    # copied to where torch puts its own tensors: sums may depend, in their last bits, on where memory begins
+    tensors = {name: tensor.clone() for name, tensor in read_weights(path).items()}
     with safe_open(path, "pt") as file:
         drawn = check_json((file.metadata() or {}).get(_DRAWN_KEY, ""), _Drawn, path, ADVICE)
     if tensors_digest(tensors) != drawn.sha256:
