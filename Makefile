@@ -9,7 +9,7 @@ PYTHON ?= python3
 # make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 # Tests run in two processes, which start further ones: one thread each, and a thread that waits must not eat the core
-# that these need. The demo is alone, and slower with it.
+# that these need. The demo sees to that itself.
 check test: export OMP_NUM_THREADS = 1
 check test: export OMP_WAIT_POLICY = PASSIVE
 PYTEST = .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder

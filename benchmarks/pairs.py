@@ -1,31 +1,29 @@
 """Methods on pairs of subject and style: python -m benchmarks.pairs --pairs amara:kimono bruno:noir_suit.
 
-Prints one row a method, the mean over pairs, and how far the first method is from each other one, pair by pair, with
-an interval over pairs. Writes every score as JSON with the settings it was made with, and a sheet of the portraits.
-A pair that is finished under the same settings is not trained again when the command is repeated.
+A grid (`mcpkg grid`) with a summary: one row a method, the mean over pairs, and how far the first method is from each
+other one, pair by pair, with an interval over pairs.
 """
 
 import json
 import math
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 import tyro
 from torch import Tensor
 
-from mcpkg.backends import load_backend
+from mcpkg.backends import load_backend, tune_without_models
 from mcpkg.cli.demo import SAMPLES, check_input
-from mcpkg.data.portraits import load_portraits
 from mcpkg.inference.sampling import Sampling
 from mcpkg.method import config
 from mcpkg.method.methods import METHODS
-from mcpkg.metrics.compare import compare_methods
+from mcpkg.metrics.grid import Cell, Grid, Row, run_grid, start_processes
 from mcpkg.util.errors import one_line_errors
 from mcpkg.util.files import write_json
-from mcpkg.util.images import save_figure
 from mcpkg.util.statistics import bootstrap_interval
-from mcpkg.viz.sheets import portraits_sheet
+from mcpkg.viz.grid_overview import write_overview
 
 COLUMNS = ("identity", "identity_scaled", "identity_to_reference", "style", "leakage_source", "leakage_reference")
 MORE = ("attention_mass_source", "attention_mass_reference")
@@ -41,13 +39,14 @@ def main(
     seed: int = 0,
     n: int = 8,
     overrides: str = "{}",
+    workers: int = 1,
 ) -> None:
     """Train and score every method on every pair.
 
     Args:
         pairs: subject:style, folders of the samples.
         methods: names of methods, as in mcpkg.method.methods.METHODS.
-        out: one JSON file per pair and method goes here, and summary.json; a file of other settings is replaced.
+        out: folder of the grid, and of summary.json.
         backend: which models.
         samples: holds subjects/ and styles/.
         seed: of training and images.
@@ -55,31 +54,18 @@ def main(
         overrides: for experiments, in a folder of their own: JSON of fields of Method to replace, also
             "weights" (of LossWeights), "refocusing" (of Refocusing) and "phases" (a list of fields to replace, one
             entry a phase).
+        workers: how many cells to work on at a time.
     """
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
         raise ValueError(f"--methods: {unknown or 'none given'}. Choose from {', '.join(METHODS)}.")
-    for name in methods:
-        vary(METHODS[name], overrides)  # fails now rather than after the first training
-    folders = {pair: find_pair(pair, samples) for pair in pairs}
-    check_input([folder for both in folders.values() for folder in both], n)
-    models = load_backend(backend)
-    rows = {name: [] for name in methods}
-    for pair, (source, reference) in folders.items():
-        who, look = load_portraits(source, models), load_portraits(reference, models)
-        for name in methods:
-            path = out / f"{pair.replace(':', '-')}-{name}-{seed}.json"
-            method = vary(models.tune(METHODS[name]), overrides)
-            settings = {"backend": backend, "source": str(source), "reference": str(reference), "seed": seed, "n": n}
-            settings["method"] = config.to_dict(method)
-            if not is_finished(path, settings):
-                (outcome,) = compare_methods(models, who, look, [method], seed, Sampling(n=n, seed=seed)).values()
-                save_figure(
-                    portraits_sheet(who, look, outcome.generated, scores=outcome.scores), path.with_suffix(".png")
-                )
-                write_json({"settings": settings} | outcome.as_dict(), path)
-            rows[name].append(json.loads(path.read_text()))
-            print(f"{pair} {name}: " + "  ".join(f"{c} {_text(rows[name][-1][c]['mean'])}" for c in COLUMNS + MORE))
+    tuned = {name: vary(tune_without_models(backend, METHODS[name]), overrides) for name in methods}
+    folders = [find_pair(pair, samples) for pair in pairs]
+    check_input([folder for both in folders for folder in both], n)
+    sampling = Sampling(n=n, seed=seed)
+    cells = tuple(Cell(method, *pair, seed, sampling) for method in tuned.values() for pair in folders)
+    grid = Grid(cells, out, partial(load_backend, backend), write_overview)
+    rows = scores_by_method(run_grid(grid, partial(start_processes, workers=workers)), methods)
 
     summary = {
         name: {column: _over_pairs(scores, column) for column in COLUMNS + MORE} for name, scores in rows.items()
@@ -119,6 +105,24 @@ def differences_over_pairs(ours: list[dict], theirs: list[dict], seed: int) -> d
     }
 
 
+def scores_by_method(rows: list[Row], methods: tuple[str, ...]) -> dict[str, list[dict]]:
+    """The scores of every pair, in order, of each method.
+
+    Args:
+        rows: all pairs with the first method, then all with the second, and so on.
+
+    Raises:
+        ValueError: a cell has failed.
+    """
+    if failed := [row for row in rows if row.kept is None]:
+        raise ValueError(f"{', '.join(failed[0].names)}: {failed[0].error} {len(failed)} cells have failed.")
+    pairs = len(rows) // len(methods)
+    return {
+        name: [row.kept.scores for row in rows[number * pairs : (number + 1) * pairs]]
+        for number, name in enumerate(methods)
+    }
+
+
 def find_pair(pair: str, samples: Path) -> tuple[Path, Path]:
     """Folders of the source and the reference of "subject:style".
 
@@ -129,11 +133,6 @@ def find_pair(pair: str, samples: Path) -> tuple[Path, Path]:
     if not subject or not style or ":" in style:
         raise ValueError(f"--pairs: {pair!r} is not subject:style, such as amara:kimono.")
     return samples / "subjects" / subject, samples / "styles" / style
-
-
-def is_finished(path: Path, settings: dict) -> bool:
-    """Whether the file's scores were made with these settings."""
-    return path.is_file() and json.loads(path.read_text()).get("settings") == json.loads(json.dumps(settings))
 
 
 def vary(method: config.Method, overrides: str) -> config.Method:

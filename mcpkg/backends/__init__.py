@@ -25,8 +25,8 @@ class BackendEntry:
     options: tuple[str, ...] = ()
     """Further keyword arguments of the loader that a user may choose."""
     tuning: str = ""
-    """Function that is the backend's `tune`, as "module:function" in a module that loads no torch; empty if its
-    settings cannot make a valid method invalid."""
+    """Function that is the backend's `tune`, as "module:function" in a module that loads no torch; empty if it
+    returns the method as it is."""
     max_vectors: int = MAX_VECTORS
     """Embedding vectors per placeholder for which its text encoder has room."""
     has_strangers: bool = False
@@ -52,7 +52,9 @@ BACKENDS: dict[str, BackendEntry] = {
         built_in=True,
     ),
     "sd15": BackendEntry(
-        "mcpkg.backends.sd15:load_sd15", options=("checkpoint", "precision", "safety", "identity", "face_parts")
+        "mcpkg.backends.sd15:load_sd15",
+        options=("checkpoint", "precision", "safety", "identity", "face_parts"),
+        tuning="mcpkg.backends.photo_models:tune",
     ),
 }
 """Name -> backend; the first is the default."""
@@ -77,7 +79,7 @@ def best_device(name: str) -> str:
 
 
 def tune_without_models(name: str, method: Method) -> Method:
-    """What the backend's `tune` gives, as far as its validity goes, in no time."""
+    """What the backend's `tune` gives, without its models."""
     tuning = BACKENDS[name].tuning
     return import_function(tuning)(method) if tuning else method
 

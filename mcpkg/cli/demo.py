@@ -1,6 +1,8 @@
 """mcpkg demo (python -m mcpkg.cli.demo): one person in one style, with and without Attention Refocusing."""
 
+import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,12 +22,14 @@ def run_demo(
     n: int = 8,
     overwrite: Overwrite = False,
 ) -> None:
-    """Personalise on a pair, with and without Attention Refocusing, and write sheets, scores and a report.
+    """Personalise on a pair, with and without Attention Refocusing, and write sheets, scores and a report. If it is
+    killed, repeat the command to continue.
 
     Args:
         source: folder with photos of one person; by default the first of the samples.
         reference: folder with portraits in one style; by default the first of the samples.
-        out: folder for portraits.png, attention.png, scores.json, report.html and the adapter.
+        out: folder for portraits.png, attention.png, scores.json, report.html and the adapter; the two runs are in its
+            folder cells.
         backend: which models.
         seed: of training; image i starts from seed + i.
         n: how many portraits.
@@ -38,21 +42,28 @@ def run_demo(
 
     SamplingOptions(n=n, seed=seed)  # as a check
 
-    from mcpkg.backends import load_backend
+    from mcpkg.backends import load_backend, tune_without_models
     from mcpkg.cli.results import write_results
     from mcpkg.data.portraits import load_portraits
     from mcpkg.method.methods import MAGICAPTURE, WITHOUT_REFOCUSING
-    from mcpkg.metrics.compare import compare_methods
+    from mcpkg.metrics.grid import Cell, Grid, read_outcome, run_grid, start_processes
     from mcpkg.metrics.scores import score_table
 
-    models = load_backend(backend)
-    person, style = load_portraits(source, models), load_portraits(reference, models)
-    full, ablated = (models.tune(method) for method in (MAGICAPTURE, WITHOUT_REFOCUSING))
-    outcomes = compare_methods(models, person, style, (full, ablated), seed, Sampling(n=n, seed=seed))
+    load, sampling = partial(load_backend, backend), Sampling(n=n, seed=seed)
+    methods = [tune_without_models(backend, method) for method in (MAGICAPTURE, WITHOUT_REFOCUSING)]
+    cells = tuple(Cell(method, source, reference, seed, sampling) for method in methods)
     with output.writing():
-        outcomes[full.name].adapter.save(out / "adapter")
-        report = write_results(out, models, person, style, outcomes[full.name], outcomes[ablated.name])
-    print(score_table({name: outcome.scores for name, outcome in outcomes.items()}))
+        workers = min(len(cells), len(os.sched_getaffinity(0)))
+        rows = run_grid(Grid(cells, out, load), partial(start_processes, workers=workers))
+        for row in rows:
+            if row.kept is None:
+                raise ValueError(f"{row.cell.method}: {row.error}")
+        full, ablated = (read_outcome(row.folder) for row in rows)
+        models = load()
+        pair = load_portraits(source, models), load_portraits(reference, models)
+        full.adapter.save(out / "adapter")
+        report = write_results(out, models, *pair, full, ablated)
+    print(score_table({outcome.name: outcome.scores for outcome in (full, ablated)}))
     print(f"\n{report}")
 
 

@@ -1,5 +1,6 @@
 """Options that several commands share; each field's sentence is its help."""
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -110,7 +111,8 @@ def found_device() -> str:
     import torch
 
     if torch.cuda.is_available():
-        name, found = torch.cuda.get_device_name(), "cuda"
+        own = os.environ.get("LOCAL_RANK")  # one of several processes that accelerate started: each has its own GPU
+        name, found = torch.cuda.get_device_name(), "cuda" if own is None else f"cuda:{own}"
     elif torch.backends.mps.is_available():
         name, found = "Apple's GPU, on which mcpkg was not tested", "mps"
     else:

@@ -7,7 +7,7 @@ to `--config`.
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +22,7 @@ from mcpkg.util.folders import check_unused, one_process
 Overwrite = Annotated[bool, tyro.conf.arg(help=OVERWRITE_HELP)]
 
 _RESULTS = ("portraits/*", "portraits.png", "attention.png", "losses.png", "scores.json", "report.html")
+_TABLES = ("grid.json", "table.csv", "table.md", "overview.html")
 WRITES = {
     "train": _RESULTS,  # the files of its training are checked by `mcpkg.training.run_folder`
     "generate": ("seed_*.png",),
@@ -30,7 +31,8 @@ WRITES = {
     "knock": ("knockout.json", "knockout.png"),
     "masks": ("source_masks.png", "reference_masks.png"),
     "export": ("README.md", "adapter.json", "*.safetensors", "webui/*"),
-    "demo": (*_RESULTS, "adapter/*"),
+    "demo": (*_RESULTS, "adapter/*", "cells/*", "first_phases/*", "locks/*", *_TABLES),
+    "grid": ("cells/*", "first_phases/*", "locks/*", "jobs/*", *_TABLES),
 }
 """Command -> patterns of the files that it writes."""
 _PREFIXED = ("weights", "refocusing")  # options such as --weights.identity
@@ -47,13 +49,16 @@ class Output:
     """The command's options, for settings.json."""
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Within the block the folder is this process's own, and marked.
+    def writing(self, alone: bool = True) -> Iterator[None]:
+        """Within the block the folder is marked, and this process's own.
+
+        Args:
+            alone: False if other processes may write there too.
 
         Raises:
             OSError: another process is writing there, or the folder cannot be written.
         """
-        with one_process(self.folder):
+        with one_process(self.folder) if alone else nullcontext():
             file = self.folder / SETTINGS_FILE
             is_new = not file.exists()
             write_json(_marks(self.folder) | {"mcpkg": __version__, self.command: self.settings}, file)
@@ -62,6 +67,8 @@ class Output:
             finally:
                 if is_new and list(self.folder.iterdir()) == [file]:  # it failed before it wrote anything
                     file.unlink()
+                    if not alone:
+                        self.folder.rmdir()
 
 
 def check_output(command: str, options: Mapping, inputs: Iterable[Path | None] = ()) -> Output:
@@ -108,8 +115,14 @@ def as_settings(options: Mapping) -> dict:
             values = as_settings(vars(value))
             settings |= ({name: values} if values else {}) if name in _PREFIXED else values
         elif name not in _NOT_KEPT and value not in (None, (), ""):
-            settings[name] = str(value) if isinstance(value, Path) else value
+            settings[name] = _plain(value)
     return settings
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _marks(folder: Path) -> dict:

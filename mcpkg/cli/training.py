@@ -70,6 +70,8 @@ def train(
         raise ValueError("--tensorboard: not installed. Run pip install tensorboard, or train without it.")
     pictures.check()
 
+    from accelerate import PartialState
+
     from mcpkg.cli.results import write_results
     from mcpkg.metrics.compare import judge, untrained
     from mcpkg.metrics.evaluate import scorer
@@ -87,6 +89,8 @@ def train(
         adapter = train_in_folder(
             out, backend, source, reference, chosen, seed, precision=models.precision, options=run, score=score
         )
+        if not PartialState().is_main_process:  # of several that accelerate started, the first one writes
+            return
         answer = {"adapter": str(out / ADAPTER_FOLDER), "method": chosen.name, "record": adapter.record}
         if n:
             result = judge(backend, adapter, source, reference, sampling, read_steps(out))

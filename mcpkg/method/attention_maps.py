@@ -222,6 +222,16 @@ class AttentionMaps:
         return maps.amax(dim=(1, 2)) if reduce == "max" else maps.mean(dim=(1, 2))
 
     @classmethod
+    def of_means(
+        cls, maps: Mapping[str, Mapping[str, Tensor]], rows: Mapping[str, Bool[Tensor, " b"]], passes: int
+    ) -> AttentionMaps:
+        """Maps that were captured with keep="mean", from their parts; see `maps`, `rows` and `passes`."""
+        made = cls({}, keep="mean")
+        made.rows, made.passes = dict(rows), passes
+        made._steps = [{role: dict(of_role) for role, of_role in maps.items()}]
+        return made
+
+    @classmethod
     def concatenated(cls, batches: Sequence[AttentionMaps]) -> AttentionMaps:
         """The maps of several batches of prompts as one; all captured alike."""
         first = batches[0]

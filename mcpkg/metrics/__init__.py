@@ -1,4 +1,4 @@
-"""Measurements of generated portraits: identity, style, leakage, knock-outs, failures, comparisons, votes.
+"""Measurements of generated portraits: identity, style, leakage, knock-outs, failures, comparisons, votes; grids.
 
 Imports training and what that may import; backends by their interface only.
 """
@@ -13,13 +13,7 @@ if TYPE_CHECKING:
         record_attention as record_attention,
         trace_leakage as trace_leakage,
     )
-    from mcpkg.metrics.compare import (
-        Outcome as Outcome,
-        compare_methods as compare_methods,
-        judge as judge,
-        train_methods as train_methods,
-        untrained as untrained,
-    )
+    from mcpkg.metrics.compare import Outcome as Outcome, judge as judge, untrained as untrained
     from mcpkg.metrics.evaluate import (
         evaluate_portraits as evaluate_portraits,
         score_images as score_images,

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from pydantic import ConfigDict
 from torch import Tensor
 
 from mcpkg.util.files import finite
 from mcpkg.util.schema import Schema, check_json, read_text_of
-from mcpkg.util.statistics import Interval
+from mcpkg.util.statistics import NAN, Interval
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,36 @@ class Scores:
         values = asdict(replace(self, images=None))
         values.pop("images")
         return finite(values)
+
+
+def scores_to_json(scores: Scores) -> dict:
+    """`scores` as `Scores.as_dict` gives them and the scores of each `images`, both for `scores_from_json`."""
+    images = {name: value for name, value in vars(scores.images).items() if value is not None}
+    lists = {
+        name: {role: tensor.tolist() for role, tensor in value.items()} if isinstance(value, dict) else value.tolist()
+        for name, value in images.items()
+    }
+    return {"scores": scores.as_dict(), "images": finite(lists)}
+
+
+def scores_from_json(scores: dict, images: dict) -> Scores:
+    """The scores that `scores_to_json` gave, None being NaN again."""
+
+    def number(value: float | None) -> Any:
+        return NAN if value is None else value
+
+    def tensor(values: list) -> Tensor:
+        return torch.tensor([number(value) for value in values], dtype=torch.float64)  # as exact as JSON
+
+    of_images = {
+        name: {role: tensor(one) for role, one in value.items()} if isinstance(value, dict) else tensor(value)
+        for name, value in images.items()
+    }
+    means: dict[str, Any] = {
+        name: Interval(**{key: number(one) for key, one in value.items()}) if isinstance(value, dict) else number(value)
+        for name, value in scores.items()
+    }
+    return Scores(**means, images=ImageScores(**of_images))
 
 
 def score_table(rows: dict[str, Scores], columns: Sequence[str] = ()) -> str:

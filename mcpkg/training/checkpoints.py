@@ -6,7 +6,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -144,13 +144,18 @@ def recorded(reports: Iterator[StepReport], folder: Path, done: int, is_main: bo
     kept = read_steps(folder)[:done]
     if len(kept) < done:
         notify(f"{folder / STEPS_FILE}: lacks {done - len(kept)} steps; the loss curves will have a gap.")
-    with replace_whole(folder / STEPS_FILE) as partial:
-        partial.write_text("".join(_line(report) for report in kept))
+    write_steps(kept, folder)
     with (folder / STEPS_FILE).open("a") as file:
         for report in reports:
             file.write(_line(asdict(report)))
             file.flush()  # before the checkpoint that counts this step
             yield report
+
+
+def write_steps(reports: Iterable[dict], folder: Path) -> None:
+    """Write a loss history in place of what is there; see `read_steps`."""
+    with replace_whole(folder / STEPS_FILE) as partial:
+        partial.write_text("".join(map(_line, reports)))
 
 
 def _line(report: dict) -> str:

@@ -34,7 +34,9 @@ from mcpkg.training.checkpoints import (
     load_checkpoint,
     recorded,
     save_checkpoint,
+    write_steps,
 )
+from mcpkg.training.first_phase import FirstPhase
 from mcpkg.training.keep_best import BEST_FOLDER, CHECKPOINT_SCORES_FILE, best_checkpoint
 from mcpkg.training.previews import draw_preview, preview_grid
 from mcpkg.training.progress import StepReport, TrainingState
@@ -63,6 +65,7 @@ def train_in_folder(
     progress: bool = True,
     options: RunOptions = RunOptions(),
     score: Callable[[Generated], float] | None = None,
+    first_phase: FirstPhase | None = None,
 ) -> Adapter:
     """Personalise as `personalise` does, but so that a killed run can go on: call it again with the same arguments.
 
@@ -74,6 +77,7 @@ def train_in_folder(
         backend, source, reference, method, seed, on_step, precision, progress: see `personalise`.
         options: when to save, preview and log, and which checkpoint is kept.
         score: for `options.keep_best`, see `mcpkg.metrics.evaluate.scorer`.
+        first_phase: of the same training, to go on from; by default it is trained here. The adapter is the same.
 
     Raises:
         ValueError: the folder holds something else or another run, its checkpoint is damaged, a number is out of
@@ -92,13 +96,18 @@ def train_in_folder(
         if (folder / ADAPTER_FOLDER / SUMMARY_FILE).is_file():
             _clear(folder)  # killed just before this was done
             return Adapter.load(folder / ADAPTER_FOLDER)
-        state = load_checkpoint(folder / CHECKPOINT_FILE) if (folder / CHECKPOINT_FILE).is_file() else None
+        state_file = folder / CHECKPOINT_FILE
+        state = load_checkpoint(state_file) if state_file.is_file() else None
+        if state is None and first_phase is not None:
+            state, state_file = first_phase.state, first_phase.file
+            if process.is_main_process:
+                write_steps(first_phase.steps, folder)
         if best is not None:
             best.go_on()
         process.wait_for_everyone()  # no process writes before all have looked
         with open_training(backend, source, reference, method, seed, precision) as training:
             if state is not None:
-                _restore(training, state, folder / CHECKPOINT_FILE)
+                _restore(training, state, state_file)
             if process.is_main_process:
                 _note_session(folder, settings, training)
             done = training.steps_done

@@ -33,14 +33,8 @@ def notify(text: str) -> None:
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Within the block, bad input ends the command with one line and exit code 2; a notice is one line too.
-
-    Both go to standard error, so that standard output stays clean for programs.
-
-    Raises:
-        SystemExit: on bad input, see `EXPECTED`.
-    """
+def one_line_notices() -> Iterator[None]:
+    """Within the block a notice is one line on standard error, so that standard output stays clean for programs."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", Notice)
         show_others = warnings.showwarning
@@ -52,6 +46,19 @@ def one_line_errors() -> Iterator[None]:
                 show_others(message, category, *where, **options)
 
         warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Within the block, bad input ends the command with one line and exit code 2; a notice is one line too.
+
+    Both go to standard error.
+
+    Raises:
+        SystemExit: on bad input, see `EXPECTED`.
+    """
+    with one_line_notices():
         try:
             yield
         except BrokenPipeError:  # nobody reads on: no error of the command

@@ -60,8 +60,7 @@ def one_process(folder: str | Path) -> Iterator[None]:
     """
     folder = Path(folder)
     place = folder.resolve()
-    # accelerate and torchrun start several processes for one run; the first of them writes
-    if place in _LOCKED or os.environ.get("RANK", "0") != "0":
+    if place in _LOCKED or not _is_first():
         yield
         return
     with _created(folder):
@@ -81,7 +80,7 @@ def check_unused(folder: str | Path) -> None:
     Raises:
         OSError: see `one_process`.
     """
-    if Path(folder).is_dir() and Path(folder).resolve() not in _LOCKED:
+    if _is_first() and Path(folder).is_dir() and Path(folder).resolve() not in _LOCKED:
         os.close(_lock(Path(folder)))
 
 
@@ -94,6 +93,11 @@ def sweep(folder: Path, *more: str) -> None:
     for pattern in (f".*{STAGED}", f"*/.*{STAGED}", *more):
         for path in folder.glob(pattern):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+def _is_first() -> bool:
+    """Whether this process writes: of several that accelerate or torchrun started for one run, the first does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _lock(folder: Path) -> int:

@@ -100,6 +100,14 @@ def embedded(png: bytes, caption: str, alt: str = "") -> str:
     )
 
 
+def linked(path: str, caption: str) -> str:
+    """Return a picture in a file beside the page, as wide as the page, with a caption below it."""
+    return (
+        f'<figure><img src="{escape(path)}" alt="{escape(caption)}" loading="lazy">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
 def pictures(figures: Iterable[str]) -> str:
     """Return figures side by side, as many as fit the width of the screen."""
     return f'<div class="pictures">{"".join(figures)}</div>'

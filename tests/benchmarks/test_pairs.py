@@ -1,65 +1,28 @@
 import json
-from dataclasses import replace
 
 import pytest
 
 from benchmarks import pairs
 from mcpkg.method.methods import MAGICAPTURE
-from mcpkg.util.images import save_image
-from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
-
-
-@pytest.fixture
-def samples(monkeypatch, tmp_path):
-    """A subject and a style, and a list of the numbers of images asked for in each training."""
-    for seed, folder in enumerate(("subjects/ann", "styles/chic")):
-        for number, image in enumerate(tiny_portraits(tiny_backend(), 2, seed=seed).images):
-            save_image(image, tmp_path / folder / f"{number}.png")
-    trained = []
-    compare = pairs.compare_methods
-
-    def quick_backend(name):
-        backend = tiny_backend()
-        backend.tune = lambda method: replace(method, phases=tuple(replace(p, steps=1) for p in method.phases))
-        return backend
-
-    def counted(*arguments):
-        trained.append(arguments[5].n)
-        return compare(*arguments)
-
-    monkeypatch.setattr(pairs, "load_backend", quick_backend)
-    monkeypatch.setattr(pairs, "compare_methods", counted)
-    return tmp_path, trained
+from tests.helpers.tiny_backend import tiny_backend
+from tests.helpers.tiny_folders import write_pair
+from tests.helpers.tiny_training import short
 
 
 @pytest.mark.slow
-def test_a_pair_is_trained_again_only_under_other_settings(samples):
-    folder, trained = samples
-
-    def run(**options):
-        pairs.main(("ann:chic",), ("magicapture",), folder / "out", samples=folder, **options)
-
-    run(n=1)
-    run(n=1)
-    assert trained == [1]
-    run(n=2)
-    run(n=2, overrides='{"lora_rank": 2}')
-    assert trained == [1, 2, 2]
-    scores = json.loads((folder / "out" / "ann-chic-magicapture-0.json").read_text())
-    assert scores["settings"]["n"] == scores["n_images"] == 2
-    assert scores["settings"]["method"]["lora_rank"] == 2
-    assert (folder / "out" / "summary.json").is_file()
-
-
-@pytest.mark.slow
-def test_every_pair_leaves_a_sheet_and_every_other_method_a_difference(samples, capsys):
-    folder, _ = samples
-    methods = ("magicapture", "without-refocusing")
-    pairs.main(("ann:chic",), methods, folder / "out", samples=folder, n=1)
-    assert all((folder / "out" / f"ann-chic-{method}-0.png").is_file() for method in methods)
-    summary = json.loads((folder / "out" / "summary.json").read_text())
+def test_every_other_method_has_a_difference_to_the_first(monkeypatch, tmp_path, capsys):
+    write_pair(tmp_path)
+    monkeypatch.setattr(pairs, "load_backend", load_tiny)
+    monkeypatch.setattr(pairs, "tune_without_models", lambda backend, method: short(method, steps=1))
+    pairs.main(("ann:chic",), ("magicapture", "without-refocusing"), tmp_path / "out", samples=tmp_path, n=1)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["differences"]["minus"].keys() == {"without-refocusing"}
+    assert summary["methods"].keys() == {"magicapture", "without-refocusing"}
     assert "magicapture minus without-refocusing: style " in capsys.readouterr().out
+
+
+def load_tiny(name):
+    return tiny_backend()
 
 
 def test_differences_are_taken_pair_by_pair():
@@ -103,9 +66,9 @@ def test_overrides_reach_fields_phases_and_weights():
         ({"overrides": '{"refocusing": {"form": "blur"}}'}, "--overrides: Refocusing.form: 'blur' unknown"),
     ],
 )
-def test_bad_input_is_named_before_anything_is_loaded(samples, monkeypatch, options, message):
-    folder, _ = samples
-    monkeypatch.setattr(pairs, "load_backend", lambda name: pytest.fail("loaded"))
-    arguments = {"pairs": ("ann:chic",), "methods": ("magicapture",), "out": folder / "out", "samples": folder}
+def test_bad_input_is_named_before_anything_is_loaded(tmp_path, monkeypatch, options, message):
+    write_pair(tmp_path)
+    monkeypatch.setattr(pairs, "run_grid", lambda *_: pytest.fail("loaded"))
+    arguments = {"pairs": ("ann:chic",), "methods": ("magicapture",), "out": tmp_path / "out", "samples": tmp_path}
     with pytest.raises((ValueError, OSError), match=message):
         pairs.main(**arguments | options)

@@ -13,6 +13,7 @@ from tests.helpers.tiny_folders import quick_backend, write_pair, write_pictures
 @pytest.mark.slow
 def test_the_demo_writes_sheets_scores_report_and_adapter(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("mcpkg.backends.load_backend", quick_backend)
+    monkeypatch.setattr("mcpkg.backends.tune_without_models", lambda name, method: quick_backend().tune(method))
     monkeypatch.setattr(demo, "SAMPLES", tmp_path)
     write_pair(tmp_path)
     write_pictures(tmp_path / "subjects" / "bea")
@@ -30,6 +31,7 @@ def test_the_demo_writes_sheets_scores_report_and_adapter(monkeypatch, tmp_path,
     assert "without refocusing" in shown
     assert shown.splitlines()[-1] == str(out / "report.html")
     report = (out / "report.html").read_text()
+    assert len(list((out / "cells").iterdir())) == 2 and len(list((out / "first_phases").iterdir())) == 1
     assert report.index("Before: without refocusing") < report.index("After: MagiCapture")
 
 

@@ -10,6 +10,9 @@ from mcpkg.inference import adapter_files
 from mcpkg.inference.adapter import LORA_FILE, SUMMARY_FILE, Adapter
 from mcpkg.method.config import to_dict
 from mcpkg.method.methods import CUSTOM_DIFFUSION, MAGICAPTURE
+from mcpkg.metrics.grid import read_outcome
+from mcpkg.metrics.grid.table import read_plan
+from mcpkg.metrics.grid.worker import run_cells
 from mcpkg.metrics.scores import read_scores
 from mcpkg.training.checkpoints import load_checkpoint, read_steps, save_checkpoint
 from mcpkg.training.progress import TrainingState
@@ -21,6 +24,7 @@ from tests.fuzz.mutations import damaged, tensor_variants, variants
 from tests.helpers.adapter_folder import as_before_digests, change_summary
 from tests.helpers.tiny_adapter import tiny_adapter
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
+from tests.helpers.tiny_grid import METHODS as METHODS_OF_A_GRID, tiny_grid
 from tests.helpers.tiny_training import short
 
 pytestmark = [pytest.mark.slow, pytest.mark.fuzz]
@@ -278,6 +282,33 @@ def test_scores_json(tmp_path):
         )
 
     problems = judge("scores.json", inputs(), accepted)
+    assert not problems, "\n".join(problems)
+
+
+def test_files_of_a_grid(tmp_path):
+    grid = tiny_grid(tmp_path, METHODS_OF_A_GRID[2:])
+    run_cells(grid)
+    (folder,) = (grid.out / "cells").iterdir()
+    readers = {
+        grid.out / "grid.json": lambda: read_plan(grid.out),
+        folder / "scores.json": lambda: read_outcome(folder),
+        folder / "drawn.safetensors": lambda: read_outcome(folder),
+    }
+
+    def inputs(file, whole, read):
+        for name, data in damaged(whole, flips=60, cuts=20):
+            yield f"{file.name}: {name}", lambda data=data: (file.write_bytes(data), read())
+
+    problems = []
+    for file, read in readers.items():
+        whole = file.read_bytes()
+        sealed_file = file.name != "grid.json"  # which is written anew whenever the grid is run
+        problems += [
+            problem
+            for problem in judge("files of a grid", inputs(file, whole, read))
+            if sealed_file or "accepted" not in problem
+        ]
+        file.write_bytes(whole)
     assert not problems, "\n".join(problems)
 
 

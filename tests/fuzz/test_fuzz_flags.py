@@ -51,8 +51,13 @@ def commands(folder, pair):
     restoring = {"--restore-strength": (*FRACTION, "0.5", "2"), "--source": ("nowhere", str(pair[0])),
                  "--prompt": (NOT_UTF8, "a man", "")}  # fmt: skip
     names = {"--name": ("", "a b", "../x", "a" * 101, "\u00e9", NOT_UTF8), "--base-model": (NOT_UTF8,)}
+    grids = {
+        "--workers": ("0", "-1", "x"), "--seed": ("-1", "x"), "--n": ("0", "x", "10001"), "--method": ("x",),
+        "--pairs": ("x",), "--slurm": ("gpu", "=", "time=1h", "cluster=x"), "--phase-steps": ("1", "-1"),
+    }  # fmt: skip
     return [
         (["train", *pictures, *out], TRAINING | PLACES),
+        (["grid", *pictures, *out], grids),
         (["generate", *adapter, *out], DRAWING | restoring | wrong_adapter | PLACES),
         (["evaluate", *adapter, *pictures, *out], DRAWING | {"--against": ("nowhere",)} | wrong_adapter),
         (["leakage", *adapter, *out], {"--n": DRAWING["--n"], "--by": ("x",)} | wrong_adapter),

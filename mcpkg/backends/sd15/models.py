@@ -1,7 +1,7 @@
 """The backend for photographs: a Stable Diffusion 1.x checkpoint with the face models that are on this machine."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -16,10 +16,16 @@ from mcpkg.backends.clip_scores import DEVIATION, MEAN, MaskedClipStyle, load_ae
 from mcpkg.backends.downloads import WEIGHTS, require
 from mcpkg.backends.faces.detector import load_landmark_parser
 from mcpkg.backends.faces.parsing import FACE
-from mcpkg.backends.photo_models import FACE_PARSERS, IDENTITY_SCORERS, IDENTITY_TRAINERS, RESTORERS, to_device
+from mcpkg.backends.photo_models import (
+    FACE_PARSERS,
+    IDENTITY_SCORERS,
+    IDENTITY_TRAINERS,
+    RESTORERS,
+    to_device,
+    tune,
+)
 from mcpkg.backends.restoration.strength import RestorerChain
 from mcpkg.backends.sd15.checkpoint import DEFAULT, load_pipeline
-from mcpkg.method.config import Method
 from mcpkg.method.interfaces import DTYPES, Backend, FaceEmbedder, FaceParser, Restorer, SafetyChecker
 from mcpkg.util.errors import MissingPackage, notify
 
@@ -117,11 +123,6 @@ def assemble(
         attention_size=ATTENTION_SIZE,
         tune=tune,
     )
-
-
-def tune(method: Method) -> Method:
-    """The paper's settings, except that the identity loss decodes only the face's part of the latents, to save time."""
-    return replace(method, identity_decoding="face")
 
 
 @dataclass(frozen=True)
