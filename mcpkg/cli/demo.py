@@ -1,6 +1,5 @@
 """mcpkg demo (python -m mcpkg.cli.demo): one person in one style, with and without Attention Refocusing."""
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Literal
 from mcpkg.backends import BACKENDS
 from mcpkg.cli.outputs import Overwrite, check_output
 from mcpkg.inference.sampling import Sampling
+from mcpkg.util.cores import usable_cores
 
 SAMPLES = Path("data_samples")
 
@@ -53,7 +53,7 @@ def run_demo(
     methods = [tune_without_models(backend, method) for method in (MAGICAPTURE, WITHOUT_REFOCUSING)]
     cells = tuple(Cell(method, source, reference, seed, sampling) for method in methods)
     with output.writing():
-        workers = min(len(cells), len(os.sched_getaffinity(0)))
+        workers = min(len(cells), usable_cores())
         rows = run_grid(Grid(cells, out, load), partial(start_processes, workers=workers))
         for row in rows:
             if row.kept is None:

@@ -1,7 +1,6 @@
 """Checks of this machine: what it can run, what is missing, and what to do about it."""
 
 import importlib
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mcpkg.util.cores import usable_cores
 from mcpkg.util.errors import first_line
 from mcpkg.util.optional import EXTRAS
 
@@ -83,7 +83,7 @@ def as_dict(findings: list[Finding]) -> dict:
 
 
 def _system() -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Finding("cores", f"{cores} available to this process")
     free, total = _memory_gib()

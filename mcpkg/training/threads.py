@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from mcpkg.method.interfaces import Backend
+from mcpkg.util.cores import usable_cores
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -35,5 +36,5 @@ def training_threads(backend: Backend) -> Iterator[None]:
 
 def _is_chosen(threads: int) -> bool:
     """Whether torch would not take as many by itself: one for each core, or for each two that share one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return any(name in os.environ for name in VARIABLES) or threads not in (cores, cores // 2)
