@@ -13,7 +13,7 @@ from mcpkg.method.diffusion import add_noise, training_target, velocity_weight
 from mcpkg.method.identity import NOT_JUDGED, JudgedFaces, identity_terms
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.lora import set_lora_tokens
-from mcpkg.method.prompts import tokenize_prompts
+from mcpkg.method.prompts import encode_ids, tokenize_prompts
 from mcpkg.method.reconstruction import masked_reconstruction
 from mcpkg.method.refocusing import capture_placeholders, refocusing_terms
 
@@ -49,8 +49,7 @@ def training_loss(
     ids = tokenize_prompts(pipeline.tokenizer, batch.prompts)  # b n
     set_lora_tokens(backend, ids)
     with capture_placeholders(backend, ids, phase.refocusing) as maps:  # Eq. 2
-        different, which = ids.unique(dim=0, return_inverse=True)  # a prompt comes again and again
-        context = pipeline.text_encoder(different.to(backend.device)).last_hidden_state[which]  # b n d
+        context = encode_ids(pipeline.text_encoder, ids)  # b n d
         noise_pred = pipeline.unet(noisy, t, context).sample.float()
 
     target_noise = training_target(batch.images.latents, noise, t, scheduler)

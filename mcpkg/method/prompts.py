@@ -81,8 +81,13 @@ def encode_prompts(tokenizer, text_encoder, texts: Sequence[str]) -> Float[Tenso
     Raises:
         ValueError: see `tokenize_prompts`.
     """
-    ids = tokenize_prompts(tokenizer, texts).to(text_encoder.device)
-    return text_encoder(ids).last_hidden_state
+    return encode_ids(text_encoder, tokenize_prompts(tokenizer, texts))
+
+
+def encode_ids(text_encoder, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+    """Text embeddings of token ids; of prompts that are the same, one is encoded."""
+    different, which = ids.to(text_encoder.device).unique(dim=0, return_inverse=True)
+    return text_encoder(different).last_hidden_state[which]
 
 
 def token_positions(tokenizer, texts: Sequence[str], placeholder: str, required: bool = True) -> Bool[Tensor, "b n"]:

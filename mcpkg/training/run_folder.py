@@ -42,7 +42,6 @@ from mcpkg.training.previews import draw_preview, preview_grid
 from mcpkg.training.progress import StepReport, TrainingState
 from mcpkg.training.run_file import FORMAT, RUN_FILE, differences, read_run
 from mcpkg.training.run_options import SETTINGS_FILE, RunOptions
-from mcpkg.training.threads import training_threads
 from mcpkg.training.trainer import Training, open_training
 from mcpkg.util.files import STAGED, explain_full_disk, write_json
 from mcpkg.util.folders import one_process, sweep
@@ -90,7 +89,7 @@ def train_in_folder(
     settings = check_run(folder, backend, source, reference, method, seed, precision, options)
     log = TensorBoardLog(folder) if options.tensorboard else None
     best = best_checkpoint(folder, options, score) if process.is_main_process else None
-    with explain_full_disk(folder), one_process(folder), training_threads(backend):
+    with explain_full_disk(folder), one_process(folder):
         _prepare(folder, settings, options)  # checked again: only now does no other process change it
         sweep(folder, f".{ADAPTER_FOLDER}-*")  # as version 0.1.0 began the names of unfinished adapters
         if (folder / ADAPTER_FOLDER / SUMMARY_FILE).is_file():

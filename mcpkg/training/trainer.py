@@ -27,6 +27,7 @@ from mcpkg.training.checkpoints import check_state
 from mcpkg.training.dataset import draw_batch, encode_dataset, source_identity
 from mcpkg.training.optimizer import PhaseOptimizer, Trainable, check_precision, open_parameters
 from mcpkg.training.progress import Progress, StepReport, TrainingState, mean_terms
+from mcpkg.training.threads import training_threads
 from mcpkg.util.progress import show_progress as steps_shown
 
 _PLACE = ("phase", "step", "left_out_in_a_row")  # of a Progress: not worth keeping once it is finished
@@ -92,7 +93,7 @@ def open_training(
     process = PartialState(cpu=backend.device.type == "cpu").process_index
     placeholders = {role: replace(placeholder, vectors=method.vectors) for role, placeholder in ROLES.items()}
     rng = torch.Generator().manual_seed(seed)
-    with temporarily_patched(backend):
+    with temporarily_patched(backend), training_threads(backend):
         dataset = encode_dataset(backend, source, reference, method, rng)
         target = source_identity(backend, source)
         ids = add_placeholders_to(backend, placeholders, rng)
