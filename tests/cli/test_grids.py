@@ -12,10 +12,11 @@ SAMPLES = Path(__file__).parents[2] / "data_samples"
 
 
 def test_sources_and_references_are_paired():
-    assert pair_up("ab", "xy", "all") == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
-    assert pair_up("ab", "xy", "zip") == [("a", "x"), ("b", "y")]
+    a, b, x, y = map(Path, "abxy")
+    assert pair_up((a, b), (x, y), "all") == [(a, x), (a, y), (b, x), (b, y)]
+    assert pair_up((a, b), (x, y), "zip") == [(a, x), (b, y)]
     with pytest.raises(ValueError, match="--pairs zip: 2 sources and 1 references"):
-        pair_up("ab", "x", "zip")
+        pair_up((a, b), (x,), "zip")
 
 
 @pytest.mark.slow

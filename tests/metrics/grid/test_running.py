@@ -9,7 +9,7 @@ import pytest
 
 from mcpkg.metrics.grid import read_outcome, run_grid, start_processes
 from mcpkg.metrics.grid.cluster import check_cluster, submit_jobs
-from mcpkg.metrics.grid.processes import _environment
+from mcpkg.metrics.grid.processes import WorkerProcess, _environment
 from mcpkg.metrics.grid.table import read_plan, steps_done
 from mcpkg.training.run_file import read_run
 from mcpkg.viz.grid_overview import write_overview
@@ -48,16 +48,12 @@ def start_processes_of(workers):
 @pytest.mark.slow
 def test_an_interrupted_grid_ends_its_workers(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run_grid(tiny_grid(tmp_path), lambda grid: [Interrupting(one) for one in start_processes(grid, 1)])
+        run_grid(tiny_grid(tmp_path), lambda grid: [Interrupted(grid)])
     assert not multiprocessing.active_children()
 
 
-class Interrupting:
+class Interrupted(WorkerProcess):
     """A worker during which ^C is pressed."""
-
-    def __init__(self, worker):
-        self.worker = worker
-        self.stop, self.release = worker.stop, worker.release
 
     def done(self):
         raise KeyboardInterrupt
