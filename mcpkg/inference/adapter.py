@@ -30,7 +30,7 @@ from mcpkg.method.config import Method, to_dict
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.lora import load_lora, lora_shapes
 from mcpkg.method.placeholders import Placeholder
-from mcpkg.method.prompts import TEMPLATES
+from mcpkg.method.templates import TEMPLATE_SETS
 from mcpkg.util.errors import notify
 from mcpkg.util.files import file_sha256, write_json
 from mcpkg.util.folders import replace_together
@@ -60,7 +60,8 @@ class Adapter:
     @property
     def prompt(self) -> str:
         """The composed prompt, the one to generate with."""
-        return TEMPLATES["composed"][0].format(**{role: p.token for role, p in self.placeholders.items()})
+        template = TEMPLATE_SETS[self.method.templates]["composed"][0]
+        return template.format(**{role: p.token for role, p in self.placeholders.items()})
 
     @contextmanager
     def applied(

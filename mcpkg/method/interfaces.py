@@ -137,11 +137,14 @@ class Backend:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c k k"]:
-        """Mean latents of images in [0, 1], scaled to a standard deviation of about 1."""
+    def encode(
+        self, images: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b c k k"]:
+        """Latents of images in [0, 1], scaled to a standard deviation of about 1: means, or drawn by the generator."""
         vae = self.pipeline.vae
-        mean = vae.encode((images * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean
-        return ((mean - _shift(vae)) * vae.config.scaling_factor).float()
+        predicted = vae.encode((images * 2 - 1).to(vae.device, vae.dtype)).latent_dist
+        latents = predicted.mean if generator is None else predicted.sample(generator)
+        return ((latents - _shift(vae)) * vae.config.scaling_factor).float()
 
     def decode(self, latents: Float[Tensor, "b c k k"]) -> Float[Tensor, "b 3 h w"]:
         """Images of latents, in about [0, 1]; not clamped, so that no gradient is lost."""
@@ -151,6 +154,13 @@ class Backend:
 
 def _shift(vae) -> float:
     return getattr(vae.config, "shift_factor", None) or 0.0
+
+
+@torch.no_grad()
+def find_faces(parser: FaceParser, images: Float[Tensor, "b 3 h w"]) -> Bool[Tensor, " b"]:
+    """Whether each image shows a face. Of a parser that separates the parts of the face that its `finder` found, only
+    the finder is run."""
+    return getattr(parser, "finder", parser).parse(images).found
 
 
 @torch.no_grad()

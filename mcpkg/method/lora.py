@@ -14,6 +14,7 @@ from mcpkg.method.prompts import find_token
 LORA_TARGETS = {
     "cross_attention": ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
     "cross_attention_kv": ("attn2.to_k", "attn2.to_v"),
+    "attention": ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj"),
     "all": (
         "to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out",
         "conv1", "conv2", "conv_shortcut",
@@ -31,12 +32,14 @@ def add_lora(
     layers: str = "cross_attention",
     generator: torch.Generator | None = None,
     tokens: str = "all",
+    noise: float = 0.0,
 ) -> dict[str, nn.Parameter]:
     """Add U V^T (Eq. 3) to the layers in `LORA_TARGETS`, V drawn from the generator, U zero; return U and V.
 
     Args:
         layers, tokens: as `Method.lora_layers` and `Method.lora_tokens`; at "placeholders", call `set_lora_tokens`
             before the UNet runs.
+        noise: as `Method.lora_noise`: V's standard deviation; 0 for uniform values, as peft draws them.
 
     Note:
         In the paper of token-aware LoRA (Peng et al. 2025, arXiv 2508.08812) every concept has a LoRA of its own, on
@@ -45,9 +48,12 @@ def add_lora(
     parameters = _wrap(unet, rank, LORA_TARGETS[layers], tokens)
     for name, parameter in parameters.items():
         if generator is not None and "lora_A" in name:  # V, which is applied to the layer's input
-            bound = parameter[0].numel() ** -0.5
-            noise = torch.rand(parameter.shape, generator=generator, device=generator.device)
-            parameter.data.copy_((2 * noise - 1) * bound)
+            options = {"generator": generator, "device": generator.device}
+            if noise > 0:
+                parameter.data.copy_(noise * torch.randn(parameter.shape, **options))
+            else:
+                bound = parameter[0].numel() ** -0.5
+                parameter.data.copy_((2 * torch.rand(parameter.shape, **options) - 1) * bound)
     return parameters
 
 

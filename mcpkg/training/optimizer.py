@@ -17,7 +17,6 @@ from mcpkg.method.optimizer_registry import OPTIMIZERS
 from mcpkg.method.placeholders import PlaceholderEmbeddings
 
 _SCALER = "scaler"  # among the moments; no parameter's name, for those have dots or are "placeholders"
-WARMUP = 0.05  # fraction of a phase over which learning rates rise from 0, before they fall linearly to 0
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,9 @@ def open_parameters(
         originals |= before
         by_kind[kind] = {f"{part}.{name}": parameter for name, parameter in writable_copies(model, names).items()}
     if "lora" in wanted:
-        by_kind["lora"] = add_lora(backend.pipeline.unet, method.lora_rank, method.lora_layers, rng, method.lora_tokens)
+        by_kind["lora"] = add_lora(
+            backend.pipeline.unet, method.lora_rank, method.lora_layers, rng, method.lora_tokens, method.lora_noise
+        )
     return Trainable(by_kind, originals)
 
 
@@ -84,7 +85,8 @@ class PhaseOptimizer:
     """
 
     def __init__(self, phase: Phase, method: Method, trainable: Trainable, precision: str = "fp32"):
-        self.phase, self.clip, self.parameters, groups = phase, method.gradient_clip, {}, []
+        self.phase, self.clip, self.warmup = phase, method.gradient_clip, method.warmup
+        self.parameters, groups = {}, []
         self.name = method.optimizer
         for kind, named in trainable.by_kind.items():
             for parameter in named.values():
@@ -115,7 +117,7 @@ class PhaseOptimizer:
             Over several processes the gradients are averaged here, once a step. A DistributedDataParallel
             around the UNet would hide the layers that attention is captured from.
         """
-        fraction = learning_rate_fraction(step, self.phase.steps)
+        fraction = learning_rate_fraction(step, self.phase.steps, self.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * fraction
         rates = {group["kind"]: group["lr"] for group in self.optimizer.param_groups}
@@ -130,8 +132,19 @@ class PhaseOptimizer:
         if self.scaler.is_enabled() or norm.isfinite():  # the scaler looks for itself
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            self._pull_norms()
         self.optimizer.zero_grad()
         return rates, norm.item()
+
+    @torch.no_grad()
+    def _pull_norms(self) -> None:
+        """Bring the norm of each embedding vector nearer to `Phase.embedding_norm`."""
+        for group in self.optimizer.param_groups:
+            if group["kind"] == "embeddings" and self.phase.embedding_norm > 0:
+                for vectors in group["params"]:  # p d
+                    norms = vectors.norm(dim=1, keepdim=True)
+                    pulled = norms.lerp(torch.full_like(norms, self.phase.embedding_norm), min(1.0, 100 * group["lr"]))
+                    vectors.mul_(pulled / norms)
 
     def moments(self) -> dict[str, Tensor]:
         """The optimiser's state, "<parameter> <what>" -> tensor, and the scale of the loss in fp16."""
@@ -204,7 +217,7 @@ def _state_like(optimizer: Callable[[list[dict]], Optimizer], device: torch.devi
     return {name: value.ndim == 0 for name, value in state.items()}
 
 
-def learning_rate_fraction(step: int, steps: int) -> float:
+def learning_rate_fraction(step: int, steps: int, warmup_fraction: float) -> float:
     """Fraction of a phase's learning rate at one of its steps: up over the warm-up, then linearly down."""
-    warmup = max(1, round(WARMUP * steps))
+    warmup = max(1, round(warmup_fraction * steps))
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup), 1.0)

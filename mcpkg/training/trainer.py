@@ -15,8 +15,8 @@ from torch import Tensor
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.model_patching import add_placeholders_to, plain_first_half, temporarily_patched
-from mcpkg.method.batch import ROLES, EncodedImages
-from mcpkg.method.config import Method, Phase
+from mcpkg.method.batch import ROLES, EncodedImages, placeholders_of
+from mcpkg.method.config import LossWeights, Method, Phase
 from mcpkg.method.identity_decoding import check_decoding
 from mcpkg.method.interfaces import DTYPES, Backend
 from mcpkg.method.lora import on_cpu, read_lora
@@ -90,7 +90,7 @@ def open_training(
         check_decoding(backend, method.identity_decoding)
     started = time.perf_counter()
     process = PartialState(cpu=backend.device.type == "cpu").process_index
-    placeholders = {role: replace(placeholder, vectors=method.vectors) for role, placeholder in ROLES.items()}
+    placeholders = placeholders_of(method)
     rng = torch.Generator().manual_seed(seed)
     with temporarily_patched(backend):
         dataset = encode_dataset(backend, source, reference, method, rng)
@@ -160,7 +160,7 @@ class Training:
 
     def _take_step(self, phase: Phase) -> StepReport:
         started, at, method, passes = time.perf_counter(), self.progress, self.method, []
-        now = replace(phase, weights=replace(phase.weights, identity=_identity_weight(phase, method, at.step)))
+        now = replace(phase, weights=weights_at(phase, method, at.step))
         for _ in range(method.accumulation_steps):
             batch = draw_batch(self.dataset, phase.tasks, method, self.rng)
             with torch.autocast(self.backend.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
@@ -254,9 +254,15 @@ class _LiveAdapter(Adapter):
             yield backend
 
 
-def _identity_weight(phase: Phase, method: Method, step: int) -> float:
-    """0 between uses; else the phase's weight, rising over the warm-up."""
-    if step % method.identity_every:
-        return 0.0
-    warmup = method.identity_warmup * phase.steps
-    return phase.weights.identity * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
+def weights_at(phase: Phase, method: Method, step: int) -> LossWeights:
+    """The phase's weights at one of its steps: that of identity is 0 between uses and rises over its warm-up, those of
+    reference and composed are larger in the first half, if the phase says so."""
+    weights, warmup = phase.weights, method.identity_warmup * phase.steps
+    identity = weights.identity * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
+    early = phase.early_reference if 2 * step < phase.steps else 1.0
+    return replace(
+        weights,
+        identity=0.0 if step % method.identity_every else identity,
+        reference=early * weights.reference,
+        composed=early * weights.composed,
+    )

@@ -11,7 +11,8 @@ from mcpkg.method.diffusion import add_noise, velocity_weight
 from mcpkg.method.masks import role_region
 from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.method.objective import training_loss, weighted_sum
-from mcpkg.method.prompts import TEMPLATES, draw_prompts
+from mcpkg.method.prompts import draw_prompts
+from mcpkg.method.templates import TEMPLATES
 from mcpkg.training.dataset import draw_batch, encode_dataset, source_identity
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 

@@ -11,7 +11,8 @@ from mcpkg.method.placeholders import (
     add_placeholders,
     unknown_words,
 )
-from mcpkg.method.prompts import TEMPLATES, draw_prompts, encode_prompts, find_token, token_positions, tokenize_prompts
+from mcpkg.method.prompts import draw_prompts, encode_prompts, find_token, token_positions, tokenize_prompts
+from mcpkg.method.templates import TEMPLATES
 from mcpkg.util.errors import Notice
 from tests.helpers.tiny_pipeline import TEXT_LENGTH
 

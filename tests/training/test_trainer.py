@@ -168,7 +168,7 @@ def test_every_method_runs(method):
 @pytest.mark.slow
 def test_learning_rates_rise_and_then_fall_to_the_last_step():
     # 40 steps, of which 2 warm up; then 38 fall: (40 - step) / 38
-    assert [learning_rate_fraction(step, 40) for step in (0, 1, 2, 21, 39)] == [0.5, 1.0, 1.0, 0.5, 1 / 38]
+    assert [learning_rate_fraction(step, 40, 0.05) for step in (0, 1, 2, 21, 39)] == [0.5, 1.0, 1.0, 0.5, 1 / 38]
     reports = []
     train(short(MAGICAPTURE), on_step=reports.append)
     assert reports[0].learning_rates == {"embeddings": 1e-2}

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from mcpkg.method.placeholders import REFERENCE, SOURCE
-from mcpkg.method.prompts import TEMPLATES
+from mcpkg.method.templates import TEMPLATE_SETS
 from mcpkg.util.files import write_json
 
 
@@ -105,7 +105,8 @@ def stand_in_tokenizer(size: int = SD15.vocabulary, words: Sequence[str] = ()) -
     Args:
         words: further words that are one token each.
     """
-    ours = " ".join(text for texts in TEMPLATES.values() for text in texts).format(source="", reference="").split()
+    ours = [text for texts in TEMPLATE_SETS.values() for of_task in texts.values() for text in of_task]
+    ours = " ".join(ours).format(source="", reference="").replace(",", "").split()
     words = {*ours, *words, SOURCE.initializer, REFERENCE.initializer}
     # Every merge grows a word's ending to the left. Since each involves the ending, no two can compete.
     endings = sorted({word[i:] for word in words for i in range(len(word))}, key=lambda e: (len(e), e))
