@@ -1,7 +1,10 @@
 """How portraits are drawn: the settings of sampling, as one value."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
+SchedulerName = Literal["dpm_solver", "euler_ancestral"]
+"""Of `Backend.sampler`."""
 MAX_N = 10_000
 """Portraits in one go: an afternoon even on a GPU, so that more is a slip; further ones have other seeds."""
 MAX_STEPS = 1000
@@ -32,7 +35,10 @@ class Sampling:
     seeds: tuple[int, ...] = ()
     """Which seeds, instead of seed and n."""
     steps: int = 25
-    """Denoising steps, of DPM-Solver++."""
+    """Denoising steps."""
+    scheduler: SchedulerName = "dpm_solver"
+    """Who takes the steps: DPM-Solver++, or Euler's method with new noise in each step ("euler_ancestral"), which needs
+    about twice as many."""
     guidance: float | None = None
     """How strictly the prompt is followed: the classifier-free guidance scale; by default what suits the backend, and
     off at 1 or less."""
@@ -57,6 +63,8 @@ class Sampling:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name}: {value} is not in {low} to {high:,}.")
+        if self.scheduler not in get_args(SchedulerName):
+            raise ValueError(f"scheduler: {self.scheduler!r} unknown. Choose from {list(get_args(SchedulerName))}.")
         seeds = self.all_seeds
         if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**63 for seed in seeds):
             given = f"seeds: {list(self.seeds)}" if self.seeds else f"seed: {self.seed}"

@@ -18,7 +18,7 @@ REFOCUSING_FORMS = Registry("refocusing form", ("mcpkg.method.refocusing", "mcpk
 """Name -> the loss of one placeholder's maps and its mask; one value per sample."""
 REFOCUSING_SCALES = ("max", "detached_minmax", "none")
 MAX_VECTORS = 33
-"""Of a placeholder: CLIP reads 75 tokens, and the composed prompt has 8 words beside its two placeholders."""
+"""Of a placeholder: CLIP reads 75 tokens, and the composed prompt has up to 9 words beside its two placeholders."""
 MAX_WEIGHT = 1e6
 """Of a loss term; with more, 32 bits leave nothing of the others."""
 WEIGHTINGS = ("epsilon", "velocity")
@@ -27,8 +27,6 @@ IDENTITY_TASKS = ("composed", "source")
 IDENTITY_PASSES = ("shared", "own")
 TEMPLATE_NAMES = ("paper", "varied", "authors")
 """Of the sets in `templates`."""
-LONGEST_TEMPLATE = 15
-"""Tokens of a composed prompt of the longer sets, beside its placeholders."""
 
 
 def _check(condition: bool, message: str) -> None:
@@ -244,7 +242,7 @@ class Method:
         _check_choice("Method.lora_tokens", self.lora_tokens, LORA_TOKENS)
         _check_range("Method.lora_noise", self.lora_noise, 0, 1e3)
         _check_choice("Method.templates", self.templates, TEMPLATE_NAMES)
-        most = MAX_VECTORS if self.templates == "paper" else (75 - LONGEST_TEMPLATE) // 2
+        most = MAX_VECTORS - (self.templates == "authors")  # their composed prompts have up to 10 words
         _check(self.vectors <= most, f"Method.vectors: {self.vectors} is above {most}, for which prompts have room.")
         _check_range("Method.composed_source", self.composed_source, 0, 1)
         _check_choice("Method.weighting", self.weighting, WEIGHTINGS)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Usual name of a precision -> torch's type."""
+SCHEDULERS = {"dpm_solver": "DPMSolverMultistepScheduler", "euler_ancestral": "EulerAncestralDiscreteScheduler"}
+"""Name of a scheduler for drawing -> its class in diffusers."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,10 @@ class Backend:
     """Side, in cells, of the cross-attention maps that are refocused and scored."""
     tune: Callable[[Method], Method] = lambda method: method
     """Returns a method with the steps and learning rates that suit these weights."""
+    tune_short: Callable[[Method], Method] | None = None
+    """The same for lessons, where a training under `tune` would take long; None if it does not."""
+    prepare: Callable[[Method], None] = lambda method: None
+    """Called before a training; prepares the models for it, such as by gradient checkpointing if memory asks for it."""
 
     @property
     def device(self) -> torch.device:
@@ -127,12 +133,12 @@ class Backend:
         """Precision of the models' own weights, as `DTYPES` names it; trained parameters are always in fp32."""
         return next(name for name, dtype in DTYPES.items() if dtype == self.pipeline.text_encoder.dtype)
 
-    def sampler(self) -> "StableDiffusionPipeline":
-        """The same models with another scheduler, which needs few steps, and no progress bar."""
-        from diffusers import DPMSolverMultistepScheduler
+    def sampler(self, scheduler: str = "dpm_solver") -> "StableDiffusionPipeline":
+        """The same models with another scheduler, one of `SCHEDULERS`, and no progress bar."""
+        import diffusers
 
         parts = dict(self.pipeline.components)
-        parts["scheduler"] = DPMSolverMultistepScheduler.from_config(parts["scheduler"].config)
+        parts["scheduler"] = getattr(diffusers, SCHEDULERS[scheduler]).from_config(parts["scheduler"].config)
         pipeline = type(self.pipeline)(**parts, requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline

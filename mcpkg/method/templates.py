@@ -27,14 +27,14 @@ VARIED = {
         "a picture of a person in the {reference} style",
         "a portrait in the {reference} style",
         "a good photo of a person in the {reference} style",
-        "a person in the {reference} style, looking at the camera",
+        "a person in the {reference} style looking at the camera",
     ),
     "composed": (
         *TEMPLATES["composed"],
         "a portrait of {source} person in the {reference} style",
         "a picture of {source} person in the {reference} style",
         "a good photo of {source} person in the {reference} style",
-        "{source} person in the {reference} style, looking at the camera",
+        "{source} person in the {reference} style looking at the camera",
     ),
     "prior": TEMPLATES["prior"],
 }

@@ -88,6 +88,7 @@ def open_training(
     check_precision(backend, method, precision)
     if any(phase.weights.identity > 0 for phase in method.phases):
         check_decoding(backend, method.identity_decoding)
+    backend.prepare(method)
     started = time.perf_counter()
     process = PartialState(cpu=backend.device.type == "cpu").process_index
     placeholders = placeholders_of(method)
