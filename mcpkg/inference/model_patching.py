@@ -39,6 +39,7 @@ def temporarily_patched(backend: Backend) -> Iterator[None]:
     models = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
     tokenizer, embedding = pipeline.tokenizer, pipeline.text_encoder.get_input_embeddings()
     sizes = embedding.num_embeddings, pipeline.text_encoder.config.vocab_size
+    device = backend.device
     slots = [(module, name, parameter) for model in models for module in model.modules()
              for name, parameter in module._parameters.items() if parameter is not None]  # fmt: skip
     tree = [(module, dict(module._modules)) for module in pipeline.unet.modules()]
@@ -63,6 +64,7 @@ def temporarily_patched(backend: Backend) -> Iterator[None]:
         pipeline.tokenizer = tokenizer
         embedding.num_embeddings, pipeline.text_encoder.config.vocab_size = sizes
         for (module, name, parameter), requires_grad in zip(slots, trainable, strict=True):
+            parameter.data = parameter.data.to(device)  # where copies took its place, it may have waited elsewhere
             module._parameters[name] = parameter.requires_grad_(requires_grad)
         for module, mode in training:
             module.training = mode

@@ -26,7 +26,7 @@ class Trainable:
     by_kind: dict[str, dict[str, nn.Parameter]]
     """Kind, as in config.TRAINABLE -> name -> parameter; names are unique over all kinds."""
     originals: dict[str, Tensor]
-    """What whole weights were before."""
+    """What whole weights were before; in the processor's memory."""
 
     def named(self) -> dict[str, nn.Parameter]:
         return {name: parameter for of_kind in self.by_kind.values() for name, parameter in of_kind.items()}
@@ -34,7 +34,7 @@ class Trainable:
     def changes(self) -> dict[str, Tensor]:
         """How far whole weights have moved; LoRA and placeholders change no weight of the model."""
         named = self.named()
-        return {name: named[name].detach() - before for name, before in self.originals.items()}
+        return {name: named[name].detach().to(before.device) - before for name, before in self.originals.items()}
 
 
 def open_parameters(
@@ -48,6 +48,8 @@ def open_parameters(
         names, model = [name.removeprefix(f"{part}.") for name in before], getattr(backend.pipeline, part)
         originals |= before
         by_kind[kind] = {f"{part}.{name}": parameter for name, parameter in writable_copies(model, names).items()}
+        for original in before.values():  # a GPU has the copies, their gradients and moments to hold
+            original.data = original.data.cpu()
     if "lora" in wanted:
         by_kind["lora"] = add_lora(
             backend.pipeline.unet, method.lora_rank, method.lora_layers, rng, method.lora_tokens, method.lora_noise

@@ -205,7 +205,8 @@ class Training:
 
     def live_adapter(self) -> Adapter:
         """To draw with between two steps: what has been learned is in the models already, and stays there."""
-        originals = {n.removeprefix("unet."): p for n, p in self.trainable.originals.items() if n.startswith("unet.")}
+        of_unet = {n: p.to(self.backend.device) for n, p in self.trainable.originals.items() if n.startswith("unet.")}
+        originals = {name.removeprefix("unet."): original for name, original in of_unet.items()}
         return _LiveAdapter(self.method, self.seed, self.placeholders, embeddings={}, originals=originals)
 
     def state(self) -> TrainingState:
