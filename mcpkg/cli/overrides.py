@@ -28,7 +28,9 @@ from mcpkg.method.config import (
 )
 
 _PER_METHOD = tuple(field.name for field in fields(Method) if field.name not in ("name", "phases"))
-_PER_PHASE = ("learning_rate", "embedding_learning_rate", "max_timestep", "early_reference", "embedding_norm")
+_PER_PHASE = tuple(
+    field.name for field in fields(Phase) if field.name not in ("steps", "trains", "tasks", "weights", "refocusing")
+)
 _FLAGS = {"Method": "--", "Phase": "--", "LossWeights": "--weights.", "Refocusing": "--refocusing."}
 _CHOICES = {
     "form": REFOCUSING_FORMS.names,

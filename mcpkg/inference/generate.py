@@ -94,7 +94,8 @@ def draw_batches(
         raise ValueError(f"batch_size is {batch_size}. Give 1 or more.")
     prompt, sampling, settings = drawing_settings(backend, adapter, prompt, sampling)
     by_plain = settings["plain_guidance"]
-    with adapter.applied(backend, sampling.lora_scale, by_plain, sampling.word_norm) if adapter else nullcontext():
+    scales = (sampling.lora_scale, by_plain, sampling.word_norm, sampling.text_lora_scale)
+    with adapter.applied(backend, *scales) if adapter else nullcontext():
         placeholders = adapter.placeholders if adapter else ROLES
         tokens = {role: p.token for role, p in placeholders.items() if adapter and keep and p.token in prompt}
         seeds = sampling.all_seeds
@@ -139,6 +140,7 @@ def drawing_settings(
         "spread": sampling.spread,
         "first_seed": sampling.all_seeds[0],
     } | ({} if sampling.word_norm is None else {"word_norm": sampling.word_norm})
+    settings |= {} if sampling.text_lora_scale is None else {"text_lora_scale": sampling.text_lora_scale}
     settings |= {} if sampling.scheduler == "dpm_solver" else {"scheduler": sampling.scheduler}
     return full_prompt(adapter, prompt, sampling.edit), sampling, settings
 

@@ -44,6 +44,8 @@ class Sampling:
     off at 1 or less."""
     lora_scale: float = 1.0
     """Strength of what was learned, 1 as trained; lower gives variety back, at a price in likeness."""
+    text_lora_scale: float | None = None
+    """Strength of what the text encoder learned, if it has a LoRA; by default lora_scale."""
     spread: float = 1.0
     """How different the portraits are: 1 starts each from noise of its own, near 0 all start alike."""
     edit: str = ""
@@ -71,7 +73,7 @@ class Sampling:
             raise ValueError(f"{given}. Give different whole numbers, 0 or more; one seed is one image.")
         if len(seeds) > MAX_N:
             raise ValueError(f"seeds: {len(seeds)} of them, more than {MAX_N:,}.")
-        for name in ("guidance", "lora_scale", "spread", "word_norm"):
+        for name in ("guidance", "lora_scale", "text_lora_scale", "spread", "word_norm"):
             value, most = getattr(self, name), 1 if name == "spread" else MAX_STRENGTH
             if value is not None and not 0 <= value <= most:
                 raise ValueError(f"{name}: {value} is not in 0 to {most}.")

@@ -128,6 +128,8 @@ class Phase:
     """Learning rate of network weights (LoRA, keys and values, UNet, text encoder)."""
     embedding_learning_rate: float = 5e-4
     """Learning rate of the placeholders' embeddings."""
+    text_learning_rate: float = 1e-5
+    """Learning rate of the text encoder's LoRA, if the method has one."""
     max_timestep: float = 1.0
     """Fraction of the schedule's T that timesteps are drawn below; the authors' code takes 0.8 in phase 2."""
     early_reference: float = 1.0
@@ -141,7 +143,8 @@ class Phase:
         _check_subset("Phase.trains", self.trains, TRAINABLE)
         _check_subset("Phase.tasks", self.tasks, TASKS)
         _check(bool(self.trains) and bool(self.tasks), "Phase: name at least one thing to train and one task.")
-        for name in ("learning_rate", "embedding_learning_rate"):  # about how far a step moves each value
+        rates = ("learning_rate", "embedding_learning_rate", "text_learning_rate")
+        for name in rates:  # about how far a step moves each value
             _check_range(f"Phase.{name}", getattr(self, name), 0, 1, above=True)
         _check_range("Phase.max_timestep", self.max_timestep, 1e-3, 1)  # schedules have 1000 timesteps
         heaviest = max(self.weights.reference, self.weights.composed, 1)
@@ -179,6 +182,8 @@ class Method:
     """At which tokens of a prompt the LoRA on cross-attention's keys and values acts: "all", or only those of the
     "placeholders" (token-aware LoRA, Peng et al. 2025, arXiv 2508.08812). With lora_layers "cross_attention_kv", a
     prompt without placeholders then draws as before training."""
+    text_lora: bool = False
+    """Whether the text encoder's attention has a LoRA as well, which learns wherever that of the UNet does."""
     lora_noise: float = 0.0
     """Standard deviation of V at the start, where U is 0 (Eq. 3); 0 draws V as peft does, smaller the more inputs a
     layer has."""

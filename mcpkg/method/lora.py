@@ -23,6 +23,10 @@ LORA_TARGETS = {
 """`Method.lora_layers` -> suffixes of the layers' names; Eq. 3 adapts the projections of cross-attention."""
 
 
+TEXT_TARGETS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
+"""Suffixes of the text encoder's layers that have LoRA with `Method.text_lora`."""
+TEXT_PREFIX = "text_encoder."
+"""Begins the names of the text encoder's LoRA in an adapter; those of the UNet's have no prefix."""
 PEFT_NAME = "mcpkg"
 
 
@@ -45,7 +49,19 @@ def add_lora(
         In the paper of token-aware LoRA (Peng et al. 2025, arXiv 2508.08812) every concept has a LoRA of its own, on
         queries and outputs as well, where it acts at all cells. Here one LoRA serves both placeholders.
     """
-    parameters = _wrap(unet, rank, LORA_TARGETS[layers], tokens)
+    return _draw_start(_wrap(unet, rank, LORA_TARGETS[layers], tokens), generator, noise)
+
+
+def add_text_lora(
+    text_encoder: nn.Module, rank: int, generator: torch.Generator, noise: float = 0.0
+) -> dict[str, nn.Parameter]:
+    """Add U V^T to the projections of the text encoder's attention, as `add_lora` does to the UNet's."""
+    return _draw_start(_wrap(text_encoder, rank, TEXT_TARGETS, "all"), generator, noise)
+
+
+def _draw_start(
+    parameters: dict[str, nn.Parameter], generator: torch.Generator | None, noise: float
+) -> dict[str, nn.Parameter]:
     for name, parameter in parameters.items():
         if generator is not None and "lora_A" in name:  # V, which is applied to the layer's input
             options = {"generator": generator, "device": generator.device}
@@ -112,11 +128,13 @@ def set_lora_tokens(backend: Backend, ids: Int[Tensor, "b n"], placeholders: Map
             module.token_positions = positions
 
 
-def lora_shapes(unet: nn.Module, rank: int, layers: str = "cross_attention") -> dict[str, tuple[int, ...]]:
+def lora_shapes(
+    unet: nn.Module, rank: int, targets: Iterable[str] = LORA_TARGETS["cross_attention"]
+) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor that `read_lora` returns after `add_lora`, which is not called."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, module in unet.named_modules():
-        if not f".{name}".endswith(tuple(f".{target}" for target in LORA_TARGETS[layers])):
+        if not f".{name}".endswith(tuple(f".{target}" for target in targets)):
             continue
         weight = getattr(module, "base_layer", module).weight  # another LoRA may be around the layer
         shapes[f"{name}.lora_A.weight"] = (rank, *weight.shape[1:])
@@ -138,6 +156,22 @@ def load_lora(unet: nn.Module, lora: dict[str, Tensor], rank: int, scale: float,
     _wrap(unet, rank, sorted({name.partition(".lora_")[0] for name in lora}), tokens)
     set_peft_model_state_dict(unet, lora, adapter_name=PEFT_NAME)
     unet.set_adapters(PEFT_NAME, scale)
+
+
+def lora_as_weights(unet: nn.Module, lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A LoRA that `read_lora` returned as changes of weights, U V^T (Eq. 3), by their names in the model."""
+    changes = {}
+    for layer in sorted({name.partition(".lora_")[0] for name in lora}):
+        v, u = lora[f"{layer}.lora_A.weight"], lora[f"{layer}.lora_B.weight"]
+        inner = ".base_layer" if hasattr(unet.get_submodule(layer), "base_layer") else ""  # it has another LoRA
+        changes[f"{layer}{inner}.weight"] = (u.flatten(1) @ v.flatten(1)).view(len(u), *v.shape[1:])
+    return changes
+
+
+def split_lora(lora: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """An adapter's LoRA as that of the UNet and that of the text encoder, each by its model's own names."""
+    of_text = {name.removeprefix(TEXT_PREFIX): x for name, x in lora.items() if name.startswith(TEXT_PREFIX)}
+    return {name: x for name, x in lora.items() if not name.startswith(TEXT_PREFIX)}, of_text
 
 
 def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -85,6 +85,7 @@ AUTHORS = Recipe(
         "warmup": 0.0,
         "reference_initializer": "",
         "lora_layers": "attention",
+        "text_lora": True,
         "lora_noise": 0.25,
         "flip": True,
         "colour_jitter": 0.1,
@@ -92,10 +93,15 @@ AUTHORS = Recipe(
         "mask_floor": 0.01,
     },
     words={"embedding_learning_rate": 2e-3, "embedding_norm": 0.4, "early_reference": 2.0},
-    joint={"learning_rate": 4e-4, "embedding_learning_rate": 1e-4, "early_reference": 2.0},
+    joint={
+        "learning_rate": 4e-4,
+        "text_learning_rate": 4e-5,
+        "embedding_learning_rate": 1e-4,
+        "early_reference": 2.0,
+    },
     weights={"identity": 0.25},
     refocusing={"form": "authors", "scale": "max"},
-    sampling={"steps": 50, "scheduler": "euler_ancestral", "guidance": 7.0, "lora_scale": 0.6},
+    sampling={"steps": 50, "scheduler": "euler_ancestral", "guidance": 7.0, "lora_scale": 0.6, "text_lora_scale": 0.9},
 )
 """What the code does where the paper says something else or nothing; see the table in README.md."""
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from mcpkg.inference.model_patching import WHOLE_WEIGHTS, whole_weights, writable_copies
 from mcpkg.method.config import Method, Phase
 from mcpkg.method.interfaces import DTYPES, Backend
-from mcpkg.method.lora import add_lora
+from mcpkg.method.lora import add_lora, add_text_lora
 from mcpkg.method.optimizer_registry import OPTIMIZERS
 from mcpkg.method.placeholders import PlaceholderEmbeddings
 
@@ -54,6 +54,10 @@ def open_parameters(
         by_kind["lora"] = add_lora(
             backend.pipeline.unet, method.lora_rank, method.lora_layers, rng, method.lora_tokens, method.lora_noise
         )
+        if method.text_lora:
+            by_kind["text_lora"] = add_text_lora(
+                backend.pipeline.text_encoder, method.lora_rank, rng, method.lora_noise
+            )
     return Trainable(by_kind, originals)
 
 
@@ -90,15 +94,16 @@ class PhaseOptimizer:
         self.phase, self.clip, self.warmup = phase, method.gradient_clip, method.warmup
         self.parameters, groups = {}, []
         self.name = method.optimizer
+        rates = {"embeddings": phase.embedding_learning_rate, "text_lora": phase.text_learning_rate}
         for kind, named in trainable.by_kind.items():
+            learns = ("lora" if kind == "text_lora" else kind) in phase.trains
             for parameter in named.values():
-                parameter.requires_grad_(kind in phase.trains)
-            if kind in phase.trains:
-                is_embedding = kind == "embeddings"
-                base = phase.embedding_learning_rate if is_embedding else phase.learning_rate
+                parameter.requires_grad_(learns)
+            if learns:
+                base = rates.get(kind, phase.learning_rate)
                 groups.append({
                     "params": list(named.values()), "kind": kind, "base": base, "lr": base,
-                    "weight_decay": 0.0 if is_embedding else method.weight_decay,
+                    "weight_decay": 0.0 if kind == "embeddings" else method.weight_decay,
                 })  # fmt: skip
                 self.parameters |= named
         self.optimizer = OPTIMIZERS[method.optimizer](groups)

@@ -19,7 +19,7 @@ from mcpkg.method.batch import ROLES, EncodedImages, placeholders_of
 from mcpkg.method.config import LossWeights, Method, Phase
 from mcpkg.method.identity_decoding import check_decoding
 from mcpkg.method.interfaces import DTYPES, Backend
-from mcpkg.method.lora import on_cpu, read_lora
+from mcpkg.method.lora import TEXT_PREFIX, on_cpu, read_lora
 from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.method.objective import training_loss
 from mcpkg.method.placeholders import Placeholder, PlaceholderEmbeddings
@@ -197,11 +197,17 @@ class Training:
             seed=self.seed,
             placeholders=self.placeholders,
             embeddings=on_cpu(self.embeddings.as_dict()),
-            lora=read_lora(self.backend.pipeline.unet) if "lora" in self.trainable.by_kind else {},
+            lora=self._lora(),
             deltas=on_cpu(self.trainable.changes()),
             record=record | {"seconds": round(self.progress.seconds, 1)},
             backend=self.backend.name,
         )
+
+    def _lora(self) -> dict[str, Tensor]:
+        pipeline, kinds = self.backend.pipeline, self.trainable.by_kind
+        of_text = read_lora(pipeline.text_encoder) if "text_lora" in kinds else {}
+        of_unet = read_lora(pipeline.unet) if "lora" in kinds else {}
+        return of_unet | {f"{TEXT_PREFIX}{name}": tensor for name, tensor in of_text.items()}
 
     def live_adapter(self) -> Adapter:
         """To draw with between two steps: what has been learned is in the models already, and stays there."""
@@ -250,7 +256,12 @@ class _LiveAdapter(Adapter):
 
     @contextmanager
     def applied(
-        self, backend: Backend, lora_scale: float = 1.0, plain_guidance: bool = False, word_norm: float | None = None
+        self,
+        backend: Backend,
+        lora_scale: float = 1.0,
+        plain_guidance: bool = False,
+        word_norm: float | None = None,
+        text_lora_scale: float | None = None,
     ) -> Iterator[Backend]:
         with plain_first_half(backend.pipeline.unet, self.originals) if plain_guidance else nullcontext():
             yield backend
