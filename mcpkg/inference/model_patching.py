@@ -63,10 +63,8 @@ def temporarily_patched(backend: Backend) -> Iterator[None]:
             module._modules.update(children)
         for model, loaded in zip(with_lora, with_peft, strict=True):
             model._hf_peft_config_loaded = loaded
-        if (
-            getattr(pipeline.text_encoder, "peft_config", {}).pop(PEFT_NAME, None)
-            and not pipeline.text_encoder.peft_config
-        ):
+        loras = getattr(pipeline.text_encoder, "peft_config", {})
+        if loras.pop(PEFT_NAME, None) is not None and not loras:
             del pipeline.text_encoder.peft_config  # peft takes even an empty one for another LoRA
         pipeline.tokenizer = tokenizer
         embedding.num_embeddings, pipeline.text_encoder.config.vocab_size = sizes
