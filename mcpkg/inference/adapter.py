@@ -57,7 +57,7 @@ class Adapter:
     embeddings: dict[str, Float[Tensor, "vectors d"]]
     """By placeholder token."""
     lora: dict[str, Tensor] = field(default_factory=dict)
-    """LoRA as peft names it, that of the text encoder with "text_encoder." before it; alpha equals the rank."""
+    """LoRA as peft names it, that of the text encoder after `lora.TEXT_PREFIX`; alpha equals the rank."""
     deltas: dict[str, Tensor] = field(default_factory=dict)
     """Changes of whole weights, by "unet." or "text_encoder." and their name."""
     record: dict[str, int | float] = field(default_factory=dict)

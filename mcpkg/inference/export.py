@@ -91,8 +91,8 @@ def kohya_lora(lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
     named = {}
     for key, tensor in lora.items():
         layer, factor = re.fullmatch(r"(.+)\.lora_([AB])\.weight", key).groups()
-        model = "te" if layer.startswith(TEXT_PREFIX) else "unet"
-        start = f"lora_{model}_{layer.removeprefix(TEXT_PREFIX).replace('.', '_')}"
+        model = "lora_te" if layer.startswith(TEXT_PREFIX) else "lora_unet"
+        start = f"{model}_{layer.removeprefix('text_encoder.').replace('.', '_')}"
         named[f"{start}.{'lora_down' if factor == 'A' else 'lora_up'}.weight"] = tensor
         if factor == "A":
             named[f"{start}.alpha"] = torch.tensor(float(len(tensor)))

@@ -25,8 +25,9 @@ LORA_TARGETS = {
 
 TEXT_TARGETS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
 """Suffixes of the text encoder's layers that have LoRA with `Method.text_lora`."""
-TEXT_PREFIX = "text_encoder."
-"""Begins the names of the text encoder's LoRA in an adapter; those of the UNet's have no prefix."""
+TEXT_PREFIX = "text_encoder.text_model."
+"""Begins the names of the text encoder's LoRA in an adapter, as other tools expect it; those of the UNet's have no
+prefix."""
 PEFT_NAME = "mcpkg"
 
 

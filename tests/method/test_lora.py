@@ -131,3 +131,12 @@ def test_nothing_of_it_stays_in_the_model():
         raise KeyError
     assert not any(hasattr(module, "token_positions") for module in backend.pipeline.unet.modules())
     assert torch.equal(run_unet(backend, ids), run_unet(tiny_backend(), ids))
+
+
+def test_v_can_start_from_normal_noise():
+    backend = tiny_backend()
+    with temporarily_patched(backend):
+        parameters = add_lora(backend.pipeline.unet, 8, "all", torch.Generator().manual_seed(0), noise=0.25)
+    v = torch.cat([parameter.flatten() for name, parameter in parameters.items() if "lora_A" in name])
+    assert v.std().item() == pytest.approx(0.25, rel=0.05) and v.abs().max() > 0.6  # not uniform: that ends at 0.43
+    assert not any(parameter.any() for name, parameter in parameters.items() if "lora_B" in name)
