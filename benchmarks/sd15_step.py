@@ -2,6 +2,7 @@
 its arithmetic units can do.
 
     python -m benchmarks.sd15_step --device cuda    # random weights of the exact shapes cost what real ones do
+    python -m benchmarks.sd15_step --count --recipe colab    # the price of a whole training, counted; needs no GPU
 """
 
 import json
@@ -11,17 +12,20 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.sd15_parts import count_parts
+from mcpkg.backends.sd15.price import CARDS, FACE_CELLS, GIB, MARGIN, price_of
 from mcpkg.backends.sd15.shapes import SD15, Shapes
 from mcpkg.cli.sd15_dry_run import assumed_portraits, random_backend
 from mcpkg.method.config import NO_REFOCUSING, RECONSTRUCTION, Method, Phase, with_weights
 from mcpkg.method.interfaces import DTYPES, Backend
 from mcpkg.method.methods import MAGICAPTURE
+from mcpkg.method.recipes import RECIPES
 from mcpkg.training.trainer import Training, open_training
 from mcpkg.util.errors import one_line_errors
 from mcpkg.util.files import write_json
@@ -29,7 +33,14 @@ from mcpkg.util.files import write_json
 WARMUP_STEPS = 3  # not timed: kernels are chosen and memory is taken in the first ones
 MATRIX_SIDE = 8192
 MATRIX_SIDE_CPU = 1024
-GIB = 2**30
+ASSUMPTIONS = (
+    f"cards achieve {', '.join(f'{card.tflops:.3g} TFLOP/s ({name})' for name, card in CARDS.items())}: 7.5 is set for "
+    "the T4, and the others achieve the same fraction of their peaks (65, 121 and 312 by NVIDIA's data sheets); none "
+    "was measured",
+    f"a face takes {FACE_CELLS} of 64 cells a side where only its part is decoded",
+    f"a pass needs {MARGIN:g} times the memory of what it keeps for the gradient",
+    "finding faces, face networks, the LoRA's own products, checkpoints, and drawing at the end are not counted",
+)
 
 
 @dataclass(frozen=True)
@@ -48,21 +59,33 @@ class Measured:
 
 
 def main(
+    count: bool = False,
+    recipe: Literal[tuple(RECIPES)] = "colab",
+    images: int = 10,
     device: str = "cuda",
     precision: Literal["fp32", "bf16", "fp16"] = "fp16",
     steps: int = 50,
     out: Path | None = None,
-    as_json: bool = False,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Time the step's variants, and extrapolate the paper's whole schedule.
+    """Time the step's variants, and extrapolate the paper's whole schedule; or count what a whole training costs.
 
     Args:
+        count: run nothing: count the arithmetic of each part of a pass, and predict the minutes on known cards.
+        recipe: of the training that is counted.
+        images: of its source and reference together.
         device: as torch names it.
         precision: of the weights and of the passes.
         steps: timed ones of each variant, after a few that are not.
         out: file for the numbers, as JSON.
         as_json: print them as JSON.
     """
+    if count:
+        answer = price(recipe, images)
+        if out is not None:
+            write_json(answer, out)
+        print(json.dumps(answer, indent=2) if as_json else price_text(answer))
+        return
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"--device {device}: no such GPU here. With --device cpu --precision fp32 --steps 1 it runs too."
@@ -84,6 +107,42 @@ def main(
     )
 
 
+def price(recipe: str, images: int, shapes: Shapes = SD15) -> dict:
+    """The price of a training of MagiCapture on each known card, from parts that are counted now."""
+    method, parts = RECIPES[recipe].apply(MAGICAPTURE), count_parts(shapes)
+    prices = {name: price_of(method, card.gib, images, parts=parts) for name, card in CARDS.items()}
+    return {
+        "recipe": recipe,
+        "method": method.name,
+        "images": images,
+        "assumptions": ASSUMPTIONS,
+        "tflop_per_image": {name: value for name, value in asdict(parts).items() if not name.endswith("_gib")},
+        "bytes_kept_per_image": {"unet": round(parts.unet_gib * GIB), "decode": round(parts.decode_gib * GIB)},
+        "cards": {
+            name: {
+                "tflop_per_second": round(CARDS[name].tflops, 1),
+                "memory_gib": CARDS[name].gib,
+                "gradient_checkpointing": price.checkpointing,
+                "tflop": {part: round(value, 1) for part, value in price.tflop.items()},
+                "tflop_total": round(price.total, 1),
+                "bytes": round(price.gib * GIB),
+                "minutes": round(price.minutes(CARDS[name]), 1),
+            }
+            for name, price in prices.items()
+        },
+    }
+
+
+def price_text(answer: dict) -> str:
+    """The price in lines."""
+    lines = [f"recipe {answer['recipe']}, {answer['images']} images"]
+    for name, card in answer["cards"].items():
+        again = "with" if card["gradient_checkpointing"] else "without"
+        lines.append(f"{name:<5} {card['minutes']:6.1f} min  {card['tflop_total']:9,.0f} TFLOP  "
+                     f"{card['bytes'] / GIB:5.1f} GiB, {again} gradient checkpointing")  # fmt: skip
+    return "\n".join([*lines, *(f"assumed: {line}" for line in answer["assumptions"])])
+
+
 def measure(device: str, precision: str, steps: int, shapes: Shapes = SD15) -> dict:
     """All variants one after the other, each a training of its own."""
     rate = matrix_rate(device, DTYPES[precision])
@@ -101,8 +160,8 @@ def measure(device: str, precision: str, steps: int, shapes: Shapes = SD15) -> d
 
 
 def variants(backend: Backend) -> dict[str, Method]:
-    """Name -> a method of one phase, whose identity loss sees every composed image."""
-    tuned = replace(backend.tune(MAGICAPTURE), accumulation_steps=1, identity_max_timestep=1.0)
+    """Name -> a method of one phase, all tasks in each pass, whose identity loss sees every composed image."""
+    tuned = replace(backend.tune(MAGICAPTURE), one_task=False, accumulation_steps=1, identity_max_timestep=1.0)
     words, joint = tuned.phases
 
     def only(phase: Phase, **changes) -> Method:

@@ -145,7 +145,8 @@ reveal(my_guess_before, before.scores.identity_scaled.mean, "identity before tra
 # ## Training
 #
 # In the first phase only the two words are learned, in the second also a few weights of the network (a LoRA). What is
-# trained once is kept, so that running this again takes no time.
+# trained once is kept, so that running this again takes no time. On Stable Diffusion 1.5 `course.method` takes a short
+# recipe, about 4 minutes on a T4 by count (at 7.5 TFLOP/s).
 
 # %%
 adapter = course.train(method, source, reference)

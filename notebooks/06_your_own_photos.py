@@ -253,8 +253,9 @@ check(answer, lambda prompt: prompt == outcome.generated.prompt, "read_provenanc
 # ```
 #
 # Then set `BACKEND = "sd15"` in the third cell and run the same cells, on your photos: the rendered sample is not what
-# that model's face detector was made for. Training takes the paper's number of steps, or a part of them:
-# `course.method(MAGICAPTURE, fraction=0.3)`.
+# that model's face detector was made for. There `course.method` gives the recipe `short`, about 4 minutes of training
+# on a T4 by count (at 7.5 TFLOP/s). For better portraits take `backend.tune(MAGICAPTURE)`, the recipe `colab`: about
+# 12 minutes.
 #
 # **Not measured**: the memory and time that this takes on a T4, and how good the portraits are. Neither such a GPU nor
 # the weights were at hand when this notebook was made. `python -m benchmarks.sd15_step --device cuda` measures the

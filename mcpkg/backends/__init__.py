@@ -4,10 +4,11 @@ A backend is a folder here and one line in `BACKENDS`; outside backends/ and cli
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mcpkg.method.config import MAX_VECTORS, Method
+from mcpkg.method.recipes import RECIPES
 from mcpkg.util.lazy import import_function
 
 if TYPE_CHECKING:
@@ -25,8 +26,13 @@ class BackendEntry:
     options: tuple[str, ...] = ()
     """Further keyword arguments of the loader that a user may choose."""
     tuning: str = ""
-    """Function that is the backend's `tune`, as "module:function" in a module that loads no torch; empty if it
-    returns the method as it is."""
+    """Function that is the backend's `tune`, as "module:function" in a module that loads no torch; empty if its
+    settings cannot make a valid method invalid."""
+    recipes: tuple[str, ...] = ()
+    """Names of `method.recipes.RECIPES` that suit it instead of its `tune`; empty if only that does."""
+    price: str = ""
+    """Function of a method and a number of images that says in a line what a training costs, as "module:function" in a
+    module that loads no torch; empty if it costs little."""
     max_vectors: int = MAX_VECTORS
     """Embedding vectors per placeholder for which its text encoder has room."""
     has_strangers: bool = False
@@ -53,8 +59,10 @@ BACKENDS: dict[str, BackendEntry] = {
     ),
     "sd15": BackendEntry(
         "mcpkg.backends.sd15:load_sd15",
-        options=("checkpoint", "precision", "safety", "identity", "face_parts"),
-        tuning="mcpkg.backends.photo_models:tune",
+        options=("checkpoint", "precision", "safety", "identity", "face_parts", "checkpointing"),
+        tuning="mcpkg.backends.sd15.tuning:tune",
+        recipes=tuple(RECIPES),
+        price="mcpkg.backends.sd15.price:price_line",
     ),
 }
 """Name -> backend; the first is the default."""
@@ -82,6 +90,20 @@ def tune_without_models(name: str, method: Method) -> Method:
     """What the backend's `tune` gives, without its models."""
     tuning = BACKENDS[name].tuning
     return import_function(tuning)(method) if tuning else method
+
+
+def with_recipe(name: str, method: Method, recipe: str) -> Method:
+    """The method with a recipe's settings instead of those of the backend's `tune`; its name then says so.
+
+    Raises:
+        ValueError: the backend does not take the recipe, or the method does not.
+    """
+    known = BACKENDS[name].recipes
+    if recipe not in known:
+        others = [other for other, entry in BACKENDS.items() if recipe in entry.recipes]
+        raise ValueError(f"recipe: {recipe!r} is none of backend {name!r}. Give backend {' or '.join(others)}.")
+    suited = RECIPES[recipe].apply(method)
+    return replace(suited, name=f"{method.name} (recipe {recipe})") if recipe != known[0] else suited
 
 
 def check_choices(name: str, choices: Mapping[str, Any]) -> None:

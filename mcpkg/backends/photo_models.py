@@ -8,14 +8,12 @@ line read their choices from these registries.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from mcpkg.backends.downloads import WEIGHTS, require
 from mcpkg.util.registry import Registry
 
 if TYPE_CHECKING:
-    from mcpkg.method.config import Method
     from mcpkg.method.interfaces import FaceEmbedder, FaceParser, Restorer
 
 Model = TypeVar("Model")
@@ -94,8 +92,3 @@ def to_device(model: Model, device: str) -> Model:
         if isinstance(net, torch.nn.Module):
             net.to(device)
     return model
-
-
-def tune(method: Method) -> Method:
-    """The paper's settings, except that the identity loss decodes only the face's part of the latents, to save time."""
-    return replace(method, identity_decoding="face")

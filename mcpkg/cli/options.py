@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from mcpkg.backends import BACKENDS, check_choices, tune_without_models
+from mcpkg.backends import BACKENDS, check_choices, tune_without_models, with_recipe
 from mcpkg.backends.photo_models import FACE_PARSERS, IDENTITY_TRAINERS
 from mcpkg.cli.overrides import Overrides, RefocusingOverrides, WeightOverrides, apply_overrides
 from mcpkg.cli.results import SCORES_FILE
@@ -65,6 +65,9 @@ class Models:
     identity: Literal[tuple(IDENTITY_TRAINERS)] = next(iter(IDENTITY_TRAINERS))
     """For sd15: the network of the identity loss."""
     face_parts: Annotated[tuple[str, ...], tyro.conf.arg(help=FACE_PARTS_HELP)] = ()
+    checkpointing: Literal["auto", "on", "off"] = "auto"
+    """For sd15: gradient checkpointing in training, less memory for a third more time; auto turns it on where the GPU's
+    memory asks for it."""
 
     def check(self) -> None:
         """Raise on what is wrong for certain, without loading anything; `load` finds out the rest.
@@ -100,7 +103,7 @@ class Models:
 
         `precision` is among them only if the backend has that option: it also sets the training of every backend.
         """
-        names = ["checkpoint", "safety", "identity", "face_parts"]
+        names = ["checkpoint", "safety", "identity", "face_parts", "checkpointing"]
         names += ["precision"] if "precision" in BACKENDS[self.backend].options else []
         default = Models()
         return {name: value for name in names if (value := getattr(self, name)) != getattr(default, name)}
@@ -179,16 +182,25 @@ def check_text(**given: object) -> None:
 
 
 def check_training(
-    backend: str, method: Method, overrides: Overrides, weights: WeightOverrides, refocusing: RefocusingOverrides
-) -> None:
-    """Raise unless the method can be changed so, and trained here, before a model is loaded.
+    backend: str,
+    method: Method,
+    recipe: str | None,
+    overrides: Overrides,
+    weights: WeightOverrides,
+    refocusing: RefocusingOverrides,
+) -> Method:
+    """The method with a recipe's settings and changed so; raise unless it can be trained here. No model is loaded.
 
     Raises:
         ValueError: names the option.
     """
     from mcpkg.method.optimizer_registry import check_package
 
-    changed = apply_overrides(tune_without_models(backend, method), overrides, weights, refocusing)
+    try:
+        suited = tune_without_models(backend, method) if recipe is None else with_recipe(backend, method, recipe)
+    except ValueError as error:
+        raise ValueError(as_flag(str(error))) from None
+    changed = apply_overrides(suited, overrides, weights, refocusing)
     most = BACKENDS[backend].max_vectors
     if changed.vectors > most:
         raise ValueError(f"--vectors: {changed.vectors} is above {most}, for which {backend}'s text encoder has room.")
@@ -196,6 +208,7 @@ def check_training(
         check_package(changed.optimizer)
     except ValueError as error:
         raise ValueError(f"--optimizer: {error}") from None
+    return changed
 
 
 def _in_one_line(check: Callable[[object], None]) -> Callable[[object], None]:

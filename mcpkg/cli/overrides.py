@@ -11,11 +11,13 @@ import tyro
 
 from mcpkg.method.config import (
     IDENTITY_DECODINGS,
+    IDENTITY_PASSES,
     LORA_LAYERS,
     LORA_TOKENS,
     OPTIMIZERS,
     REFOCUSING_FORMS,
     REFOCUSING_SCALES,
+    TEMPLATE_NAMES,
     WEIGHTINGS,
     LossWeights,
     Method,
@@ -26,7 +28,9 @@ from mcpkg.method.config import (
 )
 
 _PER_METHOD = tuple(field.name for field in fields(Method) if field.name not in ("name", "phases"))
-_PER_PHASE = ("learning_rate", "embedding_learning_rate", "max_timestep")
+_PER_PHASE = tuple(
+    field.name for field in fields(Phase) if field.name not in ("steps", "trains", "tasks", "weights", "refocusing")
+)
 _FLAGS = {"Method": "--", "Phase": "--", "LossWeights": "--weights.", "Refocusing": "--refocusing."}
 _CHOICES = {
     "form": REFOCUSING_FORMS.names,
@@ -35,6 +39,8 @@ _CHOICES = {
     "lora_tokens": LORA_TOKENS,
     "weighting": WEIGHTINGS,
     "identity_decoding": IDENTITY_DECODINGS,
+    "identity_pass": IDENTITY_PASSES,
+    "templates": TEMPLATE_NAMES,
     "optimizer": OPTIMIZERS.names,
 }
 

@@ -155,11 +155,12 @@ def assumed_portraits(backend: Backend, seed: int, n: int = PICTURES) -> Portrai
 
 
 def shortened(method: Method, steps: int) -> Method:
-    """The method with a few large steps per phase, each of one pass, with the identity loss at every timestep."""
+    """The method with a few large steps per phase, each of one pass of all tasks, with the identity loss at every
+    timestep."""
     phases = tuple(
         replace(phase, steps=steps, learning_rate=1e-2, embedding_learning_rate=1e-2) for phase in method.phases
     )
-    return replace(method, phases=phases, accumulation_steps=1, identity_max_timestep=1.0)
+    return replace(method, phases=phases, one_task=False, accumulation_steps=1, identity_max_timestep=1.0)
 
 
 def draw_with_diffusers(backend: Backend, adapter: Adapter, folder: Path, steps: int) -> Float[Tensor, "1 3 h w"]:

@@ -1,14 +1,15 @@
 """mcpkg train"""
 
 import json
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from mcpkg.backends import BACKENDS
+from mcpkg.backends import BACKENDS, with_recipe
 from mcpkg.cli.options import (
     AsJson,
     Consent,
@@ -25,16 +26,25 @@ from mcpkg.cli.options import (
 )
 from mcpkg.cli.outputs import check_output
 from mcpkg.cli.overrides import Overrides, RefocusingOverrides, WeightOverrides, apply_overrides
+from mcpkg.data.image_folders import find_images
 from mcpkg.method.methods import METHODS
+from mcpkg.method.recipes import RECIPES
 from mcpkg.training.run_options import check_score
+from mcpkg.util.lazy import import_function
 
 MethodName = Literal[tuple(METHODS)]
+RECIPE_HELP = "For sd15: settings for " + "; ".join(f"{recipe.purpose} ({name})" for name, recipe in RECIPES.items())
+Recipe = Annotated[
+    Literal[tuple(RECIPES)] | None,
+    tyro.conf.arg(help=f"{RECIPE_HELP}. By default {next(iter(RECIPES))}.", help_behavior_hint=""),
+]
 
 
 def train(
     pictures: PicturesFlat,
     out: Path,
     method: MethodName = "magicapture",
+    recipe: Recipe = None,
     seed: int = 0,
     n: int = 8,
     run: TrainingFlat = TrainingOptions(),
@@ -58,9 +68,9 @@ def train(
     check_text(out=out, consent=consent)
     if n < 0:
         raise ValueError(f"--n: {n} is below 0.")
-    sampling = SamplingOptions(n=n or 1, seed=seed)
+    sampling = SamplingOptions(n=n or 1, seed=seed, **(RECIPES[recipe].sampling if recipe else {}))
     models.check()
-    check_training(models.backend, METHODS[method], research, weights, refocusing)
+    planned = check_training(models.backend, METHODS[method], recipe, research, weights, refocusing)
     if run.keep_best:
         try:
             check_score(run.keep_best, models.backend, BACKENDS[models.backend].has_strangers)
@@ -69,6 +79,9 @@ def train(
     if run.tensorboard and not any(map(find_spec, ("tensorboard", "tensorboardX"))):
         raise ValueError("--tensorboard: not installed. Run pip install tensorboard, or train without it.")
     pictures.check()
+    if price := BACKENDS[models.backend].price:
+        images = sum(len(find_images(folder)) for folder in (pictures.source, pictures.reference))
+        print(import_function(price)(planned, images), file=sys.stderr)
 
     from accelerate import PartialState
 
@@ -82,7 +95,8 @@ def train(
 
     backend = models.load()
     source, reference = pictures.load(backend)
-    chosen = apply_overrides(backend.tune(METHODS[method]), research, weights, refocusing)
+    suited = with_recipe(models.backend, METHODS[method], recipe) if recipe else backend.tune(METHODS[method])
+    chosen = apply_overrides(suited, research, weights, refocusing)
     score = scorer(run.keep_best, backend, source, reference) if run.keep_best else None
     check_run(out, backend, source, reference, chosen, seed, models.precision, run)
     with output.writing():

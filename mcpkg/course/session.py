@@ -58,7 +58,7 @@ class Course:
         return self._portraits("styles", name)
 
     def method(self, method: Method, fraction: float = 1.0) -> Method:
-        """Adapt the method's settings to this course's models.
+        """Adapt the method's settings to this course's models; where these take long, those for lessons.
 
         Args:
             fraction: of the steps to train, for lessons that need less; every phase keeps at least one step.
@@ -68,7 +68,7 @@ class Course:
         """
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction: {fraction} is not in (0, 1]. Give a fraction of the steps, such as 0.5.")
-        tuned = self.backend.tune(method)
+        tuned = (self.backend.tune_short or self.backend.tune)(method)
         phases = (replace(p, steps=max(1, round(fraction * p.steps)) if p.steps else 0) for p in tuned.phases)
         return replace(tuned, phases=tuple(phases))
 

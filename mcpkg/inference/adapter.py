@@ -28,9 +28,17 @@ from mcpkg.inference.model_patching import (
 )
 from mcpkg.method.config import Method, to_dict
 from mcpkg.method.interfaces import Backend
-from mcpkg.method.lora import load_lora, lora_as_weights, lora_shapes
+from mcpkg.method.lora import (
+    LORA_TARGETS,
+    TEXT_PREFIX,
+    TEXT_TARGETS,
+    load_lora,
+    lora_as_weights,
+    lora_shapes,
+    split_lora,
+)
 from mcpkg.method.placeholders import Placeholder
-from mcpkg.method.prompts import TEMPLATES
+from mcpkg.method.templates import TEMPLATE_SETS
 from mcpkg.util.errors import notify
 from mcpkg.util.files import file_sha256, write_json
 from mcpkg.util.folders import replace_together
@@ -49,7 +57,7 @@ class Adapter:
     embeddings: dict[str, Float[Tensor, "vectors d"]]
     """By placeholder token."""
     lora: dict[str, Tensor] = field(default_factory=dict)
-    """UNet LoRA as peft names it; alpha equals the rank."""
+    """LoRA as peft names it, that of the text encoder after `lora.TEXT_PREFIX`; alpha equals the rank."""
     deltas: dict[str, Tensor] = field(default_factory=dict)
     """Changes of whole weights, by "unet." or "text_encoder." and their name."""
     record: dict[str, int | float] = field(default_factory=dict)
@@ -60,11 +68,17 @@ class Adapter:
     @property
     def prompt(self) -> str:
         """The composed prompt, the one to generate with."""
-        return TEMPLATES["composed"][0].format(**{role: p.token for role, p in self.placeholders.items()})
+        template = TEMPLATE_SETS[self.method.templates]["composed"][0]
+        return template.format(**{role: p.token for role, p in self.placeholders.items()})
 
     @contextmanager
     def applied(
-        self, backend: Backend, lora_scale: float = 1.0, plain_guidance: bool = False, word_norm: float | None = None
+        self,
+        backend: Backend,
+        lora_scale: float = 1.0,
+        plain_guidance: bool = False,
+        word_norm: float | None = None,
+        text_lora_scale: float | None = None,
     ) -> Iterator[Backend]:
         """Put the learned parameters into the backend's models; restore everything on exit.
 
@@ -78,6 +92,7 @@ class Adapter:
             plain_guidance: the UNet runs as it was before on the first half of each batch, see `plain_first_half`. The
                 text encoder stays as trained.
             word_norm: norm of the placeholders' embedding vectors, in medians of the vocabulary's; None as learned.
+            text_lora_scale: strength of the text encoder's LoRA; None for `lora_scale`.
 
         Raises:
             ValueError: the adapter was trained on another model.
@@ -96,18 +111,21 @@ class Adapter:
             with torch.no_grad():
                 for token, vectors in learned.items():
                     rows.weight[ids[token]] = vectors.to(rows.weight)
+            of_unet, of_text = split_lora(self.lora)
             for part in ("unet", "text_encoder"):
                 model, start = getattr(pipeline, part), f"{part}."
-                changes = {name.removeprefix(start): d for name, d in self.deltas.items() if name.startswith(start)}
-                if part == "unet" and self.method.lora_tokens == "all":
-                    for name, change in lora_as_weights(model, self.lora).items():
-                        changes[name] = changes.get(name, 0) + change
+                lora = of_text if part == "text_encoder" else of_unet if self.method.lora_tokens == "all" else {}
+                strength = lora_scale if part == "unet" or text_lora_scale is None else text_lora_scale
+                deltas = {name.removeprefix(start): d for name, d in self.deltas.items() if name.startswith(start)}
+                changes = {name: lora_scale * delta for name, delta in deltas.items()}
+                for name, change in lora_as_weights(model, lora).items():
+                    changes[name] = changes.get(name, 0) + strength * change
                 originals |= {name: model.get_parameter(name) for name in changes if part == "unet"}
                 for name, parameter in writable_copies(model, changes).items():
-                    changed = parameter.data.float() + lora_scale * changes[name].to(parameter.device)
+                    changed = parameter.data.float() + changes[name].to(parameter.device)
                     parameter.data.copy_(changed)  # rounded once, if the weights are not in fp32
-            if self.lora and self.method.lora_tokens != "all":  # no weight can tell tokens apart
-                load_lora(pipeline.unet, self.lora, self.method.lora_rank, lora_scale, tokens=self.method.lora_tokens)
+            if of_unet and self.method.lora_tokens != "all":  # no weight can tell tokens apart
+                load_lora(pipeline.unet, of_unet, self.method.lora_rank, lora_scale, tokens=self.method.lora_tokens)
             with plain_first_half(pipeline.unet, originals) if plain_guidance else nullcontext():
                 yield backend
 
@@ -128,7 +146,10 @@ class Adapter:
             {f"the placeholder {token}": rows for token, rows in self.embeddings.items()} | self.lora | self.deltas
         )
         if self.lora:
-            here |= lora_shapes(pipeline.unet, self.method.lora_rank, self.method.lora_layers)
+            rank = self.method.lora_rank
+            here |= lora_shapes(pipeline.unet, rank, LORA_TARGETS[self.method.lora_layers])
+            of_text = lora_shapes(pipeline.text_encoder, rank, TEXT_TARGETS) if self.method.text_lora else {}
+            here |= {f"{TEXT_PREFIX}{name}": shape for name, shape in of_text.items()}
         if self.deltas:
             weights = whole_weights(backend, kinds)
             here |= {name: tuple(weight.shape) for of_kind in weights.values() for name, weight in of_kind.items()}
@@ -156,7 +177,9 @@ class Adapter:
         tokens = {role: placeholder.token for role, placeholder in self.placeholders.items()}
         tensors = {EMBEDDING_FILES[role]: {token: self.embeddings[token]} for role, token in tokens.items()}
         if self.lora:
-            tensors[LORA_FILE] = {f"unet.{name}": tensor for name, tensor in self.lora.items()}
+            of_unet, of_text = split_lora(self.lora)
+            tensors[LORA_FILE] = {f"unet.{name}": tensor for name, tensor in of_unet.items()}
+            tensors[LORA_FILE] |= {f"{TEXT_PREFIX}{name}": tensor for name, tensor in of_text.items()}
         if self.deltas:
             tensors[WEIGHTS_FILE] = self.deltas
         summary = {

@@ -123,7 +123,7 @@ def _check_lora(path: Path, tensors: Mapping[str, Tensor], rank: int) -> None:
         raise ValueError(f"{path}: names its layers as an older mcpkg did. Train again.")
     layers: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        match = re.fullmatch(r"unet\.(.+)\.lora_([AB])\.weight", name)
+        match = re.fullmatch(r"((?:unet|text_encoder)\..+)\.lora_([AB])\.weight", name)
         if match is None:
             raise ValueError(f"{path}: {name} is no name of a LoRA. {ADVICE}")
         layers.setdefault(match[1], {})[match[2]] = tensor

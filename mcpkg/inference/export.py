@@ -11,6 +11,7 @@ from torch import Tensor
 from mcpkg.inference.adapter import EMBEDDING_FILES, SUMMARY_FILE, WEIGHTS_FILE, Adapter
 from mcpkg.inference.model_card import card_text
 from mcpkg.method.interfaces import Backend
+from mcpkg.method.lora import TEXT_PREFIX
 from mcpkg.util.files import check_file_name
 from mcpkg.util.folders import replace_together
 from mcpkg.util.safetensors_io import write_weights
@@ -78,19 +79,20 @@ def export_adapter(
 
 
 def kohya_lora(lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A UNet LoRA under the names of kohya's scripts: lora_A is their lora_down, lora_B their lora_up.
+    """A LoRA under the names of kohya's scripts: lora_A is their lora_down, lora_B their lora_up.
 
     Args:
         lora: as peft names it, such as "down_blocks.0...attn2.to_q.lora_A.weight"; its alpha equals its rank.
 
     Returns:
-        Per layer "lora_unet_down_blocks_0..._attn2_to_q" with .lora_down.weight, .lora_up.weight and .alpha; those who
-        read it scale the LoRA by alpha over rank, here 1.
+        Per layer "lora_unet_down_blocks_0..._attn2_to_q", or "lora_te_..." of the text encoder, with .lora_down.weight,
+        .lora_up.weight and .alpha; those who read it scale the LoRA by alpha over rank, here 1.
     """
     named = {}
     for key, tensor in lora.items():
         layer, factor = re.fullmatch(r"(.+)\.lora_([AB])\.weight", key).groups()
-        start = f"lora_unet_{layer.replace('.', '_')}"
+        model = "lora_te" if layer.startswith(TEXT_PREFIX) else "lora_unet"
+        start = f"{model}_{layer.removeprefix('text_encoder.').replace('.', '_')}"
         named[f"{start}.{'lora_down' if factor == 'A' else 'lora_up'}.weight"] = tensor
         if factor == "A":
             named[f"{start}.alpha"] = torch.tensor(float(len(tensor)))

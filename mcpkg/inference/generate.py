@@ -94,7 +94,8 @@ def draw_batches(
         raise ValueError(f"batch_size is {batch_size}. Give 1 or more.")
     prompt, sampling, settings = drawing_settings(backend, adapter, prompt, sampling)
     by_plain = settings["plain_guidance"]
-    with adapter.applied(backend, sampling.lora_scale, by_plain, sampling.word_norm) if adapter else nullcontext():
+    scales = (sampling.lora_scale, by_plain, sampling.word_norm, sampling.text_lora_scale)
+    with adapter.applied(backend, *scales) if adapter else nullcontext():
         placeholders = adapter.placeholders if adapter else ROLES
         tokens = {role: p.token for role, p in placeholders.items() if adapter and keep and p.token in prompt}
         seeds = sampling.all_seeds
@@ -114,7 +115,7 @@ def draw_batches(
                 else nullcontext()
             )
             with intervene(slice(start, start + len(of_batch))), capture as maps:
-                images = _draw(backend, prompt, placeholders, sampling, noise)
+                images = _draw(backend, prompt, placeholders, sampling, noise, of_batch)
             yield Generated(withhold_unsafe(backend, images, of_batch), of_batch, prompt, maps, settings)
 
 
@@ -139,6 +140,8 @@ def drawing_settings(
         "spread": sampling.spread,
         "first_seed": sampling.all_seeds[0],
     } | ({} if sampling.word_norm is None else {"word_norm": sampling.word_norm})
+    settings |= {} if sampling.text_lora_scale is None else {"text_lora_scale": sampling.text_lora_scale}
+    settings |= {} if sampling.scheduler == "dpm_solver" else {"scheduler": sampling.scheduler}
     return full_prompt(adapter, prompt, sampling.edit), sampling, settings
 
 
@@ -204,8 +207,9 @@ def _draw(
     placeholders: Mapping[str, Placeholder],
     sampling: Sampling,
     noise: Float[Tensor, "b c k k"],
+    seeds: Sequence[int],
 ) -> Float[Tensor, "b 3 h w"]:
-    pipeline, n = backend.sampler(), len(noise)
+    pipeline, n = backend.sampler(sampling.scheduler), len(noise)
     away, toward = (tokenize_prompts(pipeline.tokenizer, [text] * n) for text in (sampling.negative_prompt, prompt))
     set_lora_tokens(backend, torch.cat((away, toward)) if sampling.guidance > 1 else toward, placeholders)
     latents = pipeline(
@@ -216,6 +220,14 @@ def _draw(
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance,
         latents=noise,
+        generator=[_after_start(seed, noise) for seed in seeds],  # of the noise that some schedulers add in each step
         output_type="latent",
     ).images
     return backend.decode(latents).clamp(0, 1).float()
+
+
+def _after_start(seed: int, noise: Float[Tensor, "b c k k"]) -> torch.Generator:
+    """The seed's generator, from where its starting noise ended."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.randn(noise.shape[1:], generator=generator, dtype=noise.dtype)
+    return generator

@@ -80,7 +80,9 @@ def _lora(adapter: Adapter) -> str:
     layers = {
         "all": "attention, feed-forward and convolutions",
         "cross_attention_kv": "the keys and values of cross-attention",
+        "attention": "attention and GEGLU layers",
     }.get(adapter.method.lora_layers, "cross-attention")
+    layers += " and the text encoder's attention" if adapter.method.text_lora else ""
     return f"rank {adapter.method.lora_rank}, alpha the same, on {layers}"
 
 

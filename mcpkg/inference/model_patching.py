@@ -39,10 +39,12 @@ def temporarily_patched(backend: Backend) -> Iterator[None]:
     models = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
     tokenizer, embedding = pipeline.tokenizer, pipeline.text_encoder.get_input_embeddings()
     sizes = embedding.num_embeddings, pipeline.text_encoder.config.vocab_size
+    device = backend.device
     slots = [(module, name, parameter) for model in models for module in model.modules()
              for name, parameter in module._parameters.items() if parameter is not None]  # fmt: skip
-    tree = [(module, dict(module._modules)) for module in pipeline.unet.modules()]
-    with_peft = getattr(pipeline.unet, "_hf_peft_config_loaded", False)
+    with_lora = (pipeline.unet, pipeline.text_encoder)
+    tree = [(module, dict(module._modules)) for model in with_lora for module in model.modules()]
+    with_peft = [getattr(model, "_hf_peft_config_loaded", False) for model in with_lora]
     trainable = [parameter.requires_grad for _, _, parameter in slots]
     training = [(module, module.training) for model in models for module in model.modules()]
     pipeline.tokenizer = copy.deepcopy(tokenizer)  # tokens cannot be removed from a tokenizer
@@ -56,10 +58,15 @@ def temporarily_patched(backend: Backend) -> Iterator[None]:
         for module, children in tree:  # peft may have broken off halfway, before it took note of what it added
             module._modules.clear()
             module._modules.update(children)
-        pipeline.unet._hf_peft_config_loaded = with_peft
+        for model, loaded in zip(with_lora, with_peft, strict=True):
+            model._hf_peft_config_loaded = loaded
+        loras = getattr(pipeline.text_encoder, "peft_config", {})
+        if loras.pop(PEFT_NAME, None) is not None and not loras:
+            del pipeline.text_encoder.peft_config  # peft takes even an empty one for another LoRA
         pipeline.tokenizer = tokenizer
         embedding.num_embeddings, pipeline.text_encoder.config.vocab_size = sizes
         for (module, name, parameter), requires_grad in zip(slots, trainable, strict=True):
+            parameter.data = parameter.data.to(device)  # where copies took its place, it may have waited elsewhere
             module._parameters[name] = parameter.requires_grad_(requires_grad)
         for module, mode in training:
             module.training = mode

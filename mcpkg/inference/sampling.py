@@ -1,7 +1,10 @@
 """How portraits are drawn: the settings of sampling, as one value."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
+SchedulerName = Literal["dpm_solver", "euler_ancestral"]
+"""Of `Backend.sampler`."""
 MAX_N = 10_000
 """Portraits in one go: an afternoon even on a GPU, so that more is a slip; further ones have other seeds."""
 MAX_STEPS = 1000
@@ -32,12 +35,17 @@ class Sampling:
     seeds: tuple[int, ...] = ()
     """Which seeds, instead of seed and n."""
     steps: int = 25
-    """Denoising steps, of DPM-Solver++."""
+    """Denoising steps."""
+    scheduler: SchedulerName = "dpm_solver"
+    """Who takes the steps: DPM-Solver++, or Euler's method with new noise in each step ("euler_ancestral"), which needs
+    about twice as many."""
     guidance: float | None = None
     """How strictly the prompt is followed: the classifier-free guidance scale; by default what suits the backend, and
     off at 1 or less."""
     lora_scale: float = 1.0
     """Strength of what was learned, 1 as trained; lower gives variety back, at a price in likeness."""
+    text_lora_scale: float | None = None
+    """Strength of what the text encoder learned, if it has a LoRA; by default lora_scale."""
     spread: float = 1.0
     """How different the portraits are: 1 starts each from noise of its own, near 0 all start alike."""
     edit: str = ""
@@ -57,13 +65,15 @@ class Sampling:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name}: {value} is not in {low} to {high:,}.")
+        if self.scheduler not in get_args(SchedulerName):
+            raise ValueError(f"scheduler: {self.scheduler!r} unknown. Choose from {list(get_args(SchedulerName))}.")
         seeds = self.all_seeds
         if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**63 for seed in seeds):
             given = f"seeds: {list(self.seeds)}" if self.seeds else f"seed: {self.seed}"
             raise ValueError(f"{given}. Give different whole numbers, 0 or more; one seed is one image.")
         if len(seeds) > MAX_N:
             raise ValueError(f"seeds: {len(seeds)} of them, more than {MAX_N:,}.")
-        for name in ("guidance", "lora_scale", "spread", "word_norm"):
+        for name in ("guidance", "lora_scale", "text_lora_scale", "spread", "word_norm"):
             value, most = getattr(self, name), 1 if name == "spread" else MAX_STRENGTH
             if value is not None and not 0 <= value <= most:
                 raise ValueError(f"{name}: {value} is not in 0 to {most}.")

@@ -70,7 +70,6 @@ if TYPE_CHECKING:
     )
     from mcpkg.method.objective import training_loss as training_loss, weighted_sum as weighted_sum
     from mcpkg.method.prompts import (
-        TEMPLATES as TEMPLATES,
         draw_prompts as draw_prompts,
         encode_prompts as encode_prompts,
         find_token as find_token,
@@ -84,5 +83,6 @@ if TYPE_CHECKING:
         refocusing_terms as refocusing_terms,
         scale_map as scale_map,
     )
+    from mcpkg.method.templates import TEMPLATE_SETS as TEMPLATE_SETS, TEMPLATES as TEMPLATES
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

@@ -39,7 +39,7 @@ def authors_refocusing(maps: Float[Tensor, "b heads h w"], mask: Float[Tensor, "
         One loss per sample in [0, 1].
 
     Note:
-        Their masks have a floor of 0.01 / 1.01, which is then what is asked outside; give such a mask to have it too.
+        Their masks have a floor of 0.01 / 1.01, which is then what is asked outside: `Method.mask_floor`.
         Each of their placeholders has one token; the attention to several is summed here, as in every form.
     """
     size = (AUTHORS_SIZE, AUTHORS_SIZE)

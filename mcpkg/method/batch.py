@@ -1,15 +1,22 @@
 """What a training step reads: encoded images, their masks, and the prompts that they are shown under."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mcpkg.method.placeholders import REFERENCE, SOURCE
+from mcpkg.method.config import Method
+from mcpkg.method.placeholders import REFERENCE, SOURCE, Placeholder
 from mcpkg.method.prompts import find_token
 
 ROLES = {"source": SOURCE, "reference": REFERENCE}
 """Role -> its placeholder: [V1] is the source, [V2] the reference."""
+
+
+def placeholders_of(method: Method) -> dict[str, Placeholder]:
+    """Role -> its placeholder as the method trains it."""
+    source, reference = (replace(placeholder, vectors=method.vectors) for placeholder in ROLES.values())
+    return {"source": source, "reference": replace(reference, initializer=method.reference_initializer)}
 
 
 def placeholder_positions(tokenizer, ids: Int[Tensor, "b n"]) -> dict[str, Bool[Tensor, "b n"]]:

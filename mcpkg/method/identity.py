@@ -6,15 +6,15 @@ The estimate of the clean latents is `diffusion.predict_x0`, D is `identity_deco
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from mcpkg.method.batch import Batch
 from mcpkg.method.config import Method
-from mcpkg.method.diffusion import predict_x0
+from mcpkg.method.diffusion import add_noise, predict_x0
 from mcpkg.method.identity_decoding import decode_faces
-from mcpkg.method.interfaces import Backend
+from mcpkg.method.interfaces import Backend, find_faces
 
 CROPS = 4  # jittered face crops per predicted image: a pattern that fools one crop rarely fools all
 JITTER = 0.05  # their standard deviation in shift (face sizes), scale and rotation (radians)
@@ -58,21 +58,21 @@ def identity_terms(
     target: Float[Tensor, "1 d"],
     rng: torch.Generator,
 ) -> JudgedFaces:
-    """Identity loss (Eq. 7) of the images that the composed samples predict, where the timestep is below T'.
+    """Identity loss (Eq. 7) of the images that the judged tasks' samples predict, where the timestep is below T'.
 
     Args:
-        noisy, noise_pred, t: of the batch's one forward pass.
+        noisy, noise_pred, t: of a forward pass of the batch.
         target: the source's embedding.
         rng: draws the jitter of face crops.
 
     Note:
-        The samples are those whose timestep happens to be below T'; the authors run a second forward pass for it.
+        Under the shared pass, the samples are those whose timestep happens to be below T'; see `own_pass`.
         The face is cropped at the reference image's own landmarks, jittered, for the predicted image shares its layout;
         a detector would be unsure at high noise and gives no gradient.
     """
     scheduler = backend.pipeline.scheduler
-    composed = torch.tensor([task == "composed" for task in batch.tasks])
-    usable = composed & (t.cpu() < method.identity_max_timestep * scheduler.config.num_train_timesteps)  # t < T'
+    usable = judged_samples(method, batch)
+    usable &= t.cpu() < method.identity_max_timestep * scheduler.config.num_train_timesteps  # t < T'
     if not usable.any():
         return JudgedFaces(noise_pred.new_zeros(0))
     usable = usable.to(noisy.device)
@@ -81,9 +81,10 @@ def identity_terms(
         backend, latents, batch.images.landmarks[usable], method.identity_decoding
     )  # m 3 s s
     with torch.autocast(backend.device.type, enabled=False):  # face models run in fp32
+        size = (backend.image_size_px,) * 2  # parsers know faces of that size; a part is enlarged to it
         with torch.no_grad():
-            size = (backend.image_size_px,) * 2  # parsers know faces of that size; a part is enlarged to it
-            found = backend.face_parser.parse(functional.interpolate(images.clamp(0, 1), size, mode="bilinear")).found
+            enlarged = functional.interpolate(images.clamp(0, 1), size, mode="bilinear")
+        found = find_faces(backend.face_parser, enlarged)
         images, landmarks = images[found], landmarks[found]
         if not len(images):
             return JudgedFaces(noise_pred.new_zeros(0), len(found), len(found))
@@ -92,6 +93,25 @@ def identity_terms(
         )
     losses = identity_loss(crops, target.expand_as(crops))  # crops * m
     return JudgedFaces(losses.unflatten(0, (CROPS, -1)).mean(dim=0), len(found), int((~found).sum()))
+
+
+def judged_samples(method: Method, batch: Batch) -> Bool[Tensor, " b"]:
+    """Which samples are of a task whose predicted images are judged."""
+    return torch.tensor([task in method.identity_tasks for task in batch.tasks])
+
+
+def own_pass(
+    backend: Backend, method: Method, batch: Batch, context: Float[Tensor, "b n d"], rng: torch.Generator
+) -> tuple[Float[Tensor, "b c k k"], Float[Tensor, "b c k k"], Int[Tensor, " b"]]:
+    """A forward pass of the batch at timesteps below T', as in the authors' code: z_t, predicted noise, timesteps.
+
+    Args:
+        context: of the batch's prompts.
+    """
+    scheduler = backend.pipeline.scheduler
+    highest = max(1, round(method.identity_max_timestep * scheduler.config.num_train_timesteps))
+    noisy, _, t = add_noise(batch.images.latents, scheduler, rng, highest)
+    return noisy, backend.pipeline.unet(noisy, t, context).sample.float(), t
 
 
 def jitter_landmarks(landmarks: Float[Tensor, "b 5 2"], rng: torch.Generator) -> Float[Tensor, "b 5 2"]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Usual name of a precision -> torch's type."""
+SCHEDULERS = {"dpm_solver": "DPMSolverMultistepScheduler", "euler_ancestral": "EulerAncestralDiscreteScheduler"}
+"""Name of a scheduler for drawing -> its class in diffusers."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,10 @@ class Backend:
     """Returns a method with the steps and learning rates that suit these weights."""
     threads: int | None = None
     """With how many a training on the processor runs, unless the user chooses; None for as many as torch takes."""
+    tune_short: Callable[[Method], Method] | None = None
+    """The same for lessons, where a training under `tune` would take long; None if it does not."""
+    prepare: Callable[[Method], None] = lambda method: None
+    """Called before a training; prepares the models for it, such as by gradient checkpointing if memory asks for it."""
 
     @property
     def device(self) -> torch.device:
@@ -129,21 +135,24 @@ class Backend:
         """Precision of the models' own weights, as `DTYPES` names it; trained parameters are always in fp32."""
         return next(name for name, dtype in DTYPES.items() if dtype == self.pipeline.text_encoder.dtype)
 
-    def sampler(self) -> "StableDiffusionPipeline":
-        """The same models with another scheduler, which needs few steps, and no progress bar."""
-        from diffusers import DPMSolverMultistepScheduler
+    def sampler(self, scheduler: str = "dpm_solver") -> "StableDiffusionPipeline":
+        """The same models with another scheduler, one of `SCHEDULERS`, and no progress bar."""
+        import diffusers
 
         parts = dict(self.pipeline.components)
-        parts["scheduler"] = DPMSolverMultistepScheduler.from_config(parts["scheduler"].config)
+        parts["scheduler"] = getattr(diffusers, SCHEDULERS[scheduler]).from_config(parts["scheduler"].config)
         pipeline = type(self.pipeline)(**parts, requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c k k"]:
-        """Mean latents of images in [0, 1], scaled to a standard deviation of about 1."""
+    def encode(
+        self, images: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b c k k"]:
+        """Latents of images in [0, 1], scaled to a standard deviation of about 1: means, or drawn by the generator."""
         vae = self.pipeline.vae
-        mean = vae.encode((images * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean
-        return ((mean - _shift(vae)) * vae.config.scaling_factor).float()
+        predicted = vae.encode((images * 2 - 1).to(vae.device, vae.dtype)).latent_dist
+        latents = predicted.mean if generator is None else predicted.sample(generator)
+        return ((latents - _shift(vae)) * vae.config.scaling_factor).float()
 
     def decode(self, latents: Float[Tensor, "b c k k"]) -> Float[Tensor, "b 3 h w"]:
         """Images of latents, in about [0, 1]; not clamped, so that no gradient is lost."""
@@ -153,6 +162,13 @@ class Backend:
 
 def _shift(vae) -> float:
     return getattr(vae.config, "shift_factor", None) or 0.0
+
+
+@torch.no_grad()
+def find_faces(parser: FaceParser, images: Float[Tensor, "b 3 h w"]) -> Bool[Tensor, " b"]:
+    """Whether each image shows a face. Of a parser that separates the parts of the face that its `finder` found, only
+    the finder is run."""
+    return getattr(parser, "finder", parser).parse(images).found
 
 
 @torch.no_grad()

@@ -14,12 +14,20 @@ from mcpkg.method.prompts import find_token
 LORA_TARGETS = {
     "cross_attention": ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
     "cross_attention_kv": ("attn2.to_k", "attn2.to_v"),
+    "attention": ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj"),
     "all": (
         "to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out",
         "conv1", "conv2", "conv_shortcut",
     ),
 }  # fmt: skip
 """`Method.lora_layers` -> suffixes of the layers' names; Eq. 3 adapts the projections of cross-attention."""
+
+
+TEXT_TARGETS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
+"""Suffixes of the text encoder's layers that have LoRA with `Method.text_lora`."""
+TEXT_PREFIX = "text_encoder.text_model."
+"""Begins the names of the text encoder's LoRA in an adapter, as other tools expect it; those of the UNet's have no
+prefix."""
 PEFT_NAME = "mcpkg"
 """Of our LoRA in a UNet that may have others."""
 
@@ -30,23 +38,40 @@ def add_lora(
     layers: str = "cross_attention",
     generator: torch.Generator | None = None,
     tokens: str = "all",
+    noise: float = 0.0,
 ) -> dict[str, nn.Parameter]:
     """Add U V^T (Eq. 3) to the layers in `LORA_TARGETS`, V drawn from the generator, U zero; return U and V.
 
     Args:
         layers, tokens: as `Method.lora_layers` and `Method.lora_tokens`; at "placeholders", call `set_lora_tokens`
             before the UNet runs.
+        noise: as `Method.lora_noise`: V's standard deviation; 0 for uniform values, as peft draws them.
 
     Note:
         In the paper of token-aware LoRA (Peng et al. 2025, arXiv 2508.08812) every concept has a LoRA of its own, on
         queries and outputs as well, where it acts at all cells. Here one LoRA serves both placeholders.
     """
-    parameters = _wrap(unet, rank, LORA_TARGETS[layers], tokens)
+    return _draw_start(_wrap(unet, rank, LORA_TARGETS[layers], tokens), generator, noise)
+
+
+def add_text_lora(
+    text_encoder: nn.Module, rank: int, generator: torch.Generator, noise: float = 0.0
+) -> dict[str, nn.Parameter]:
+    """Add U V^T to the projections of the text encoder's attention, as `add_lora` does to the UNet's."""
+    return _draw_start(_wrap(text_encoder, rank, TEXT_TARGETS, "all"), generator, noise)
+
+
+def _draw_start(
+    parameters: dict[str, nn.Parameter], generator: torch.Generator | None, noise: float
+) -> dict[str, nn.Parameter]:
     for name, parameter in parameters.items():
         if generator is not None and "lora_A" in name:  # V, which is applied to the layer's input
-            bound = parameter[0].numel() ** -0.5
-            noise = torch.rand(parameter.shape, generator=generator, device=generator.device)
-            parameter.data.copy_((2 * noise - 1) * bound)
+            options = {"generator": generator, "device": generator.device}
+            if noise > 0:
+                parameter.data.copy_(noise * torch.randn(parameter.shape, **options))
+            else:
+                bound = parameter[0].numel() ** -0.5
+                parameter.data.copy_((2 * torch.rand(parameter.shape, **options) - 1) * bound)
     return parameters
 
 
@@ -112,11 +137,13 @@ def set_lora_tokens(backend: Backend, ids: Int[Tensor, "b n"], placeholders: Map
             module.token_positions = positions
 
 
-def lora_shapes(unet: nn.Module, rank: int, layers: str = "cross_attention") -> dict[str, tuple[int, ...]]:
+def lora_shapes(
+    unet: nn.Module, rank: int, targets: Iterable[str] = LORA_TARGETS["cross_attention"]
+) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor that `read_lora` returns after `add_lora`, which is not called."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, module in unet.named_modules():
-        if not f".{name}".endswith(tuple(f".{target}" for target in LORA_TARGETS[layers])):
+        if not f".{name}".endswith(tuple(f".{target}" for target in targets)):
             continue
         weight = getattr(module, "base_layer", module).weight  # another LoRA may be around the layer
         shapes[f"{name}.lora_A.weight"] = (rank, *weight.shape[1:])
@@ -148,14 +175,20 @@ def remove_lora(unet: nn.Module) -> None:
             unet.unload_lora()
 
 
-def lora_as_weights(unet: nn.Module, lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A LoRA that `read_lora` returned as changes of weights, U V^T (Eq. 3), by their names in the UNet."""
+def lora_as_weights(model: nn.Module, lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A LoRA that `read_lora` returned as changes of weights, U V^T (Eq. 3), by their names in the model."""
     changes = {}
     for layer in sorted({name.partition(".lora_")[0] for name in lora}):
         v, u = lora[f"{layer}.lora_A.weight"], lora[f"{layer}.lora_B.weight"]
-        inner = ".base_layer" if hasattr(unet.get_submodule(layer), "base_layer") else ""  # it has another LoRA
+        inner = ".base_layer" if hasattr(model.get_submodule(layer), "base_layer") else ""  # it has another LoRA
         changes[f"{layer}{inner}.weight"] = (u.flatten(1) @ v.flatten(1)).view(len(u), *v.shape[1:])
     return changes
+
+
+def split_lora(lora: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """An adapter's LoRA as that of the UNet and that of the text encoder, each by its model's own names."""
+    of_text = {name.removeprefix(TEXT_PREFIX): x for name, x in lora.items() if name.startswith(TEXT_PREFIX)}
+    return {name: x for name, x in lora.items() if not name.startswith(TEXT_PREFIX)}, of_text
 
 
 def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

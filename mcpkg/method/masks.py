@@ -55,6 +55,11 @@ def to_latent_mask(mask: Float[Tensor, "b 1 h w"], size: int | tuple[int, int]) 
     return kept + most * lost
 
 
+def lift_mask(mask: Float[Tensor, "b 1 h w"], floor: float) -> Float[Tensor, "b 1 h w"]:
+    """(m + floor) / (1 + floor): 1 stays 1, and 0 is raised to a little above 0."""
+    return (mask + floor) / (1 + floor)
+
+
 def to_attention_mask(mask: Float[Tensor, "b 1 h w"], size: int | tuple[int, int]) -> Float[Tensor, "b 1 k l"]:
     """Where a placeholder may attend on a coarse attention map: each cell holds the mask's maximum in it.
 

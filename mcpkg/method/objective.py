@@ -10,7 +10,7 @@ from mcpkg.method.attention_maps import AttentionMaps
 from mcpkg.method.batch import Batch
 from mcpkg.method.config import Method, Phase
 from mcpkg.method.diffusion import add_noise, training_target, velocity_weight
-from mcpkg.method.identity import NOT_JUDGED, JudgedFaces, identity_terms
+from mcpkg.method.identity import NOT_JUDGED, JudgedFaces, identity_terms, judged_samples, own_pass
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.lora import set_lora_tokens
 from mcpkg.method.prompts import encode_ids, tokenize_prompts
@@ -35,11 +35,12 @@ class BatchLoss:
 def training_loss(
     backend: Backend, method: Method, phase: Phase, batch: Batch, target: Float[Tensor, "1 d"], rng: torch.Generator
 ) -> BatchLoss:
-    """The objective (Eqs. 9 and 10) on one batch; all of its tasks go through the UNet in one forward pass.
+    """The objective (Eqs. 9 and 10) on one batch; all of its tasks go through the UNet in one forward pass, and through
+    a second one if the identity loss has its own.
 
     Args:
         phase: with the weights of this very step.
-        batch: `method.samples_per_task` samples of each of `phase.tasks`, one task after the other.
+        batch: `method.samples_per_task` samples of each of `phase.tasks`, or of one of them, one task after the other.
         target: the embedding that the identity loss pulls to.
         rng: draws noise, timesteps and the jitter of face crops.
     """
@@ -53,14 +54,17 @@ def training_loss(
         noise_pred = pipeline.unet(noisy, t, context).sample.float()
 
     target_noise = training_target(batch.images.latents, noise, t, scheduler)
-    reconstruction = masked_reconstruction(noise_pred, target_noise, batch.images.mask)  # b, Eqs. 4-6
+    reconstruction = masked_reconstruction(noise_pred, target_noise, batch.images.mask, method.mask_floor)  # Eqs. 4-6
     if method.weighting == "velocity":
         reconstruction = reconstruction * velocity_weight(t, scheduler)
-    terms = dict(zip(phase.tasks, reconstruction.split(method.samples_per_task), strict=True))
+    tasks = dict.fromkeys(batch.tasks)  # each once
+    terms = dict(zip(tasks, reconstruction.split(method.samples_per_task), strict=True))
     if maps is not None:
-        terms["refocusing"] = refocusing_terms(maps, batch.images.face, phase.refocusing)  # Eq. 8
+        terms["refocusing"] = refocusing_terms(maps, batch.images.face, phase.refocusing, method.mask_floor)  # Eq. 8
     faces = NOT_JUDGED
     if phase.weights.identity > 0:
+        if method.identity_pass == "own" and judged_samples(method, batch).any():
+            noisy, noise_pred, t = own_pass(backend, method, batch, context, rng)
         faces = identity_terms(backend, method, batch, noisy, noise_pred, t, target, rng)  # Eq. 7
         terms["identity"] = faces.losses
     return BatchLoss(weighted_sum(terms, phase, method.samples_per_task), terms, maps, faces)

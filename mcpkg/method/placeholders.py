@@ -17,7 +17,8 @@ class Placeholder:
     token: str
     """As written in prompts, such as "<v1>"."""
     initializer: str
-    """Text that it is initialised from: one token of the vocabulary, or one per vector ("young woman" for 2)."""
+    """Text that it is initialised from: one token of the vocabulary, or one per vector ("young woman" for 2); empty for
+    random values, see `RANDOM_DEVIATION`."""
     vectors: int = 1
     """Number of its embedding vectors."""
 
@@ -26,6 +27,8 @@ class Placeholder:
             raise ValueError(f"{self.token}: {self.vectors} vectors. Give 1 or more.")
 
 
+RANDOM_DEVIATION = 0.017
+"""Standard deviation of random values that a placeholder is initialised from: about that of CLIP's words."""
 PIECES_FROM = 10_000
 """A vocabulary of at least this size is taken to hold pieces of words (CLIP's has 49,408); a smaller one, words."""
 
@@ -67,15 +70,17 @@ def add_placeholders(
     matrix = text_encoder.get_input_embeddings().weight.data
     for placeholder, start in zip(placeholders, starts, strict=True):
         rows = matrix[start].float()  # v d
-        if len(set(start)) < placeholder.vectors:
-            noise = torch.randn(rows.shape, generator=generator, device=generator.device)
-            rows = rows + 0.1 * rows.std() * noise.to(rows)
+        if not placeholder.initializer or len(set(start)) < placeholder.vectors:
+            noise = torch.randn(rows.shape, generator=generator, device=generator.device).to(rows)
+            rows = rows + 0.1 * rows.std() * noise if placeholder.initializer else RANDOM_DEVIATION * noise
         matrix[ids[placeholder.token]] = rows.to(matrix)
     return ids
 
 
 def _start_ids(tokenizer, placeholder: Placeholder) -> list[int]:
     """Ids of the token that each vector is initialised from."""
+    if not placeholder.initializer:
+        return [0] * placeholder.vectors  # not read, but their number counts
     ids = tokenizer(placeholder.initializer, add_special_tokens=False)["input_ids"]
     if len(ids) not in (1, placeholder.vectors) or unknown_words(tokenizer, placeholder.initializer):
         wanted = "one token" if placeholder.vectors == 1 else f"one token or {placeholder.vectors}"

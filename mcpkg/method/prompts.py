@@ -1,4 +1,4 @@
-"""Prompt templates of each task (c_s, c_r and c_c of Eqs. 4-6), and prompts as token ids and embeddings."""
+"""Prompts drawn from the templates of each task, and prompts as token ids and embeddings."""
 
 from __future__ import annotations
 
@@ -10,19 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mcpkg.method.placeholders import REFERENCE, SOURCE, token_family, unknown_words
+from mcpkg.method.templates import TEMPLATE_SETS
 from mcpkg.util.errors import notify
-
-TEMPLATES = {
-    "source": ("a photo of {source} person",),  # c_s, Eq. 4
-    "reference": ("a photo of a person in the {reference} style",),  # c_r, Eq. 5
-    "composed": (  # c_c, Eq. 6
-        "a photo of a {source} person in the {reference} style",
-        "a photo of {source} person in the {reference} style",
-        "a {source} person in the {reference} style",
-    ),
-    "prior": ("a photo of a person",),
-}
-"""Task -> prompt templates, one of which is drawn."""
 
 
 def draw_prompts(
@@ -31,18 +20,20 @@ def draw_prompts(
     source: str = SOURCE.token,
     reference: str = REFERENCE.token,
     composed_source: float = 0.0,
+    templates: str = "paper",
 ) -> list[str]:
     """One prompt per task, drawn from its templates.
 
     Args:
         composed_source: probability that the source task is given a composed prompt.
+        templates: which of `TEMPLATE_SETS`.
     """
     prompts = []
     for task in tasks:
         if task == "source" and composed_source > 0:
             drawn = torch.rand((), generator=generator, device=generator.device).item()
             task = "composed" if drawn < composed_source else task
-        choices = TEMPLATES[task]
+        choices = TEMPLATE_SETS[templates][task]
         index = torch.randint(len(choices), (), generator=generator, device=generator.device).item()
         prompts.append(choices[index].format(source=source, reference=reference))
     return prompts

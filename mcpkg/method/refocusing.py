@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mcpkg.method.attention_capture import capture_attention
@@ -18,7 +18,7 @@ from mcpkg.method.attention_maps import AttentionMaps
 from mcpkg.method.batch import placeholder_positions
 from mcpkg.method.config import REFOCUSING_FORMS, Refocusing
 from mcpkg.method.interfaces import Backend
-from mcpkg.method.masks import role_region, to_attention_mask
+from mcpkg.method.masks import lift_mask, role_region, to_attention_mask
 
 SMALL = 1e-8
 
@@ -81,7 +81,7 @@ def attention_refocusing(
 
 
 def refocusing_terms(
-    maps: AttentionMaps, face: Float[Tensor, "b 1 h w"], refocusing: Refocusing
+    maps: AttentionMaps, face: Float[Tensor, "b 1 h w"], refocusing: Refocusing, floor: float = 0.0
 ) -> Float[Tensor, " r"]:
     """Attention Refocusing, or the form that is asked for: one value per placeholder and prompt that holds it.
 
@@ -90,6 +90,7 @@ def refocusing_terms(
     Args:
         maps: of the last forward pass, role -> layer -> maps.
         face: pixels of the face in each image of the batch.
+        floor: `Method.mask_floor`, for the form "authors".
 
     Note:
         The values of one prompt are added up. Where the form averages them instead, each is divided by the number of
@@ -99,10 +100,21 @@ def refocusing_terms(
     words = torch.stack(list(maps.rows.values())).sum(dim=0)  # b, placeholders of each prompt
     for role, rows in maps.rows.items():
         region = role_region(role, face)[rows.to(face.device)]  # r 1 h w
+        if floor > 0 and refocusing.form == "authors":
+            region = _authors_region(region, floor, (role == "source") & (words[rows] > 1))
         losses = [loss(grid.flatten(1, 2), region) for grid in maps.by_grid(role).values()]  # each r
         term = sum(losses) / len(losses)  # r
         terms.append(term / words[rows].to(term) if refocusing.averages_words else term)
     return torch.cat(terms)
+
+
+def _authors_region(
+    region: Float[Tensor, "r 1 h w"], floor: float, composed_source: Bool[Tensor, " r"]
+) -> Float[Tensor, "r 1 h w"]:
+    """The region under a mask with a floor: in a composed prompt the source's is what the reference's lifted mask
+    leaves."""
+    left = composed_source.to(region.device).view(-1, 1, 1, 1)
+    return torch.where(left, 1 - lift_mask(1 - region, floor), lift_mask(region, floor))
 
 
 def refocusing_loss(refocusing: Refocusing) -> Callable[[Tensor, Tensor], Tensor]:

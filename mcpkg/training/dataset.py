@@ -10,8 +10,11 @@ from mcpkg.method.batch import Batch, EncodedImages
 from mcpkg.method.config import Method
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.masks import role_region, to_latent_mask
-from mcpkg.method.prompts import TEMPLATES, draw_prompts
+from mcpkg.method.prompts import draw_prompts
+from mcpkg.method.templates import TEMPLATES
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weight of red, green and blue in an image's brightness."""
 PRIOR_IMAGES = 32  # the baselines' papers take 200; they are drawn for every run
 
 
@@ -21,7 +24,8 @@ def encode_dataset(
 ) -> dict[str, EncodedImages]:
     """Latents and masks of every task: the composed task's pseudo-labels are the reference images (Eq. 6).
 
-    Where the method flips, every picture is followed, after all others, by its mirror image.
+    Where the method flips, every picture is followed, after all others, by its mirror image. What it draws (brightness,
+    contrast, latents) is drawn here, once, as in the authors' code.
     """
 
     def encode(role: str, portraits: Portraits) -> EncodedImages:
@@ -30,7 +34,9 @@ def encode_dataset(
         if method.flip:  # before encoding, because an autoencoder's mirrored latents are not those of a mirrored image
             images, mask, face = (torch.cat((x, x.flip(-1))) for x in (images, mask, face))
             landmarks = torch.cat((landmarks, mirror_landmarks(landmarks)))
-        latents = backend.encode(images)
+        if method.colour_jitter > 0:
+            images = jitter_colours(images, method.colour_jitter, rng)
+        latents = backend.encode(images, rng if method.sampled_latents else None)
         mask = to_latent_mask(mask if method.masked else torch.ones_like(mask), tuple(latents.shape[-2:]))
         return EncodedImages(latents, mask, face, landmarks)
 
@@ -42,6 +48,15 @@ def encode_dataset(
         no_face = latents.new_zeros(n, 1, side, side)  # never read: the prior's prompt holds no placeholder
         dataset["prior"] = EncodedImages(latents, torch.ones_like(latents[:, :1]), no_face, latents.new_zeros(n, 5, 2))
     return dataset
+
+
+def jitter_colours(images: Float[Tensor, "b 3 h w"], strength: float, rng: torch.Generator) -> Float[Tensor, "b 3 h w"]:
+    """Change each image's brightness, then its contrast, by a factor from 1 - strength to 1 + strength."""
+    factors = 1 + strength * (2 * torch.rand(2, len(images), 1, 1, 1, generator=rng) - 1)
+    brightness, contrast = factors.to(images)  # b 1 1 1 each
+    images = (brightness * images).clamp(0, 1)
+    grey = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
+    return (grey + contrast * (images - grey)).clamp(0, 1)
 
 
 def mirror_landmarks(landmarks: Float[Tensor, "b 5 2"]) -> Float[Tensor, "b 5 2"]:
@@ -80,9 +95,11 @@ def draw_batch(
 ) -> Batch:
     """`method.samples_per_task` samples of every task, one task after the other, each with a prompt of its task.
 
-    No image comes twice in a task before each was in once.
+    No image comes twice in a task before each was in once. With `method.one_task`, of one task only, drawn at random.
     """
     n, parts = method.samples_per_task, []
+    if method.one_task:
+        tasks = (tasks[int(torch.randint(len(tasks), (), generator=rng))],)
     for task in tasks:
         images = dataset[task]
         rounds = -(-n // len(images))
@@ -98,5 +115,7 @@ def draw_batch(
     return Batch(
         images=images,
         tasks=of_samples,
-        prompts=tuple(draw_prompts(of_samples, rng, composed_source=method.composed_source)),
+        prompts=tuple(
+            draw_prompts(of_samples, rng, composed_source=method.composed_source, templates=method.templates)
+        ),
     )

@@ -12,12 +12,11 @@ from torch.optim import Optimizer
 from mcpkg.inference.model_patching import WHOLE_WEIGHTS, whole_weights, writable_copies
 from mcpkg.method.config import Method, Phase
 from mcpkg.method.interfaces import DTYPES, Backend
-from mcpkg.method.lora import add_lora
+from mcpkg.method.lora import add_lora, add_text_lora
 from mcpkg.method.optimizer_registry import OPTIMIZERS
 from mcpkg.method.placeholders import PlaceholderEmbeddings
 
 _SCALER = "scaler"  # among the moments; no parameter's name, for those have dots or are "placeholders"
-WARMUP = 0.05  # fraction of a phase over which learning rates rise from 0, before they fall linearly to 0
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Trainable:
     by_kind: dict[str, dict[str, nn.Parameter]]
     """Kind, as in config.TRAINABLE -> name -> parameter; names are unique over all kinds."""
     originals: dict[str, Tensor]
-    """What whole weights were before."""
+    """What whole weights were before; in the processor's memory."""
 
     def named(self) -> dict[str, nn.Parameter]:
         return {name: parameter for of_kind in self.by_kind.values() for name, parameter in of_kind.items()}
@@ -35,7 +34,7 @@ class Trainable:
     def changes(self) -> dict[str, Tensor]:
         """How far whole weights have moved; LoRA and placeholders change no weight of the model."""
         named = self.named()
-        return {name: named[name].detach() - before for name, before in self.originals.items()}
+        return {name: named[name].detach().to(before.device) - before for name, before in self.originals.items()}
 
 
 def open_parameters(
@@ -49,8 +48,16 @@ def open_parameters(
         names, model = [name.removeprefix(f"{part}.") for name in before], getattr(backend.pipeline, part)
         originals |= before
         by_kind[kind] = {f"{part}.{name}": parameter for name, parameter in writable_copies(model, names).items()}
+        for original in before.values():  # a GPU has the copies, their gradients and moments to hold
+            original.data = original.data.cpu()
     if "lora" in wanted:
-        by_kind["lora"] = add_lora(backend.pipeline.unet, method.lora_rank, method.lora_layers, rng, method.lora_tokens)
+        by_kind["lora"] = add_lora(
+            backend.pipeline.unet, method.lora_rank, method.lora_layers, rng, method.lora_tokens, method.lora_noise
+        )
+        if method.text_lora:
+            by_kind["text_lora"] = add_text_lora(
+                backend.pipeline.text_encoder, method.lora_rank, rng, method.lora_noise
+            )
     return Trainable(by_kind, originals)
 
 
@@ -84,17 +91,19 @@ class PhaseOptimizer:
     """
 
     def __init__(self, phase: Phase, method: Method, trainable: Trainable, precision: str = "fp32"):
-        self.phase, self.clip, self.parameters, groups = phase, method.gradient_clip, {}, []
+        self.phase, self.clip, self.warmup = phase, method.gradient_clip, method.warmup
+        self.parameters, groups = {}, []
         self.name = method.optimizer
+        rates = {"embeddings": phase.embedding_learning_rate, "text_lora": phase.text_learning_rate}
         for kind, named in trainable.by_kind.items():
+            learns = ("lora" if kind == "text_lora" else kind) in phase.trains
             for parameter in named.values():
-                parameter.requires_grad_(kind in phase.trains)
-            if kind in phase.trains:
-                is_embedding = kind == "embeddings"
-                base = phase.embedding_learning_rate if is_embedding else phase.learning_rate
+                parameter.requires_grad_(learns)
+            if learns:
+                base = rates.get(kind, phase.learning_rate)
                 groups.append({
                     "params": list(named.values()), "kind": kind, "base": base, "lr": base,
-                    "weight_decay": 0.0 if is_embedding else method.weight_decay,
+                    "weight_decay": 0.0 if kind == "embeddings" else method.weight_decay,
                 })  # fmt: skip
                 self.parameters |= named
         self.optimizer = OPTIMIZERS[method.optimizer](groups)
@@ -115,7 +124,7 @@ class PhaseOptimizer:
             Over several processes the gradients are averaged here, once a step. A DistributedDataParallel
             around the UNet would hide the layers that attention is captured from.
         """
-        fraction = learning_rate_fraction(step, self.phase.steps)
+        fraction = learning_rate_fraction(step, self.phase.steps, self.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * fraction
         rates = {group["kind"]: group["lr"] for group in self.optimizer.param_groups}
@@ -130,8 +139,19 @@ class PhaseOptimizer:
         if self.scaler.is_enabled() or norm.isfinite():  # the scaler looks for itself
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            self._pull_norms()
         self.optimizer.zero_grad()
         return rates, norm.item()
+
+    @torch.no_grad()
+    def _pull_norms(self) -> None:
+        """Bring the norm of each embedding vector nearer to `Phase.embedding_norm`."""
+        for group in self.optimizer.param_groups:
+            if group["kind"] == "embeddings" and self.phase.embedding_norm > 0:
+                for vectors in group["params"]:  # p d
+                    norms = vectors.norm(dim=1, keepdim=True)
+                    pulled = norms.lerp(torch.full_like(norms, self.phase.embedding_norm), min(1.0, 100 * group["lr"]))
+                    vectors.mul_(pulled / norms)
 
     def moments(self) -> dict[str, Tensor]:
         """The optimiser's state, "<parameter> <what>" -> tensor, and the scale of the loss in fp16."""
@@ -204,7 +224,7 @@ def _state_like(optimizer: Callable[[list[dict]], Optimizer], device: torch.devi
     return {name: value.ndim == 0 for name, value in state.items()}
 
 
-def learning_rate_fraction(step: int, steps: int) -> float:
+def learning_rate_fraction(step: int, steps: int, warmup_fraction: float) -> float:
     """Fraction of a phase's learning rate at one of its steps: up over the warm-up, then linearly down."""
-    warmup = max(1, round(WARMUP * steps))
+    warmup = max(1, round(warmup_fraction * steps))
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup), 1.0)

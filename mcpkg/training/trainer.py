@@ -15,11 +15,11 @@ from torch import Tensor
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.model_patching import add_placeholders_to, plain_first_half, temporarily_patched
-from mcpkg.method.batch import ROLES, EncodedImages
-from mcpkg.method.config import Method, Phase
+from mcpkg.method.batch import ROLES, EncodedImages, placeholders_of
+from mcpkg.method.config import LossWeights, Method, Phase
 from mcpkg.method.identity_decoding import check_decoding
 from mcpkg.method.interfaces import DTYPES, Backend
-from mcpkg.method.lora import on_cpu, read_lora
+from mcpkg.method.lora import TEXT_PREFIX, on_cpu, read_lora
 from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.method.objective import training_loss
 from mcpkg.method.placeholders import Placeholder, PlaceholderEmbeddings
@@ -89,9 +89,10 @@ def open_training(
     check_precision(backend, method, precision)
     if any(phase.weights.identity > 0 for phase in method.phases):
         check_decoding(backend, method.identity_decoding)
+    backend.prepare(method)
     started = time.perf_counter()
     process = PartialState(cpu=backend.device.type == "cpu").process_index
-    placeholders = {role: replace(placeholder, vectors=method.vectors) for role, placeholder in ROLES.items()}
+    placeholders = placeholders_of(method)
     rng = torch.Generator().manual_seed(seed)
     with temporarily_patched(backend), training_threads(backend):
         dataset = encode_dataset(backend, source, reference, method, rng)
@@ -161,7 +162,7 @@ class Training:
 
     def _take_step(self, phase: Phase) -> StepReport:
         started, at, method, passes = time.perf_counter(), self.progress, self.method, []
-        now = replace(phase, weights=replace(phase.weights, identity=_identity_weight(phase, method, at.step)))
+        now = replace(phase, weights=weights_at(phase, method, at.step))
         for _ in range(method.accumulation_steps):
             batch = draw_batch(self.dataset, phase.tasks, method, self.rng)
             with torch.autocast(self.backend.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
@@ -197,15 +198,22 @@ class Training:
             seed=self.seed,
             placeholders=self.placeholders,
             embeddings=on_cpu(self.embeddings.as_dict()),
-            lora=read_lora(self.backend.pipeline.unet) if "lora" in self.trainable.by_kind else {},
+            lora=self._lora(),
             deltas=on_cpu(self.trainable.changes()),
             record=record | {"seconds": round(self.progress.seconds, 1)},
             backend=self.backend.name,
         )
 
+    def _lora(self) -> dict[str, Tensor]:
+        pipeline, kinds = self.backend.pipeline, self.trainable.by_kind
+        of_text = read_lora(pipeline.text_encoder) if "text_lora" in kinds else {}
+        of_unet = read_lora(pipeline.unet) if "lora" in kinds else {}
+        return of_unet | {f"{TEXT_PREFIX}{name}": tensor for name, tensor in of_text.items()}
+
     def live_adapter(self) -> Adapter:
         """To draw with between two steps: what has been learned is in the models already, and stays there."""
-        originals = {n.removeprefix("unet."): p for n, p in self.trainable.originals.items() if n.startswith("unet.")}
+        of_unet = {n: p.to(self.backend.device) for n, p in self.trainable.originals.items() if n.startswith("unet.")}
+        originals = {name.removeprefix("unet."): original for name, original in of_unet.items()}
         return _LiveAdapter(self.method, self.seed, self.placeholders, embeddings={}, originals=originals)
 
     def state(self) -> TrainingState:
@@ -249,15 +257,26 @@ class _LiveAdapter(Adapter):
 
     @contextmanager
     def applied(
-        self, backend: Backend, lora_scale: float = 1.0, plain_guidance: bool = False, word_norm: float | None = None
+        self,
+        backend: Backend,
+        lora_scale: float = 1.0,
+        plain_guidance: bool = False,
+        word_norm: float | None = None,
+        text_lora_scale: float | None = None,
     ) -> Iterator[Backend]:
         with plain_first_half(backend.pipeline.unet, self.originals) if plain_guidance else nullcontext():
             yield backend
 
 
-def _identity_weight(phase: Phase, method: Method, step: int) -> float:
-    """0 between uses; else the phase's weight, rising over the warm-up."""
-    if step % method.identity_every:
-        return 0.0
-    warmup = method.identity_warmup * phase.steps
-    return phase.weights.identity * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
+def weights_at(phase: Phase, method: Method, step: int) -> LossWeights:
+    """The phase's weights at one of its steps: that of identity is 0 between uses and rises over its warm-up, those of
+    reference and composed are larger in the first half, if the phase says so."""
+    weights, warmup = phase.weights, method.identity_warmup * phase.steps
+    identity = weights.identity * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
+    early = phase.early_reference if 2 * step < phase.steps else 1.0
+    return replace(
+        weights,
+        identity=0.0 if step % method.identity_every else identity,
+        reference=early * weights.reference,
+        composed=early * weights.composed,
+    )

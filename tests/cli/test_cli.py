@@ -127,6 +127,28 @@ def test_a_score_that_the_backend_cannot_give_is_refused_before_anything_is_load
 
 
 @pytest.mark.slow
+def test_a_recipe_replaces_the_backends_own_settings_and_its_price_is_told_first(run, capsys, monkeypatch):
+    folder, pair = run
+    args = ["train", "--backend", "sd15", *on(pair), "--n", "0", "--json", "--phase-steps", "1", "1"]
+    cli.main([*args, "--recipe", "authors", "--out", str(folder / "authors")])
+    answer, told = capsys.readouterr()
+    assert told.startswith("price of this training: about ") and " on a T4" in told
+    assert json.loads(answer)["method"] == "MagiCapture (recipe authors) (phase steps 1 1)"
+    method = Adapter.load(folder / "authors" / "adapter").method
+    assert method.one_task and method.text_lora and method.templates == "authors"
+    monkeypatch.setattr("mcpkg.backends.load_backend", lambda *_: pytest.fail("loaded"))
+    for wrong, message in (
+        (
+            ["--backend", "mini", "--recipe", "colab"],
+            "error: --recipe: 'colab' is none of backend 'mini'. Give backend sd15",
+        ),
+        (["--recipe", "authors", "--method", "dreambooth"], "error: --recipe: it is for MagiCapture and its ablations"),
+        (["--recipe", "authors", "--vectors", "33"], "error: --vectors: 33 is above 32"),
+    ):
+        assert message in refused(capsys, *args, "--out", folder / "none", *wrong)
+
+
+@pytest.mark.slow
 def test_fields_of_the_method_can_be_given(run, capsys):
     folder, pair = run
     out = folder / "changed"

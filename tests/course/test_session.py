@@ -173,3 +173,11 @@ def test_a_finding_is_asserted_on_the_built_in_model_and_printed_on_others(cours
     assert capsys.readouterr().out == ""
     course.expect(False)
     assert "on sd15 the result differs" in capsys.readouterr().out
+
+
+def test_lessons_take_short_settings_where_a_training_takes_long(course):
+    course.backend.tune_short = lambda method: replace(
+        method, phases=tuple(replace(phase, steps=8) for phase in method.phases)
+    )
+    assert [phase.steps for phase in course.method(MAGICAPTURE).phases] == [8, 8]
+    assert [phase.steps for phase in course.method(MAGICAPTURE, fraction=0.5).phases] == [4, 4]

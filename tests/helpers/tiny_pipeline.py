@@ -36,6 +36,17 @@ WORDS = [
     "hat",
     "background",
     "plain",
+    "portrait",
+    "picture",
+    "painting",
+    "good",
+    "nice",
+    "clean",
+    "bright",
+    "one",
+    "looking",
+    "at",
+    "camera",
 ]
 IMAGE_SIZE_PX = 32
 LATENT_SIZE = 8

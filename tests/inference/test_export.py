@@ -11,12 +11,15 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from mcpkg.inference.adapter import Adapter
-from mcpkg.inference.export import export_adapter
+from mcpkg.inference.adapter import LORA_FILE, Adapter
+from mcpkg.inference.export import export_adapter, kohya_lora
 from mcpkg.inference.generate import generate_portraits
 from mcpkg.inference.model_card import SCORES
+from mcpkg.inference.model_patching import temporarily_patched
 from mcpkg.inference.sampling import Sampling
+from mcpkg.method.lora import TEXT_PREFIX, add_text_lora, read_lora
 from mcpkg.method.methods import CUSTOM_DIFFUSION, MAGICAPTURE, TEXTUAL_INVERSION
+from mcpkg.method.prompts import tokenize_prompts
 from tests.helpers.tiny_adapter import tiny_adapter
 from tests.helpers.tiny_backend import tiny_backend
 
@@ -168,3 +171,33 @@ def test_what_cannot_be_exported_is_named_and_nothing_is_written(tmp_path, metho
     with pytest.raises(ValueError, match=message):
         export_adapter(tiny_adapter(backend, method), backend, tmp_path / "out", name)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_text_encoder_lora_is_named_as_kohyas_scripts_name_theirs():
+    name = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+    named = kohya_lora({f"{name}.lora_A.weight": torch.ones(4, 16), f"{name}.lora_B.weight": torch.ones(16, 4)})
+    layer = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+    assert set(named) == {f"{layer}.lora_down.weight", f"{layer}.lora_up.weight", f"{layer}.alpha"}
+
+
+@pytest.mark.slow
+def test_diffusers_reads_the_text_encoders_lora_too(tmp_path):
+    """The same text states by plain diffusers, from the adapter's own file and from kohya's."""
+    backend = tiny_backend()
+    adapter = tiny_adapter(backend)
+    with temporarily_patched(backend):
+        add_text_lora(backend.pipeline.text_encoder, 4, torch.Generator())
+        shapes = read_lora(backend.pipeline.text_encoder)
+    rng = torch.Generator().manual_seed(1)
+    of_text = {f"{TEXT_PREFIX}{name}": torch.randn(x.shape, generator=rng) for name, x in shapes.items()}
+    adapter = replace(adapter, lora=adapter.lora | of_text, method=replace(adapter.method, text_lora=True))
+    export_adapter(adapter, backend, tmp_path, name="ann")
+    plain = tokenize_prompts(backend.pipeline.tokenizer, ["a photo of a person"])
+    with torch.no_grad(), adapter.applied(backend):
+        ours = backend.pipeline.text_encoder(plain).last_hidden_state
+    with torch.no_grad():
+        assert not torch.allclose(backend.pipeline.text_encoder(plain).last_hidden_state, ours, atol=1e-2)
+        for folder, file in ((tmp_path, LORA_FILE), (tmp_path / "webui", "ann.safetensors")):
+            pipeline = tiny_backend().pipeline
+            pipeline.load_lora_weights(folder, weight_name=file)
+            torch.testing.assert_close(pipeline.text_encoder(plain).last_hidden_state, ours, atol=1e-4, rtol=0)

@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.autograd import gradcheck
 
 from mcpkg.method.identity import identity_loss
+from mcpkg.method.interfaces import find_faces
 
 
 @pytest.mark.parametrize(
@@ -19,3 +22,18 @@ def test_gradient(generator):
 
     target = rand(2, 5)
     assert gradcheck(lambda x: identity_loss(x, target), rand(2, 5))
+
+
+def test_only_the_finder_is_asked_whether_there_is_a_face():
+    class Finder:
+        def parse(self, images):
+            return SimpleNamespace(found=torch.tensor([True, False]))
+
+    class Parts:
+        finder = Finder()
+
+        def parse(self, images):
+            raise AssertionError("the larger network was run")
+
+    for parser in (Parts(), Finder()):
+        assert find_faces(parser, torch.zeros(2, 3, 4, 4)).tolist() == [True, False]

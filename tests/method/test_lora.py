@@ -207,3 +207,12 @@ def test_a_lora_in_the_weights_predicts_as_one_beside_them():
             weight += changes[name]
         torch.testing.assert_close(unet(*args).sample, beside, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(before, beside, atol=1e-2)
+
+
+def test_v_can_start_from_normal_noise():
+    backend = tiny_backend()
+    with temporarily_patched(backend):
+        parameters = add_lora(backend.pipeline.unet, 8, "all", torch.Generator().manual_seed(0), noise=0.25)
+    v = torch.cat([parameter.flatten() for name, parameter in parameters.items() if "lora_A" in name])
+    assert v.std().item() == pytest.approx(0.25, rel=0.05) and v.abs().max() > 0.6  # not uniform: that ends at 0.43
+    assert not any(parameter.any() for name, parameter in parameters.items() if "lora_B" in name)

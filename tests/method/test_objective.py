@@ -11,7 +11,8 @@ from mcpkg.method.diffusion import add_noise, velocity_weight
 from mcpkg.method.masks import role_region
 from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.method.objective import training_loss, weighted_sum
-from mcpkg.method.prompts import TEMPLATES, draw_prompts
+from mcpkg.method.prompts import draw_prompts
+from mcpkg.method.templates import TEMPLATE_SETS, TEMPLATES
 from mcpkg.training.dataset import draw_batch, encode_dataset, source_identity
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 
@@ -207,3 +208,64 @@ def test_the_prior_counts_the_whole_image_at_its_own_weight(compute):
     assert outcome.maps is None  # its prompt holds no placeholder, though the phase has refocusing
     assert outcome.loss.item() == pytest.approx(0.5 * outcome.terms["prior"].mean().item())
     assert not torch.equal(outcome.terms["prior"], masked.terms["prior"])
+
+
+def test_one_task_a_pass_draws_each_as_often(compute):
+    method = replace(METHOD, one_task=True)
+    with torch.no_grad():
+        outcome = compute(WITHOUT_IDENTITY, method)
+    (task,) = set(compute.batch.tasks)
+    assert set(outcome.terms) == {task, "refocusing"} and len(outcome.terms[task]) == 2
+    rng = torch.Generator().manual_seed(0)
+    drawn = [draw_batch(compute.dataset, PHASE.tasks, method, rng).tasks[0] for _ in range(300)]
+    assert all(80 <= drawn.count(task) <= 120 for task in PHASE.tasks)  # 100 each, with a deviation of 8
+
+
+def test_the_identity_loss_of_a_pass_without_a_judged_task_is_absent(compute):
+    phase = replace(PHASE, tasks=("source", "composed"))
+    method, seen = replace(METHOD, one_task=True), set()
+    for seed in range(8):
+        with torch.no_grad():
+            outcome = compute(phase, method, seed)
+        seen |= {compute.batch.tasks[0]}
+        assert outcome.faces.identity_images == (2 if compute.batch.tasks[0] == "composed" else 0)
+        assert outcome.loss.isfinite()
+    assert seen == {"source", "composed"}
+
+
+def test_identity_can_be_asked_of_source_samples_too(compute):
+    with torch.no_grad():
+        outcome = compute(method=replace(METHOD, identity_tasks=("composed", "source")))
+    assert len(outcome.terms["identity"]) == 2 + 2
+
+
+def test_the_identity_loss_can_have_a_pass_of_its_own_below_its_highest_timestep(compute):
+    seen = []
+    handle = compute.backend.pipeline.unet.register_forward_hook(lambda *args: seen.append(args[1][1]))
+    with torch.no_grad():
+        compute(method=replace(METHOD, identity_max_timestep=0.02))
+        outcome = compute(method=replace(METHOD, identity_max_timestep=0.02, identity_pass="own"))
+        without = compute(WITHOUT_IDENTITY, replace(METHOD, identity_pass="own"))
+    handle.remove()
+    assert [len(t) for t in seen] == [6, 6, 6, 6]  # one pass, two passes, one pass
+    assert torch.equal(seen[0], seen[1]) and seen[1].max() > 20  # T' is 0.02 of 1000 timesteps
+    assert seen[2].max() < 20
+    assert outcome.faces.identity_images == 2
+    for name in ("source", "reference", "composed", "refocusing"):  # of the first pass, as without the second
+        assert torch.equal(outcome.terms[name], without.terms[name])
+
+
+def test_a_mask_floor_reaches_reconstruction_and_the_authors_refocusing(compute):
+    phase = replace(WITHOUT_IDENTITY, refocusing=Refocusing(form="authors"))
+    with torch.no_grad():
+        plain, lifted = (compute(phase, replace(METHOD, mask_floor=floor)).terms for floor in (0.0, 0.5))
+    assert all(not torch.equal(plain[name], lifted[name]) for name in plain)
+
+
+def test_prompts_are_those_of_the_methods_set(compute):
+    with torch.no_grad():
+        compute(WITHOUT_IDENTITY, replace(METHOD, templates="varied"))
+    known = {
+        text.format(source="<v1>", reference="<v2>") for texts in TEMPLATE_SETS["varied"].values() for text in texts
+    }
+    assert set(compute.batch.prompts) <= known

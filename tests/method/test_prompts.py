@@ -3,6 +3,7 @@ import torch
 
 from mcpkg.factory.tokenizer import build_tokenizer
 from mcpkg.method import placeholders
+from mcpkg.method.config import TEMPLATE_NAMES
 from mcpkg.method.placeholders import (
     REFERENCE,
     SOURCE,
@@ -11,7 +12,8 @@ from mcpkg.method.placeholders import (
     add_placeholders,
     unknown_words,
 )
-from mcpkg.method.prompts import TEMPLATES, draw_prompts, encode_prompts, find_token, token_positions, tokenize_prompts
+from mcpkg.method.prompts import draw_prompts, encode_prompts, find_token, token_positions, tokenize_prompts
+from mcpkg.method.templates import TEMPLATE_SETS, TEMPLATES
 from mcpkg.util.errors import Notice
 from tests.helpers.tiny_pipeline import TEXT_LENGTH
 
@@ -212,8 +214,9 @@ def test_bad_placeholders_are_named_and_change_nothing(parts, generator, placeho
 
 def test_templates_hold_the_tokens_of_their_task(generator):
     wanted = {"source": (1, 0), "reference": (0, 1), "composed": (1, 1), "prior": (0, 0)}
-    for task, templates in TEMPLATES.items():
-        assert {(t.count("{source}"), t.count("{reference}")) for t in templates} == {wanted[task]}
+    for of_set in TEMPLATE_SETS.values():
+        for task, templates in of_set.items():
+            assert {(t.count("{source}"), t.count("{reference}")) for t in templates} == {wanted[task]}
     drawn = set(draw_prompts(["composed"] * 50, generator))
     assert len(drawn) == len(TEMPLATES["composed"])
     assert draw_prompts(["source", "reference"], generator) == [
@@ -227,3 +230,36 @@ def test_a_fraction_of_the_source_is_shown_under_composed_prompts(generator):
     composed = ["<v2>" in prompt for prompt in drawn[::2]]
     assert sum(composed) / 200 == pytest.approx(0.25, abs=0.08)
     assert set(drawn[1::2]) == {"a photo of a person in the <v2> style"}
+
+
+def test_every_set_of_templates_has_a_prompt_for_each_task():
+    assert tuple(TEMPLATE_SETS) == TEMPLATE_NAMES
+    counts = {
+        name: [len(of_set[task]) for task in ("source", "reference", "composed")]
+        for name, of_set in TEMPLATE_SETS.items()
+    }
+    assert counts["authors"] == [10, 7, 10] and counts["paper"] == [1, 1, 3]
+    for of_set in TEMPLATE_SETS.values():
+        assert all(len(set(templates)) == len(templates) for templates in of_set.values())
+    assert TEMPLATE_SETS["varied"]["composed"][0] == TEMPLATES["composed"][0]  # what portraits are drawn with
+
+
+@pytest.mark.parametrize("name", TEMPLATE_NAMES)
+def test_the_longest_placeholders_leave_room_for_every_template(name):
+    """CLIP reads 75 tokens, and each of the templates' words is one."""
+    most = 33 if name != "authors" else 32
+    for template in TEMPLATE_SETS[name]["composed"]:
+        words = template.format(source="", reference="").split()
+        assert len(words) + 2 * most <= 75, template
+
+
+def test_prompts_are_drawn_from_the_set_that_is_asked_for(generator):
+    drawn = set(draw_prompts(["reference"] * 100, generator, templates="authors"))
+    assert drawn == {t.format(reference="<v2>") for t in TEMPLATE_SETS["authors"]["reference"]}
+
+
+def test_a_placeholder_without_an_initializer_starts_from_noise(pipeline, generator):
+    ids = add_placeholders(pipeline.tokenizer, pipeline.text_encoder, [Placeholder("<v2>", "", vectors=40)], generator)
+    rows = matrix(pipeline.text_encoder)[ids["<v2>"]]  # 40 x 16 values
+    assert len(rows.unique(dim=0)) == 40
+    assert rows.std().item() == pytest.approx(0.017, rel=0.1) and rows.mean().abs() < 0.003

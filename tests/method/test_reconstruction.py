@@ -40,3 +40,11 @@ def test_gradient(generator):
     mask = (rand(2, 1, 4, 4) > 0.5).double()
     noise = rand(2, 3, 4, 4)
     assert gradcheck(lambda x: masked_reconstruction(x, noise, mask), rand(2, 3, 4, 4))
+
+
+def test_a_floor_lets_the_rest_count_a_little():
+    # Floor 0.25: the mask is 1 at the left and 0.25 / 1.25 = 0.2 at the right. Prediction and target are multiplied by
+    # it: errors of 1 at the left and 5 at the right become 1 and 1, two cells each, over an area of 2 x 1 + 2 x 0.2.
+    prediction = torch.tensor([1.0, 5.0]).expand(1, 1, 2, 2)
+    loss = masked_reconstruction(prediction, torch.zeros(1, 1, 2, 2), LEFT, floor=0.25)
+    assert loss.item() == pytest.approx(4 / 2.4)

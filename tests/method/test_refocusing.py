@@ -227,3 +227,23 @@ def test_nothing_is_captured_without_a_placeholder_or_without_refocusing():
 def test_placeholders_that_were_never_added_are_named():
     with pytest.raises(ValueError, match="<v1>: not a token of this tokenizer"):
         capture_placeholders(tiny_backend(), torch.zeros(1, 20, dtype=torch.long), Refocusing())
+
+
+def test_the_authors_form_compares_with_masks_that_have_a_floor():
+    """As in their code: (mask + floor) / (1 + floor) of each image's own mask, which in a composed prompt is that of
+    the reference, and what it leaves is the source's."""
+    positions = {
+        "source": torch.tensor([[True, False], [False, False], [True, False]]),
+        "reference": torch.tensor([[False, False], [False, True], [False, True]]),
+    }
+    maps = AttentionMaps(positions)
+    flat = torch.full((2, 1, 2, 2), 0.25)  # without a range: 0 everywhere once its minimum is taken off
+    maps.add({"source": {"layer": flat}, "reference": {"layer": flat}}, 0)
+    terms = refocusing_terms(maps, LEFT.expand(3, 1, 2, 2), Refocusing(form="authors"), floor=0.25)
+    # Half of the cells are inside. Inside, the map is set to 1; outside it is 0.
+    # Own mask: wanted are 1 inside and 0.2 outside: (0 + 0.04) / 2. Source in a composed prompt: 1 - 0.2 inside and 0
+    # outside: (0.04 + 0) / 2. The two words of a composed prompt are averaged.
+    by_hand = [0.02, 0.02 / 2, 0.02, 0.02 / 2]
+    assert terms.tolist() == pytest.approx(by_hand)
+    plain = refocusing_terms(maps, LEFT.expand(3, 1, 2, 2), Refocusing(form="authors"))
+    assert plain.tolist() == [0, 0, 0, 0]

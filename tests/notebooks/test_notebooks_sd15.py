@@ -24,7 +24,7 @@ def load_tiny(*args, **options):
     blind = replace(
         backend, identity_scorer=Absent("arcface: not there."), style_reader=Absent("clip: not there."), strangers=None
     )
-    return replace(blind, tune=lambda method: _suit(method))
+    return replace(blind, tune=_suit, tune_short=None)
 
 
 def _suit(method):

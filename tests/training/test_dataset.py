@@ -1,11 +1,13 @@
 from dataclasses import replace
 
+import pytest
 import torch
 
 from mcpkg.method.masks import to_latent_mask
 from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.method.prompts import draw_prompts
-from mcpkg.training.dataset import draw_batch, encode_dataset, mirror_landmarks
+from mcpkg.training import dataset
+from mcpkg.training.dataset import draw_batch, encode_dataset, jitter_colours, mirror_landmarks
 from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
 
 
@@ -68,3 +70,33 @@ def test_a_mirrored_face_has_its_left_eye_at_the_left():
     # x becomes 1 - x; the eye at 0.5 is now at 0.5, left of the one at 0.7
     expected = torch.tensor([[[0.5, 0.4], [0.7, 0.4], [0.55, 0.5], [0.4, 0.7], [0.7, 0.6]]])
     torch.testing.assert_close(mirror_landmarks(face), expected)
+
+
+def test_latents_can_be_drawn_instead_of_their_mean(generator):
+    backend = tiny_backend()
+    portraits = tiny_portraits(backend, 2)
+    method = replace(MAGICAPTURE, sampled_latents=True)
+    drawn = encode_dataset(backend, portraits, portraits, method, generator)["source"].latents
+    vae = backend.pipeline.vae
+    predicted = vae.encode(portraits.images * 2 - 1).latent_dist
+    mean, deviation = predicted.mean * vae.config.scaling_factor, predicted.std * vae.config.scaling_factor
+    noise = (drawn - mean) / deviation
+    assert noise.std().item() == pytest.approx(1, abs=0.1) and noise.mean().abs() < 0.1
+
+
+def test_colours_are_jittered_once_by_brightness_and_contrast(generator):
+    image = torch.tensor([0.2, 0.4]).expand(1, 3, 2, 2)
+    # 1 + 0.5 (2 u - 1) with u = 0 for brightness and 1 for contrast: factors 0.5 and 1.5. Brightness gives 0.1 and 0.2,
+    # whose mean is 0.15; contrast takes them 1.5 times as far from it: 0.075 and 0.225.
+    u = iter([torch.tensor([0.0, 1.0]).view(2, 1, 1, 1, 1)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset.torch, "rand", lambda *size, generator: next(u))
+        jittered = jitter_colours(image, 0.5, generator)
+    torch.testing.assert_close(jittered, torch.tensor([0.075, 0.225]).expand(1, 3, 2, 2))
+    backend = tiny_backend()
+    portraits = tiny_portraits(backend, 2)
+    plain, changed = (
+        encode_dataset(backend, portraits, portraits, replace(MAGICAPTURE, colour_jitter=strength), generator)["source"]
+        for strength in (0.0, 0.1)
+    )
+    assert not torch.equal(plain.latents, changed.latents) and torch.equal(plain.mask, changed.mask)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from benchmarks.references import peft_layers
+from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.export import kohya_lora
 from mcpkg.inference.generate import generate_portraits
 from mcpkg.inference.sampling import Sampling
@@ -128,6 +129,49 @@ def test_each_phase_trains_what_it_names():
 
 
 @pytest.mark.slow
+def test_a_text_encoder_lora_learns_is_saved_and_draws_at_its_own_strength(tmp_path):
+    method = short(replace(MAGICAPTURE, text_lora=True))
+    before = weights_of(tiny_backend())
+    backend, adapter = train(method)
+    after = weights_of(backend)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not hasattr(backend.pipeline.text_encoder, "peft_config")  # another training would warn of it
+    of_text = [name for name in adapter.lora if name.startswith("text_encoder.")]
+    assert len(of_text) == 2 * 4 * 2  # two layers, four projections, U and V
+    assert all(adapter.lora[name].any() for name in of_text if "lora_B" in name)
+    again = Adapter.load(adapter.save(tmp_path))
+    assert all(torch.equal(again.lora[name], tensor) for name, tensor in adapter.lora.items())
+
+    def drawn(**strength):
+        sampling = Sampling(n=1, steps=2, plain_guidance=False, **strength)
+        return generate_portraits(backend, again, sampling=sampling).images
+
+    assert torch.equal(drawn(), drawn(text_lora_scale=1.0))
+    assert not torch.equal(drawn(), drawn(text_lora_scale=0.0))
+    with open_training(backend, *[tiny_portraits(backend, 2)] * 2, method, seed=0) as training:
+        for _ in training.steps(show_progress=False):
+            pass
+        live = generate_portraits(
+            backend, training.live_adapter(), sampling=Sampling(n=1, steps=2, plain_guidance=False)
+        )
+        kept = training.adapter()
+    torch.testing.assert_close(
+        generate_portraits(backend, kept, sampling=Sampling(n=1, steps=2, plain_guidance=False)).images,
+        live.images, atol=1e-4, rtol=0,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_text_encoder_lora_has_a_rate_of_its_own():
+    method, reports = short(replace(MAGICAPTURE, text_lora=True), steps=1), []
+    phases = tuple(replace(phase, text_learning_rate=3e-3) for phase in method.phases)
+    train(replace(method, phases=phases), on_step=reports.append)
+    assert reports[0].learning_rates == {"embeddings": 1e-2}  # words alone in the first phase
+    assert reports[1].learning_rates == {"embeddings": 1e-2, "lora": 1e-2, "text_lora": 3e-3}
+
+
+@pytest.mark.slow
 def test_reports_name_the_terms_of_each_phase():
     reports = []
     train(short(MAGICAPTURE, steps=8, identity_max_timestep=1.0, identity_every=2), on_step=reports.append)
@@ -190,7 +234,7 @@ def test_every_method_runs(method):
 @pytest.mark.slow
 def test_learning_rates_rise_and_then_fall_to_the_last_step():
     # 40 steps, of which 2 warm up; then 38 fall: (40 - step) / 38
-    assert [learning_rate_fraction(step, 40) for step in (0, 1, 2, 21, 39)] == [0.5, 1.0, 1.0, 0.5, 1 / 38]
+    assert [learning_rate_fraction(step, 40, 0.05) for step in (0, 1, 2, 21, 39)] == [0.5, 1.0, 1.0, 0.5, 1 / 38]
     reports = []
     train(short(MAGICAPTURE), on_step=reports.append)
     assert reports[0].learning_rates == {"embeddings": 1e-2}

@@ -1,13 +1,10 @@
 """Stable Diffusion 1.x, with models that look at photographs of faces."""
 
-import transformers
+from typing import TYPE_CHECKING
 
-_logs = transformers.utils.logging
-_level = _logs.get_verbosity()
-_logs.set_verbosity_error()  # no advice to install torchvision for image processors that are not used here
-try:
-    from mcpkg.backends.sd15.models import load_sd15
-finally:
-    _logs.set_verbosity(_level)
+from mcpkg.util.lazy import lazy_exports
 
-__all__ = ["load_sd15"]
+if TYPE_CHECKING:
+    from mcpkg.backends.sd15.models import load_sd15 as load_sd15
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

@@ -5,11 +5,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors import SafetensorError, safe_open
-from transformers import CLIPTokenizer
 
 from mcpkg.backends.downloads import WEIGHTS, require
+from mcpkg.backends.sd15.libraries import CLIPTokenizer, DDIMScheduler, StableDiffusionPipeline
 from mcpkg.backends.sd15.shapes import write_configs
 from mcpkg.util.errors import first_line
 from mcpkg.util.safetensors_io import PICKLES

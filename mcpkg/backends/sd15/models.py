@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
@@ -16,20 +15,18 @@ from mcpkg.backends.clip_scores import DEVIATION, MEAN, MaskedClipStyle, load_ae
 from mcpkg.backends.downloads import WEIGHTS, require
 from mcpkg.backends.faces.detector import load_landmark_parser
 from mcpkg.backends.faces.parsing import FACE
-from mcpkg.backends.photo_models import (
-    FACE_PARSERS,
-    IDENTITY_SCORERS,
-    IDENTITY_TRAINERS,
-    RESTORERS,
-    to_device,
-    tune,
-)
+from mcpkg.backends.photo_models import FACE_PARSERS, IDENTITY_SCORERS, IDENTITY_TRAINERS, RESTORERS, to_device
 from mcpkg.backends.restoration.strength import RestorerChain
 from mcpkg.backends.sd15.checkpoint import DEFAULT, load_pipeline
+from mcpkg.backends.sd15.libraries import AutoencoderTiny, StableDiffusionPipeline
+from mcpkg.backends.sd15.price import GIB, needs_checkpointing
+from mcpkg.backends.sd15.tuning import tune, tune_short
+from mcpkg.method.config import Method
 from mcpkg.method.interfaces import DTYPES, Backend, FaceEmbedder, FaceParser, Restorer, SafetyChecker
 from mcpkg.util.errors import MissingPackage, notify
 
 GUIDANCE = 7.5
+CHECKPOINTING = ("auto", "on", "off")
 ATTENTION_SIZE = 16
 """Of the grids of 64, 32, 16 and 8 cells, the one that the authors' code refocuses."""
 
@@ -43,6 +40,7 @@ def load_sd15(
     safety: bool = True,
     identity: str = "dlib",
     face_parts: Sequence[str] = FACE,
+    checkpointing: str = "auto",
 ) -> Backend:
     """Load Stable Diffusion 1.x and the models that look at its images; nothing is downloaded.
 
@@ -58,6 +56,8 @@ def load_sd15(
         identity: network of the identity loss, one of `IDENTITY_TRAINERS`. dlib's cosines lie close together, so that
             its loss is several times smaller than ArcFace's under the same weight.
         face_parts: what counts as face, from `faces.parsing.PARTS`; used if one of `FACE_PARSERS` has its weights here.
+        checkpointing: gradient checkpointing in training, "on", "off", or "auto": if the GPU's memory asks for it, and
+            always on a processor.
 
     Raises:
         FileNotFoundError: the checkpoint, its safety checker or the face models are missing.
@@ -66,6 +66,8 @@ def load_sd15(
     precision = precision or ("fp16" if torch.device(device).type == "cuda" else "fp32")
     if precision not in DTYPES:
         raise ValueError(f"precision: {precision!r} unknown. Choose from {list(DTYPES)}.")
+    if checkpointing not in CHECKPOINTING:
+        raise ValueError(f"checkpointing: {checkpointing!r} unknown. Choose from {list(CHECKPOINTING)}.")
     if identity not in IDENTITY_TRAINERS:
         why = " It gives no gradient and only scores." if identity in IDENTITY_SCORERS else ""
         raise ValueError(f"identity: {identity!r} cannot be trained with.{why} Choose from {list(IDENTITY_TRAINERS)}.")
@@ -86,6 +88,7 @@ def load_sd15(
         identity_scorer=_scorer(identity, device),
         safety=checker,
         checkpoint="" if checkpoint in ("", DEFAULT) else str(checkpoint),
+        checkpointing=checkpointing,
     )
 
 
@@ -96,14 +99,13 @@ def assemble(
     identity_scorer: FaceEmbedder,
     safety: SafetyChecker | None = None,
     checkpoint: str = "",
+    checkpointing: str = "auto",
 ) -> Backend:
     """A backend of a pipeline and face models, with the scores and restorers that are on this machine.
 
-    Gradients are checkpointed and the autoencoder works on one image at a time, so that training fits a small GPU.
+    The autoencoder works on one image at a time, so that training fits a small GPU.
     """
     device = pipeline.unet.device
-    for model in (pipeline.unet, pipeline.vae):
-        model.enable_gradient_checkpointing()
     pipeline.vae.enable_slicing()
     clip = _optional(lambda: load_clip(require("clip"), str(device)))
     return Backend(
@@ -122,7 +124,26 @@ def assemble(
         default_guidance=GUIDANCE,
         attention_size=ATTENTION_SIZE,
         tune=tune,
+        tune_short=tune_short,
+        prepare=partial(set_checkpointing, pipeline, checkpointing),
     )
+
+
+def set_checkpointing(
+    pipeline: StableDiffusionPipeline, choice: str, method: Method, card_gib: float | None = None
+) -> None:
+    """Turn gradient checkpointing on or off for a training of the method.
+
+    Args:
+        choice: "on", "off", or "auto" for what memory asks for.
+        card_gib: memory of the GPU; by default that of the pipeline's own, if it is on one.
+    """
+    device = pipeline.unet.device
+    if card_gib is None and device.type == "cuda":
+        card_gib = torch.cuda.get_device_properties(device).total_memory / GIB
+    on = choice == "on" or (choice == "auto" and needs_checkpointing(method, card_gib))
+    for model in (pipeline.unet, pipeline.vae):
+        model.enable_gradient_checkpointing() if on else model.disable_gradient_checkpointing()
 
 
 @dataclass(frozen=True)

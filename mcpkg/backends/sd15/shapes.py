@@ -9,12 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from mcpkg.backends.sd15.libraries import (
+    AutoencoderKL,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from mcpkg.backends.sd15.price import PARAMETERS
 from mcpkg.method.placeholders import REFERENCE, SOURCE
-from mcpkg.method.prompts import TEMPLATES
+from mcpkg.method.templates import TEMPLATE_SETS
 from mcpkg.util.files import write_json
 
 
@@ -42,8 +50,6 @@ class Shapes:
 
 
 SD15 = Shapes()
-PARAMETERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
-"""Number of parameters of the published model."""
 _PARTS = {
     "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
     "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
@@ -60,7 +66,7 @@ def random_pipeline(
         unet, vae = UNet2DConditionModel(**shapes.unet), AutoencoderKL(**shapes.vae)
     models = [nn.Module.to(model, dtype).to_empty(device=device) for model in (unet, vae)]
     with torch.random.fork_rng(devices=[]):
-        text_encoder = CLIPTextModel(_text_config(shapes)).to(device, dtype)  # its buffers need their values
+        text_encoder = CLIPTextModel(text_config(shapes)).to(device, dtype)  # its buffers need their values
     for model in (*models, text_encoder):
         fill(model, generator)
     unet, vae = models
@@ -74,7 +80,7 @@ def random_pipeline(
 def count_parameters(shapes: Shapes = SD15) -> dict[str, int]:
     """Number of parameters by model, without allocating any."""
     with torch.device("meta"):
-        models = UNet2DConditionModel(**shapes.unet), AutoencoderKL(**shapes.vae), CLIPTextModel(_text_config(shapes))
+        models = UNet2DConditionModel(**shapes.unet), AutoencoderKL(**shapes.vae), CLIPTextModel(text_config(shapes))
     return {name: sum(p.numel() for p in model.parameters()) for name, model in zip(PARAMETERS, models, strict=True)}
 
 
@@ -84,7 +90,7 @@ def write_configs(folder: Path, shapes: Shapes = SD15) -> None:
         UNet2DConditionModel(**shapes.unet).save_config(folder / "unet")
         AutoencoderKL(**shapes.vae).save_config(folder / "vae")
     DDIMScheduler(**shapes.scheduler).save_config(folder / "scheduler")
-    _text_config(shapes).save_pretrained(folder / "text_encoder")
+    text_config(shapes).save_pretrained(folder / "text_encoder")
     write_json({"_class_name": "StableDiffusionPipeline", **_PARTS}, folder / "model_index.json")
 
 
@@ -105,7 +111,8 @@ def stand_in_tokenizer(size: int = SD15.vocabulary, words: Sequence[str] = ()) -
     Args:
         words: further words that are one token each.
     """
-    ours = " ".join(text for texts in TEMPLATES.values() for text in texts).format(source="", reference="").split()
+    ours = [text for texts in TEMPLATE_SETS.values() for of_task in texts.values() for text in of_task]
+    ours = " ".join(ours).format(source="", reference="").split()
     words = {*ours, *words, SOURCE.initializer, REFERENCE.initializer}
     # Every merge grows a word's ending to the left. Since each involves the ending, no two can compete.
     endings = sorted({word[i:] for word in words for i in range(len(word))}, key=lambda e: (len(e), e))
@@ -116,7 +123,8 @@ def stand_in_tokenizer(size: int = SD15.vocabulary, words: Sequence[str] = ()) -
     return CLIPTokenizer(vocab={entry: i for i, entry in enumerate(entries)}, merges=merges, model_max_length=77)
 
 
-def _text_config(shapes: Shapes) -> CLIPTextConfig:
+def text_config(shapes: Shapes = SD15) -> CLIPTextConfig:
+    """The text encoder's configuration."""
     last = shapes.vocabulary - 1
     return CLIPTextConfig(
         vocab_size=shapes.vocabulary, max_position_embeddings=77, hidden_act="quick_gelu", bos_token_id=last - 1,
