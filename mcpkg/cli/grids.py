@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mcpkg.backends import tune_without_models
 from mcpkg.cli.options import AsJson, Models, ModelsFlat, Pictures, SamplingOptions, check_training
 from mcpkg.cli.outputs import Overwrite, check_output
-from mcpkg.cli.overrides import Overrides, RefocusingOverrides, WeightOverrides, apply_overrides
-from mcpkg.cli.training import MethodName
+from mcpkg.cli.overrides import Overrides, RefocusingOverrides, WeightOverrides
+from mcpkg.cli.training import MethodName, Recipe
 from mcpkg.method.methods import METHODS
+from mcpkg.method.recipes import RECIPES
 
 FAILED = 1
 """Exit code if a cell has failed."""
@@ -31,6 +31,7 @@ def grid(
     reference: tuple[Path, ...],
     out: Path,
     method: tuple[MethodName, ...] = ("magicapture",),
+    recipe: Recipe = None,
     seed: tuple[int, ...] = (0,),
     pairs: Literal["all", "zip"] = "all",
     n: int = 8,
@@ -67,13 +68,13 @@ def grid(
             raise ValueError(f"--{name}: none given.")
     if workers < 1:
         raise ValueError(f"--workers: {workers} is below 1.")
-    samplings = {one: SamplingOptions(n=n, seed=one) for one in seed}
+    drawing = RECIPES[recipe].sampling if recipe else {}
+    samplings = {one: SamplingOptions(n=n, seed=one, **drawing) for one in seed}
     models.check()
-    chosen = []
-    for one in dict.fromkeys(method):
-        check_training(models.backend, METHODS[one], research, weights, refocusing)
-        tuned = tune_without_models(models.backend, METHODS[one])
-        chosen.append(apply_overrides(tuned, research, weights, refocusing))
+    chosen = [
+        check_training(models.backend, METHODS[one], recipe, research, weights, refocusing)
+        for one in dict.fromkeys(method)
+    ]
     folders = pair_up(source, reference, pairs)
     for pair in folders:
         Pictures(*pair).check()
@@ -87,7 +88,7 @@ def grid(
     from mcpkg.viz.grid_overview import OVERVIEW_FILE, write_overview
 
     cells = tuple(
-        Cell(one, *pair, number, Sampling(n=n, seed=number), mask_from, models.precision)
+        Cell(one, *pair, number, Sampling(n=n, seed=number, **drawing), mask_from, models.precision)
         for pair, one, number in product(folders, chosen, samplings)
     )
     start: Callable[[Grid], Sequence[Worker]]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mcpkg.method.interfaces import Backend
-from mcpkg.method.lora import remove_lora
+from mcpkg.method.lora import PEFT_NAME, remove_lora
 from mcpkg.method.placeholders import Placeholder, add_placeholders
 
 WHOLE_WEIGHTS: dict[str, tuple[str, Callable[[str], bool]]] = {

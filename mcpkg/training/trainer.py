@@ -21,7 +21,7 @@ from mcpkg.method.identity_decoding import check_decoding
 from mcpkg.method.interfaces import DTYPES, Backend
 from mcpkg.method.lora import TEXT_PREFIX, on_cpu, read_lora
 from mcpkg.method.methods import MAGICAPTURE
-from mcpkg.method.objective import training_loss
+from mcpkg.method.objective import BatchLoss, training_loss
 from mcpkg.method.placeholders import Placeholder, PlaceholderEmbeddings
 from mcpkg.training.checkpoints import check_state
 from mcpkg.training.dataset import draw_batch, encode_dataset, source_identity
@@ -173,9 +173,16 @@ class Training:
         rates, norm = self.optimizer.step(at.step, update=bool(passes))
         if self.precision != "fp16":  # there, overflows are part of finding the scale
             at.can_use(torch.tensor(norm))
-        report = StepReport(
-            phase=at.phase,
-            step=at.step,
+        report = self._report(phase, passes, rates, norm, time.perf_counter() - started)
+        at.count(report)
+        return report
+
+    def _report(
+        self, phase: Phase, passes: list[BatchLoss], rates: dict[str, float], norm: float, seconds: float
+    ) -> StepReport:
+        return StepReport(
+            phase=self.progress.phase,
+            step=self.progress.step,
             steps=phase.steps,
             loss=sum(one.loss.item() for one in passes) / len(passes) if passes else math.nan,
             terms=mean_terms(passes),
@@ -183,11 +190,9 @@ class Training:
             gradient_norm=norm,
             identity_images=sum(one.faces.identity_images for one in passes),
             no_face_images=sum(one.faces.no_face_images for one in passes),
-            left_out=method.accumulation_steps - len(passes),
-            seconds=time.perf_counter() - started,
+            left_out=self.method.accumulation_steps - len(passes),
+            seconds=seconds,
         )
-        at.count(report)
-        return report
 
     def adapter(self) -> Adapter:
         """What has been learned so far."""
