@@ -76,6 +76,7 @@ if TYPE_CHECKING:
         token_positions as token_positions,
         tokenize_prompts as tokenize_prompts,
     )
+    from mcpkg.method.recipes import RECIPES as RECIPES, Recipe as Recipe
     from mcpkg.method.reconstruction import masked_reconstruction as masked_reconstruction
     from mcpkg.method.refocusing import (
         attention_refocusing as attention_refocusing,

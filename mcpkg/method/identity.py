@@ -107,6 +107,9 @@ def own_pass(
 
     Args:
         context: of the batch's prompts.
+
+    Note:
+        It draws noise of its own; the authors' second pass has that of the first.
     """
     scheduler = backend.pipeline.scheduler
     highest = max(1, round(method.identity_max_timestep * scheduler.config.num_train_timesteps))
