@@ -27,6 +27,7 @@ from mcpkg.cli.outputs import check_output
 from mcpkg.cli.overrides import Overrides, RefocusingOverrides, WeightOverrides, apply_overrides
 from mcpkg.method.methods import METHODS
 from mcpkg.training.run_options import check_score
+from mcpkg.util.folders import is_first_process
 
 MethodName = Literal[tuple(METHODS)]
 
@@ -70,8 +71,6 @@ def train(
         raise ValueError("--tensorboard: not installed. Run pip install tensorboard, or train without it.")
     pictures.check()
 
-    from accelerate import PartialState
-
     from mcpkg.cli.results import write_results
     from mcpkg.metrics.compare import judge, untrained
     from mcpkg.metrics.evaluate import scorer
@@ -89,7 +88,7 @@ def train(
         adapter = train_in_folder(
             out, backend, source, reference, chosen, seed, precision=models.precision, options=run, score=score
         )
-        if not PartialState().is_main_process:  # of several that accelerate started, the first one writes
+        if not is_first_process():
             return
         answer = {"adapter": str(out / ADAPTER_FOLDER), "method": chosen.name, "record": adapter.record}
         if n:
