@@ -17,7 +17,7 @@ import tyro
 from mcpkg import __version__
 from mcpkg.training.run_options import OVERWRITE_HELP, SETTINGS_FILE
 from mcpkg.util.files import write_json
-from mcpkg.util.folders import check_unused, one_process
+from mcpkg.util.folders import check_unused, is_first_process, one_process
 
 Overwrite = Annotated[bool, tyro.conf.arg(help=OVERWRITE_HELP)]
 
@@ -58,6 +58,9 @@ class Output:
         Raises:
             OSError: another process is writing there, or the folder cannot be written.
         """
+        if not is_first_process():
+            yield
+            return
         with one_process(self.folder) if alone else nullcontext():
             file = self.folder / SETTINGS_FILE
             is_new = not file.exists()

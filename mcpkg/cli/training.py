@@ -30,6 +30,7 @@ from mcpkg.data.image_folders import find_images
 from mcpkg.method.methods import METHODS
 from mcpkg.method.recipes import RECIPES
 from mcpkg.training.run_options import check_score
+from mcpkg.util.folders import is_first_process
 from mcpkg.util.lazy import import_function
 
 MethodName = Literal[tuple(METHODS)]
@@ -83,8 +84,6 @@ def train(
         images = sum(len(find_images(folder)) for folder in (pictures.source, pictures.reference))
         print(import_function(price)(planned, images), file=sys.stderr)
 
-    from accelerate import PartialState
-
     from mcpkg.cli.results import write_results
     from mcpkg.metrics.compare import judge, untrained
     from mcpkg.metrics.evaluate import scorer
@@ -103,7 +102,7 @@ def train(
         adapter = train_in_folder(
             out, backend, source, reference, chosen, seed, precision=models.precision, options=run, score=score
         )
-        if not PartialState().is_main_process:  # of several that accelerate started, the first one writes
+        if not is_first_process():
             return
         answer = {"adapter": str(out / ADAPTER_FOLDER), "method": chosen.name, "record": adapter.record}
         if n:

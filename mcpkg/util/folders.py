@@ -60,7 +60,7 @@ def one_process(folder: str | Path) -> Iterator[None]:
     """
     folder = Path(folder)
     place = folder.resolve()
-    if place in _LOCKED or not _is_first():
+    if place in _LOCKED or not is_first_process():
         yield
         return
     with _created(folder):
@@ -74,13 +74,18 @@ def one_process(folder: str | Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+def is_first_process() -> bool:
+    """Whether this process writes: of several that accelerate or torchrun started for one run, the first does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def check_unused(folder: str | Path) -> None:
     """Raise if another process is writing to the folder; it need not exist.
 
     Raises:
         OSError: see `one_process`.
     """
-    if _is_first() and Path(folder).is_dir() and Path(folder).resolve() not in _LOCKED:
+    if is_first_process() and Path(folder).is_dir() and Path(folder).resolve() not in _LOCKED:
         os.close(_lock(Path(folder)))
 
 
@@ -93,11 +98,6 @@ def sweep(folder: Path, *more: str) -> None:
     for pattern in (f".*{STAGED}", f"*/.*{STAGED}", *more):
         for path in folder.glob(pattern):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-
-
-def _is_first() -> bool:
-    """Whether this process writes: of several that accelerate or torchrun started for one run, the first does."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _lock(folder: Path) -> int:
