@@ -74,6 +74,8 @@ def describe_error(error: Exception) -> str | None:
     """One line about what is wrong and what to do; None for a bug of ours."""
     if type(error).__name__ == "SafetensorError":  # by name, because safetensors may not be imported
         return f"{_weights_file(error)}: damaged, or not a safetensors file ({_joined(error)}). Copy or train it again."
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be imported
+        return "the GPU's memory is full. Close other programs; in training give --checkpointing on, or --recipe colab."
     if not isinstance(error, EXPECTED):
         return None
     if isinstance(error, OSError) and error.strerror:  # the operating system's message

@@ -132,7 +132,7 @@ def test_a_recipe_replaces_the_backends_own_settings_and_its_price_is_told_first
     args = ["train", "--backend", "sd15", *on(pair), "--n", "0", "--json", "--phase-steps", "1", "1"]
     cli.main([*args, "--recipe", "authors", "--out", str(folder / "authors")])
     answer, told = capsys.readouterr()
-    assert told.startswith("price of this training: about ") and " on a T4" in told
+    assert told.startswith("price of this training: ") and "in minutes: T4 " in told
     assert json.loads(answer)["method"] == "MagiCapture (recipe authors) (phase steps 1 1)"
     method = Adapter.load(folder / "authors" / "adapter").method
     assert method.one_task and method.text_lora and method.templates == "authors"

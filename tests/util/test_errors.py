@@ -39,6 +39,11 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, kind):
     assert ends_with(capsys, lambda: fail(kind("n: 0.\n  Give more."))) == "error: n: 0. Give more."
 
 
+def test_a_full_gpu_is_one_line_that_names_the_switch(capsys):
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    assert "in training give --checkpointing on" in ends_with(capsys, lambda: fail(error))
+
+
 def test_bugs_keep_their_traceback():
     with pytest.raises(KeyError), one_line_errors():
         raise KeyError("missing")

@@ -127,10 +127,16 @@ def needs_checkpointing(method: Method, card_gib: float | None, parts: Parts = P
 def price_line(method: Method, images: int) -> str:
     """The price in one line, for people."""
     prices = {name: price_of(method, card.gib, images) for name, card in CARDS.items()}
-    minutes = ", ".join(f"{price.minutes(CARDS[name]):.0f} on a {name}" for name, price in prices.items())
+    minutes = ", ".join(
+        f"{name} {price.minutes(CARDS[name]):.0f}" if price.gib <= CARDS[name].gib else f"{name} too small"
+        for name, price in prices.items()
+    )
     rates = ", ".join(f"{card.tflops:.3g}" for card in CARDS.values())
     total = max(price.total for price in prices.values())
-    return f"price of this training: about {total:,.0f} TFLOP; in minutes {minutes}, if they achieve {rates} TFLOP/s"
+    line = (
+        f"price of this training: {total:,.0f} TFLOP, in minutes: {minutes} (if they achieve {rates} TFLOP/s in fp16)"
+    )
+    return line + ("; this method needs fp32, which takes several times as long" if _needs_fp32(method) else "")
 
 
 def samples_per_pass(method: Method, phase: Phase) -> int:
@@ -171,7 +177,7 @@ def _gib(method: Method, checkpointing: bool, parts: Parts) -> float:
     and what a pass keeps for its gradient."""
     trains = {kind for phase in method.phases for kind in phase.trains}
     whole = sum(PARAMETERS[part] for part in ("unet", "text_encoder") if part in trains)
-    in_fp32 = bool(trains - {"embeddings", "lora"})
+    in_fp32 = _needs_fp32(method)
     of_optimizer = 4 + (2 if method.optimizer == "adamw8bit" else 8)  # bytes of gradient and moments
     weights = (sum(PARAMETERS.values()) * (4 if in_fp32 else 2) + whole * of_optimizer) / GIB
     bytes_ratio = 2 if in_fp32 else 1
@@ -184,3 +190,8 @@ def _gib(method: Method, checkpointing: bool, parts: Parts) -> float:
         of_pass = passes * samples * parts.unet_gib + judged * _part_decoded(method) * parts.decode_gib
         kept = max(kept, of_pass)
     return weights + RESERVED_GIB + MARGIN * bytes_ratio * kept * (KEPT_AGAIN if checkpointing else 1.0)
+
+
+def _needs_fp32(method: Method) -> bool:
+    """Whether it changes whole weights, whose small steps half precision would round away."""
+    return any(set(phase.trains) - {"embeddings", "lora"} for phase in method.phases)

@@ -75,7 +75,9 @@ def test_the_models_are_prepared_by_the_rule_or_the_switch(choice, card_gib, on)
 
 def test_the_price_is_one_line_and_loads_no_torch():
     line = price_line(COLAB.apply(MAGICAPTURE), 10)
-    assert "\n" not in line and "TFLOP; in minutes 12 on a T4" in line
+    assert "\n" not in line and "5,271 TFLOP, in minutes: T4 12, L4 6, A100 2 (if" in line and "fp32" not in line
+    dreambooth = price_line(DREAMBOOTH, 10)
+    assert "T4 too small" in dreambooth and dreambooth.endswith("needs fp32, which takes several times as long")
     code = "import sys; from mcpkg.backends.sd15 import price; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
