@@ -23,8 +23,8 @@ PATHS = ["--source", "a", "--reference", "b"]
     "args, line",
     [
         (["trian"], "trian: no such command. Did you mean train?"),
-        (["xyz"], "xyz: no such command. Choose from train, generate"),
-        ([], "no command. Give one of train, generate"),
+        (["xyz"], "xyz: no such command. Choose from train, grid, generate"),
+        ([], "no command. Give one of train, grid, generate"),
         (["masks", "--sorce", "a"], "--sorce: no option of mcpkg masks. Did you mean --source?"),
         (["train", *PATHS, "--out=c", "--learning_rat=1"], "--learning_rat: no option of mcpkg train. Did"),
         (["masks", "--out", "a"], "mcpkg masks: --source and --reference missing."),

@@ -62,9 +62,11 @@ ACCEPTED_FIELDS = [
     r"placeholders\.\w+\.vectors=deleted", r"method\.phases\.\d\.\w+=deleted", r"method\.phases\.\d\.\w+\.\w+=deleted",
     r"method\.\w+=deleted", r"method\.phases\.1\.weights=object", r"method\.phases\.\d\.refocusing=object",
     # Another method, which learns the same tensors, or the same method without one part.
-    r"method\.phases\.0=deleted", r"method\.(masked|flip)=true", "method.gradient_clip=huge",
+    r"method\.phases\.0=deleted", r"method\.(masked|flip|one_task|sampled_latents)=true", "method.gradient_clip=huge",
     r"method\.(composed_source|identity_max_timestep|identity_warmup|weight_decay|gradient_clip)=half",
+    r"method\.(lora_noise|warmup|colour_jitter|mask_floor)=half", r"method\.reference_initializer=text",
     r"method\.phases\.\d\.(weights\.\w+|refocusing\.weight|learning_rate|embedding_learning_rate|max_timestep)=half",
+    r"method\.phases\.\d\.(text_learning_rate|early_reference|embedding_norm)=half",
 ]  # fmt: skip
 NEEDED_FIELDS = [
     r"method\.(name|phases)=deleted",

@@ -111,11 +111,11 @@ def test_text_states_are_replaced_at_the_placeholder_only_and_embeddings_reach_l
     handle.remove()
     with adapter.applied(backend):
         (where,) = token_positions(backend.pipeline.tokenizer, [knockout.untouched.prompt], "<v1>")  # n
-    untouched, states, embeddings, *_ = seen  # 2 n d, the unprompted half first
+    (untouched,), (states,), (embeddings,), *_ = seen  # n d: rows without the prompt go through the UNet as it was
     assert where.sum() == 2
-    assert torch.equal((states != untouched).any(dim=-1), torch.stack((torch.zeros_like(where), where)))
-    assert torch.equal(states[1, where], embeddings[1, where])
-    assert torch.equal((embeddings != untouched).any(dim=-1)[1], where.cumsum(dim=0) > 0)
+    assert torch.equal((states != untouched).any(dim=-1), where)
+    assert torch.equal(states[where], embeddings[where])
+    assert torch.equal((embeddings != untouched).any(dim=-1), where.cumsum(dim=0) > 0)
 
 
 @pytest.mark.slow
@@ -124,19 +124,22 @@ def test_the_share_is_what_is_lost_of_the_untouched_score(knocked_out):
         for score, share in (("identity", effect.identity_share), ("style", effect.style_share)):
             untouched, intervened = getattr(knocked_out, score).mean, getattr(effect, score).mean
             assert share.mean == pytest.approx((untouched - intervened) / untouched, abs=1e-5)
-            assert abs(share.mean) > 1e-4  # else any formula would do
         assert effect.causal_share == (effect.identity_share if effect.role == "source" else effect.style_share)
+    for name in ("identity_share", "style_share"):  # else any formula would do
+        assert max(abs(getattr(effect, name).mean) for effect in knocked_out.effects) > 1e-3
 
 
 @pytest.mark.slow
-def test_changed_pixels_are_counted_in_the_face_and_outside_of_it(knocked_out):
-    """A pixel changes where any of its channels does by 0.1; the face is the disc."""
-    before, after = knocked_out.untouched.images, knocked_out.images["source", "text_embeddings"]
-    face, changed = disc(before)[:, 0].bool(), ((after - before).abs() >= 0.1).any(dim=1)  # 3 32 32
-    effect = effect_of(knocked_out, "source", "text_embeddings")
+def test_changed_pixels_are_counted_in_the_face_and_outside_of_it(setting, monkeypatch):
+    """A pixel changes where any of its channels does by so much; the face is the disc."""
+    monkeypatch.setattr("mcpkg.metrics.knockout.PLAIN_CHANGE", 0.05)
+    knockout = knock_out(*setting, SAMPLING, ["text_embeddings"])
+    before, after = knockout.untouched.images, knockout.images["source", "text_embeddings"]
+    face, changed = disc(before)[:, 0].bool(), ((after - before).abs() >= 0.05).any(dim=1)  # 3 32 32
+    effect = effect_of(knockout, "source", "text_embeddings")
     assert effect.changed_face == pytest.approx(changed[face].float().mean().item(), abs=1e-6)
     assert effect.changed_rest == pytest.approx(changed[~face].float().mean().item(), abs=1e-6)
-    assert changed.any()
+    assert changed.any() and not changed.all()
 
 
 @pytest.mark.slow
