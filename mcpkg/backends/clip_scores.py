@@ -73,12 +73,11 @@ class ClipAesthetic:
         return self.head(self.clip.embed(images))
 
 
-def load_clip(where: str | Path = HUB_ID, device: str = "cpu", local_files_only: bool = True) -> ClipImages:
+def load_clip(folder: str | Path, device: str = "cpu") -> ClipImages:
     """CLIP's image encoder.
 
     Args:
-        where: folder, or a hub id.
-        local_files_only: do not download.
+        folder: of the model in transformers' layout; `downloads.require("clip")` gives it.
 
     Raises:
         OSError: it is not on this machine, or damaged.
@@ -86,9 +85,9 @@ def load_clip(where: str | Path = HUB_ID, device: str = "cpu", local_files_only:
     from transformers import CLIPVisionModelWithProjection
 
     try:
-        model = CLIPVisionModelWithProjection.from_pretrained(where, local_files_only=local_files_only)
+        model = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise OSError(f"{where}: CLIP cannot be loaded ({first_line(error)}). Give the folder of {HUB_ID}.") from None
+        raise OSError(f"{folder}: CLIP cannot be loaded ({first_line(error)}). Give the folder of {HUB_ID}.") from None
     return ClipImages(model.to(device).eval().requires_grad_(False))
 
 

@@ -1,20 +1,18 @@
 """Published weights that Stable Diffusion needs: sources, licences, and the folders they are kept in.
 
+`WEIGHTS` is the table of everything that mcpkg downloads: each from the Hub at one commit, each file by its sha256.
 Nothing is downloaded without a command for it, and the licence is shown before the download.
 """
 
 import os
 import shutil
-import urllib.error
 import urllib.parse
-import urllib.request
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mcpkg.util.errors import first_line, notify
-from mcpkg.util.files import file_sha256, replace_whole
+from mcpkg.util.files import replace_whole
 
 TIMEOUT_S = 60
 """Time without a byte after which a download stops."""
@@ -36,6 +34,8 @@ class Published:
     """Whether it or its training data is for non-commercial research only."""
     hub: str = ""
     """Id on the Hugging Face Hub; it is kept in the Hub's own cache. Empty if `files` are given."""
+    revision: str = ""
+    """Commit of the Hub repository, all 40 digits: a branch or tag may later hold something else."""
     patterns: tuple[str, ...] = ()
     """Files of the Hub repository to download."""
     probes: tuple[str, ...] = ()
@@ -61,16 +61,24 @@ class Published:
     def missing_line(self) -> str:
         return f"{self.name}: not there. {self.how_to_get()}"
 
+    @property
+    def source(self) -> str:
+        """Where it is published: the Hub's repository and commit, or addresses on the web."""
+        if self.hub:
+            return f"huggingface.co/{self.hub} (commit {self.revision[:8]})"
+        return ", ".join(_folders(self.files))
+
     def how_to_get(self) -> str:
         """One line: purpose, licence, source, and the folder that it goes to."""
-        source = f"huggingface.co/{self.hub}" if self.hub else ", ".join(_folders(self.files))
         folder = "the Hub's cache" if self.hub else str(weights_folder() / self.name)
         return (
             f"It {self.purpose}; {self.size_mb} MB; {self.licence}. "
-            f"`mcpkg weights --get {self.name}` downloads it from {source} into {folder}."
+            f"`mcpkg weights --get {self.name}` downloads it from {self.source} into {folder}."
         )
 
 
+_SD15, _SD15_COMMIT = "stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
+_CLIP, _CLIP_COMMIT = "openai/clip-vit-large-patch14", "32bd64288804d66eefd0ccbe215aa642df71cc41"
 _FACEXLIB = "https://github.com/xinntao/facexlib/releases/download"
 _FACE_API = "https://cdn.jsdelivr.net/npm/@vladmandic/face-api@1.7.15/model"
 _PARSENET = (
@@ -80,7 +88,7 @@ _CELEBA = "MIT code; trained on CelebAMask-HQ: non-commercial research and educa
 _ALL = (
     Published(
         "sd15", "draws: Stable Diffusion 1.5 with its safety checker", "CreativeML OpenRAIL-M", 5500, needed=True,
-        hub="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        hub=_SD15, revision=_SD15_COMMIT,
         patterns=("*.json", "*/merges.txt", "*/model.safetensors", "*/diffusion_pytorch_model.safetensors"),
         probes=(
             "model_index.json", "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
@@ -107,17 +115,17 @@ _ALL = (
     ),
     Published(
         "safety-checker", "withholds unsafe images, for a checkpoint without its own", "CreativeML OpenRAIL-M", 1220,
-        hub="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        hub=_SD15, revision=_SD15_COMMIT,
         patterns=("safety_checker/*.json", "safety_checker/model.safetensors"),
         probes=("safety_checker/config.json", "safety_checker/model.safetensors"),
     ),
     Published(
-        "tokenizer", "reads prompts, for a checkpoint in a single file", "MIT", 2, hub="openai/clip-vit-large-patch14",
+        "tokenizer", "reads prompts, for a checkpoint in a single file", "MIT", 2, hub=_CLIP, revision=_CLIP_COMMIT,
         patterns=("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"),
         probes=("vocab.json", "merges.txt"),
     ),
     Published(
-        "clip", "scores style; the aesthetic score reads it", "MIT", 1711, hub="openai/clip-vit-large-patch14",
+        "clip", "scores style; the aesthetic score reads it", "MIT", 1711, hub=_CLIP, revision=_CLIP_COMMIT,
         patterns=("config.json", "model.safetensors"), probes=("config.json", "model.safetensors"),
     ),
     Published(
@@ -128,7 +136,7 @@ _ALL = (
     ),
     Published(
         "tiny-autoencoder", "decodes for the identity loss at a fraction of the cost", "MIT", 10,
-        hub="madebyollin/taesd",
+        hub="madebyollin/taesd", revision="614f76814bbe30edbe2e627ace1c2234c81a2c0e",
         patterns=("config.json", "diffusion_pytorch_model.safetensors"),
         probes=("config.json", "diffusion_pytorch_model.safetensors"),
     ),
@@ -190,12 +198,12 @@ def require(name: str) -> Path:
     return published.place
 
 
-def fetch(name: str, accept: bool = False, progress: Callable[[int], None] = lambda n: None) -> Path:
+def fetch(name: str, accept: bool = False, progress: bool = False) -> Path:
     """Download weights, unless they are there already; return their path.
 
     Args:
         accept: whether the licence was read and accepted; required where it excludes commercial use.
-        progress: called with the number of bytes of each part.
+        progress: show a bar for each file.
 
     Raises:
         ValueError: no weights of that name, the licence was not accepted, or the file is not the published one.
@@ -220,22 +228,21 @@ def fetch(name: str, accept: bool = False, progress: Callable[[int], None] = lam
     return published.place
 
 
-def _fetch_file(url: str, sha256: str, target: Path, progress: Callable[[int], None]) -> None:
-    with replace_whole(target) as partial:
-        try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer, partial.open("wb") as out:
-                while part := answer.read(1 << 20):
-                    out.write(part)
-                    progress(len(part))
-                length = answer.headers.get("Content-Length")
-        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
-            raise ConnectionError(
-                f"{url}: cannot be downloaded ({getattr(error, 'reason', error)}). Try again later."
-            ) from None
-        if length is not None and partial.stat().st_size < int(length):
-            raise ConnectionError(f"{url}: cut off after {partial.stat().st_size} of {length} bytes. Try again.")
-        if file_sha256(partial) != sha256:
-            raise ValueError(f"{url}: the downloaded file is not the published one (sha256 differs). It was not kept.")
+def _fetch_file(url: str, sha256: str, target: Path, progress: bool) -> None:
+    import pooch
+    from requests import RequestException
+
+    pooch.get_logger().setLevel("WARNING")  # what is fetched, and where to, is said by mcpkg
+    loader = pooch.HTTPDownloader(progressbar=progress, timeout=TIMEOUT_S)
+    try:
+        with replace_whole(target) as partial:
+            pooch.retrieve(url, f"sha256:{sha256}", partial.name, partial.parent, downloader=loader)
+    except RequestException as error:
+        raise ConnectionError(f"{url}: cannot be downloaded ({first_line(error)[:200]}). Try again later.") from None
+    except ValueError:
+        raise ValueError(
+            f"{url}: the downloaded file is not the published one (sha256 differs). It was not kept."
+        ) from None
 
 
 def _unpack(archive: Path, names: tuple[str, ...]) -> None:
@@ -262,7 +269,7 @@ def _hub_snapshot(published: Published) -> Path | None:
     """Its folder in the Hub's cache, or None unless all probes are there."""
     from huggingface_hub.file_download import try_to_load_from_cache
 
-    found = [try_to_load_from_cache(published.hub, probe) for probe in published.probes]
+    found = [try_to_load_from_cache(published.hub, probe, revision=published.revision) for probe in published.probes]
     if not all(isinstance(path, str) for path in found):
         return None
     return Path(found[0].removesuffix(published.probes[0]))
@@ -272,7 +279,8 @@ def _fetch_from_hub(published: Published) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(published.hub, allow_patterns=list(published.patterns)))
+        patterns = list(published.patterns)
+        return Path(snapshot_download(published.hub, revision=published.revision, allow_patterns=patterns))
     except Exception as error:  # of the Hub, requests or httpx, depending on where it failed
         reason = first_line(error)[:200]
         raise ConnectionError(f"{published.hub}: cannot be downloaded ({reason}). Try again later.") from None

@@ -57,7 +57,8 @@ class Models:
     """Where they run: auto for a GPU (CUDA or Apple's) where there is one, else the processor; or as torch names it,
     such as cpu or cuda:1."""
     checkpoint: str = ""
-    """For sd15: a Stable Diffusion 1.x model by hub id, folder or .safetensors file; by default 1.5 itself."""
+    """For sd15: a Stable Diffusion 1.x model by hub id (with @ and a commit to pin it), folder or .safetensors file; by
+    default 1.5 itself."""
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     """Precision of sd15's weights, and of training; by default fp16 for sd15 on a GPU, else fp32."""
     safety: bool = True

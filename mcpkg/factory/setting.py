@@ -119,7 +119,7 @@ class Setting:
 
     def load_autoencoder(self) -> AutoencoderKL:
         """Load the finished autoencoder from disk."""
-        vae = AutoencoderKL.from_pretrained(self.autoencoder_folder(), torch_dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(self.autoencoder_folder(), torch_dtype=torch.float32, local_files_only=True)
         return vae.to(self.device).eval().requires_grad_(False)
 
     @cached_property

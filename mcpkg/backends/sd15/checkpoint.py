@@ -31,7 +31,8 @@ def load_pipeline(checkpoint: str | Path = "") -> StableDiffusionPipeline:
     some schedulers give only while they draw.
 
     Args:
-        checkpoint: a hub id, a folder in diffusers' layout, or a .safetensors file; empty for Stable Diffusion 1.5.
+        checkpoint: a hub id, with @ and a commit or branch if it is not to be main; a folder in diffusers' layout; or a
+            .safetensors file; empty for Stable Diffusion 1.5.
 
     Raises:
         FileNotFoundError: the checkpoint or a part of it is missing; the message names how to get it.
@@ -49,21 +50,22 @@ def load_pipeline(checkpoint: str | Path = "") -> StableDiffusionPipeline:
     return pipeline
 
 
-def _cached(hub_id: str) -> Path:
-    """The folder of a checkpoint in the Hub's cache."""
+def _cached(name: str) -> Path:
+    """The folder of a checkpoint in the Hub's cache, by "<hub id>" or "<hub id>@<revision>"."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.file_download import try_to_load_from_cache
 
-    if hub_id == DEFAULT:
+    if name == DEFAULT:
         return require("sd15")
+    hub_id, _, revision = name.partition("@")
     try:
-        index = try_to_load_from_cache(hub_id, "model_index.json")
+        index = try_to_load_from_cache(hub_id, "model_index.json", revision=revision or None)
     except HFValidationError:
         index = None
     if not isinstance(index, str):
         raise FileNotFoundError(
-            f"{hub_id}: no such folder or file, and not in the Hub's cache. "
-            f"Fetch it with `hf download {hub_id}`, or give a path."
+            f"{name}: no such folder or file, and not in the Hub's cache. "
+            f"Fetch it with `hf download {hub_id}{f' --revision {revision}' if revision else ''}`, or give a path."
         )
     return Path(index).parent
 

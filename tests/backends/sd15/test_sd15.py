@@ -220,6 +220,8 @@ def test_pickles_and_unknown_ids_are_refused(no_weights, tmp_path):
         FileNotFoundError, match="someone/something: no such folder or file, and not in the Hub's cache"
     ):
         checkpoint.load_pipeline("someone/something")
+    with pytest.raises(FileNotFoundError, match="Fetch it with `hf download someone/something --revision 0123abc`"):
+        checkpoint.load_pipeline("someone/something@0123abc")
     with pytest.raises(FileNotFoundError, match="^sd15: not there. .*CreativeML OpenRAIL-M.*mcpkg weights --get sd15"):
         checkpoint.load_pipeline()
 
