@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from mcpkg.method.diffusion import (
         add_noise as add_noise,
+        min_snr_weight as min_snr_weight,
         predict_x0 as predict_x0,
         training_target as training_target,
         velocity_weight as velocity_weight,

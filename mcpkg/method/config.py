@@ -21,7 +21,9 @@ MAX_VECTORS = 33
 """Of a placeholder: CLIP reads 75 tokens, and the composed prompt has up to 9 words beside its two placeholders."""
 MAX_WEIGHT = 1e6
 """Of a loss term; with more, 32 bits leave nothing of the others."""
-WEIGHTINGS = ("epsilon", "velocity")
+WEIGHTINGS = ("epsilon", "velocity", "min_snr")
+MIN_SNR_GAMMA = 5.0
+"""Of Hang et al. 2023."""
 IDENTITY_DECODINGS = ("whole", "face", "tiny")
 IDENTITY_TASKS = ("composed", "source")
 IDENTITY_PASSES = ("shared", "own")
@@ -171,7 +173,10 @@ class Method:
     holds beside the style; 0 as in the paper."""
     weighting: str = "epsilon"
     """How much reconstruction counts at each noise level: "epsilon" as in Eq. 1, alike; "velocity" as in v-prediction,
-    more at high noise, where colours and layout are settled."""
+    more at high noise, where colours and layout are settled; "min_snr" less at low noise, where details are (Hang et
+    al. 2023, arXiv 2303.09556)."""
+    min_snr_gamma: float = MIN_SNR_GAMMA
+    """For the weighting "min_snr": ratio of signal to noise above which noise levels count less."""
     lora_rank: int = 4
     """Rank of U and V (Eq. 3)."""
     lora_layers: str = "cross_attention"
@@ -251,6 +256,11 @@ class Method:
         _check(self.vectors <= most, f"Method.vectors: {self.vectors} is above {most}, for which prompts have room.")
         _check_range("Method.composed_source", self.composed_source, 0, 1)
         _check_choice("Method.weighting", self.weighting, WEIGHTINGS)
+        _check_range("Method.min_snr_gamma", self.min_snr_gamma, 0, MAX_WEIGHT, above=True)
+        _check(
+            self.weighting == "min_snr" or self.min_snr_gamma == MIN_SNR_GAMMA,
+            f"Method.min_snr_gamma: {self.min_snr_gamma} is for weighting 'min_snr' only. Give that too.",
+        )
         _check_choice("Method.optimizer", self.optimizer, OPTIMIZERS.names)
         _check_choice("Method.identity_decoding", self.identity_decoding, IDENTITY_DECODINGS)
         _check_range("Method.identity_max_timestep", self.identity_max_timestep, 0, 1, above=True)

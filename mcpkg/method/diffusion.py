@@ -71,6 +71,26 @@ def velocity_weight(t: Int[Tensor, " b"], scheduler, highest: float = 20.0) -> F
     return (1 / scheduler.alphas_cumprod[t.cpu()]).clamp(max=highest).to(t.device)
 
 
+def min_snr_weight(t: Int[Tensor, " b"], scheduler, gamma: float) -> Float[Tensor, " b"]:
+    """Weight of a squared error that makes noise levels count as min(SNR, gamma) in x0 (Hang et al. 2023, min-SNR).
+
+    With SNR = a_t / (1 - a_t), the squared error in x0 is that in eps over SNR, and that in the velocity over SNR + 1.
+
+    Args:
+        gamma: SNR above which errors in x0 count no more; 5 in the publication.
+
+    Returns:
+        min(SNR, gamma) / SNR where the model predicts noise, min(SNR, gamma) / (SNR + 1) where it predicts velocity.
+    """
+    a = scheduler.alphas_cumprod[t.cpu()].double()
+    snr = a / (1 - a)
+    if scheduler.config.prediction_type == "v_prediction":
+        weight = snr.clamp(max=gamma) / (snr + 1)
+    else:
+        weight = (gamma / snr).clamp(max=1)  # the same as min(SNR, gamma) / SNR, and 1 where SNR is 0
+    return weight.float().to(t.device)
+
+
 def predict_x0(
     noisy: Float[Tensor, "b c h w"],
     noise_pred: Float[Tensor, "b c h w"],

@@ -9,7 +9,7 @@ from torch import Tensor
 from mcpkg.method.attention_maps import AttentionMaps
 from mcpkg.method.batch import Batch
 from mcpkg.method.config import Method, Phase
-from mcpkg.method.diffusion import add_noise, training_target, velocity_weight
+from mcpkg.method.diffusion import add_noise, min_snr_weight, training_target, velocity_weight
 from mcpkg.method.identity import NOT_JUDGED, JudgedFaces, identity_terms, judged_samples, own_pass
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.lora import set_lora_tokens
@@ -57,6 +57,8 @@ def training_loss(
     reconstruction = masked_reconstruction(noise_pred, target_noise, batch.images.mask, method.mask_floor)  # Eqs. 4-6
     if method.weighting == "velocity":
         reconstruction = reconstruction * velocity_weight(t, scheduler)
+    elif method.weighting == "min_snr":
+        reconstruction = reconstruction * min_snr_weight(t, scheduler, method.min_snr_gamma)
     tasks = dict.fromkeys(batch.tasks)  # each once
     terms = dict(zip(tasks, reconstruction.split(method.samples_per_task), strict=True))
     if maps is not None:

@@ -30,7 +30,7 @@ TRAINING = {
     "--identity-warmup": (*FRACTION, "1.1"), "--composed-source": (*FRACTION, "1.1"), "--weight-decay": FRACTION,
     "--gradient-clip": (*FRACTION, "0"), "--samples-per-task": (*WHOLE, "0"), "--accumulation-steps": (*WHOLE, "0"),
     "--optimizer": (*ANY, "sgd", "adamw8bit"), "--lora-layers": ANY, "--weighting": ANY, "--identity-decoding": ANY,
-    "--weights.identity": FRACTION, "--weights.source": FRACTION, "--weights.prior": ("1.0",),
+    "--min-snr-gamma": (*FRACTION, "0", "5.1"), "--weights.identity": FRACTION, "--weights.source": FRACTION, "--weights.prior": ("1.0",),
     "--refocusing.weight": FRACTION, "--refocusing.form": ANY, "--refocusing.scale": (*ANY, "none"),
     "--consent": (NOT_UTF8, "a\0b"), "--mask-from": ("x",), "--source": ("", "nowhere", "a\0b"),
     "--reference": ("", "nowhere", NOT_UTF8),

@@ -174,7 +174,12 @@ def test_values_can_not_be_changed_in_place():
         (lambda: Phase(1, ("lora",), ("source",), embedding_norm=math.nan), "Phase.embedding_norm: not a number"),
         (lambda: Phase(1, ("lora",), ("source",), early_reference=-1.0), "Phase.early_reference: -1.0 is below 0"),
         (lambda: Phase(1, ("lora",), ("source",), text_learning_rate=0.0), "text_learning_rate: 0.0 is not above 0"),
-        (lambda: replace(MAGICAPTURE, weighting="snr"), r"'snr' unknown. Choose from \['epsilon', 'velocity'\]"),
+        (
+            lambda: replace(MAGICAPTURE, weighting="snr"),
+            r"'snr' unknown. Choose from \['epsilon', 'velocity', 'min_snr'\]",
+        ),
+        (lambda: replace(MAGICAPTURE, weighting="min_snr", min_snr_gamma=0.0), "min_snr_gamma: 0.0 is not above 0"),
+        (lambda: replace(MAGICAPTURE, min_snr_gamma=1.0), "min_snr_gamma: 1.0 is for weighting 'min_snr' only"),
     ],
 )
 def test_bad_values_are_named(make, message):

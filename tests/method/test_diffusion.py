@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from mcpkg.method.diffusion import add_noise, predict_x0, training_target, velocity_weight
+from mcpkg.method.diffusion import add_noise, min_snr_weight, predict_x0, training_target, velocity_weight
 
 
 def scheduler(prediction_type="epsilon"):
@@ -94,3 +94,22 @@ def test_the_weight_is_bounded_and_none_where_velocity_is_predicted():
     t = torch.tensor([0, 999])
     assert velocity_weight(t, scheduler(), highest=5.0).tolist() == pytest.approx([1.0, 5.0], abs=1e-3)
     assert velocity_weight(t, scheduler("v_prediction")).tolist() == [1.0, 1.0]
+
+
+def test_min_snr_weights_are_those_of_the_closed_formula():
+    def of(prediction_type):
+        schedule = scheduler(prediction_type)
+        schedule.alphas_cumprod = torch.tensor([0.9, 0.5, 0.2, 0.0])  # SNR 9, 1, 1/4, 0
+        return min_snr_weight(torch.arange(4), schedule, gamma=5.0).tolist()
+
+    # noise: 5/9, then min(SNR, 5) / SNR = 1; velocity: 5/10, 1/2, 0.25/1.25, 0/1
+    assert of("epsilon") == pytest.approx([5 / 9, 1.0, 1.0, 1.0])
+    assert of("v_prediction") == pytest.approx([0.5, 0.5, 0.2, 0.0], abs=1e-6)
+
+
+def test_min_snr_weights_are_those_of_diffusers():
+    from diffusers.training_utils import compute_snr
+
+    t, schedule = torch.arange(0, 1000, 37), scheduler()
+    snr = compute_snr(schedule, t)
+    torch.testing.assert_close(min_snr_weight(t, schedule, 5.0), snr.clamp(max=5.0) / snr, rtol=1e-3, atol=0)

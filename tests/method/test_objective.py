@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from mcpkg.inference.model_patching import add_placeholders_to, temporarily_patc
 from mcpkg.method import objective
 from mcpkg.method.batch import ROLES
 from mcpkg.method.config import NO_REFOCUSING, REFOCUSING_FORMS, REFOCUSING_SCALES, LossWeights, Refocusing
-from mcpkg.method.diffusion import add_noise, velocity_weight
+from mcpkg.method.diffusion import add_noise, min_snr_weight, velocity_weight
 from mcpkg.method.masks import role_region
 from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.method.objective import training_loss, weighted_sum
@@ -81,17 +82,23 @@ def test_all_tasks_go_through_the_unet_in_one_forward(compute):
     assert (outcome.faces.identity_images, outcome.faces.no_face_images) == (2, 0)
 
 
-def test_noise_levels_count_as_velocity_if_asked(compute, monkeypatch):
+@pytest.mark.parametrize(
+    "changes, weight",
+    [
+        ({"weighting": "velocity"}, velocity_weight),
+        ({"weighting": "min_snr", "min_snr_gamma": 2.0}, partial(min_snr_weight, gamma=2.0)),
+    ],
+    ids=["velocity", "min_snr"],
+)
+def test_noise_levels_count_as_asked(compute, monkeypatch, changes, weight):
     def at_two_levels(latents, scheduler, rng, bound):
         noise, t = latents.flip(-1), torch.tensor([100, 900] * 3)
         return scheduler.add_noise(latents, noise, t), noise, t
 
     monkeypatch.setattr(objective, "add_noise", at_two_levels)
     with torch.no_grad():
-        plain, weighted = (
-            compute(WITHOUT_IDENTITY, replace(METHOD, weighting=name)).terms for name in ("epsilon", "velocity")
-        )
-    wanted = velocity_weight(torch.tensor([100, 900]), compute.backend.pipeline.scheduler)
+        plain, weighted = (compute(WITHOUT_IDENTITY, replace(METHOD, **given)).terms for given in ({}, changes))
+    wanted = weight(torch.tensor([100, 900]), compute.backend.pipeline.scheduler)
     for task in PHASE.tasks:
         torch.testing.assert_close(weighted[task] / plain[task], wanted)
     torch.testing.assert_close(weighted["refocusing"], plain["refocusing"])
