@@ -26,7 +26,10 @@ OPTIONAL_PACKAGES = {
     "facexlib": ("face parsing and ArcFace on photos", EXTRAS["restore"]),
     "gfpgan": ("restoring faces on real photos", EXTRAS["restore"]),
     "bitsandbytes": ("8-bit AdamW", EXTRAS["gpu"]),
-    "tensorboard": ("loss curves in TensorBoard", "pip install tensorboard"),
+    "prodigyopt": ("Prodigy", EXTRAS["prodigy"]),
+    "tensorboard": ("--log-with tensorboard", EXTRAS["tensorboard"]),
+    "wandb": ("--log-with wandb", EXTRAS["wandb"]),
+    "trackio": ("--log-with trackio", EXTRAS["trackio"]),
 }
 """Module -> its purpose, and how to install it."""
 FOR_SD15 = "Only for Stable Diffusion 1.5 (--backend sd15)"
@@ -209,7 +212,7 @@ def _weights() -> Iterator[Finding]:
 
 def _extras() -> Iterator[Finding]:
     for name, (purpose, how) in OPTIONAL_PACKAGES.items():
-        group = EXTRA if name == "tensorboard" else FOR_SD15
+        group = EXTRA if name in ("prodigyopt", "tensorboard", "wandb", "trackio") else FOR_SD15
         try:
             importlib.import_module(name)
         except (ImportError, RuntimeError, AttributeError, OSError) as error:

@@ -195,7 +195,7 @@ def check_training(
     Raises:
         ValueError: names the option.
     """
-    from mcpkg.method.optimizer_registry import check_package
+    from mcpkg.method.optimizer_registry import FINDS_RATE, check_package
 
     try:
         suited = tune_without_models(backend, method) if recipe is None else with_recipe(backend, method, recipe)
@@ -205,6 +205,9 @@ def check_training(
     most = BACKENDS[backend].max_vectors
     if changed.vectors > most:
         raise ValueError(f"--vectors: {changed.vectors} is above {most}, for which {backend}'s text encoder has room.")
+    for name in ("learning_rate", "embedding_learning_rate", "text_learning_rate"):
+        if changed.optimizer in FINDS_RATE and getattr(overrides, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')}: {changed.optimizer} finds its own rate. Leave this out.")
     try:
         check_package(changed.optimizer)
     except ValueError as error:

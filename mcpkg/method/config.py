@@ -221,7 +221,8 @@ class Method:
     accumulation_steps: int = 1
     """Forward passes whose gradients are averaged into one optimiser step."""
     optimizer: str = "adamw"
-    """"adamw", or "adamw8bit", whose moments take a quarter of the memory: for methods that train whole weights."""
+    """"adamw"; "adamw8bit", whose moments take a quarter of the memory: for methods that train whole weights; or
+    "prodigy", which finds one learning rate for all that a phase trains: only warm-up and decline of its own count."""
     weight_decay: float = 1e-3
     """Weight decay of network weights; embeddings have none."""
     gradient_clip: float = 1.0

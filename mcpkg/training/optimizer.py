@@ -1,5 +1,6 @@
 """The parameters that learn in each phase, their optimiser and its learning-rate schedule."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,10 +14,10 @@ from mcpkg.inference.model_patching import WHOLE_WEIGHTS, whole_weights, writabl
 from mcpkg.method.config import Method, Phase
 from mcpkg.method.interfaces import DTYPES, Backend
 from mcpkg.method.lora import add_lora, add_text_lora
-from mcpkg.method.optimizer_registry import OPTIMIZERS
+from mcpkg.method.optimizer_registry import FINDS_RATE, OPTIMIZERS
 from mcpkg.method.placeholders import PlaceholderEmbeddings
 
-_SCALER = "scaler"  # among the moments; no parameter's name, for those have dots or are "placeholders"
+_SCALER, _GROUP = "scaler", "group-"  # among the moments; no parameter's name: those have dots or are "placeholders"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class PhaseOptimizer:
             for parameter in named.values():
                 parameter.requires_grad_(learns)
             if learns:
-                base = rates.get(kind, phase.learning_rate)
+                base = 1.0 if self.name in FINDS_RATE else rates.get(kind, phase.learning_rate)
                 groups.append({
                     "params": list(named.values()), "kind": kind, "base": base, "lr": base,
                     "weight_decay": 0.0 if kind == "embeddings" else method.weight_decay,
@@ -127,7 +128,7 @@ class PhaseOptimizer:
         fraction = learning_rate_fraction(step, self.phase.steps, self.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * fraction
-        rates = {group["kind"]: group["lr"] for group in self.optimizer.param_groups}
+        rates = {group["kind"]: _rate(group) for group in self.optimizer.param_groups}
         if not update:
             return rates, 0.0
         gradients = [p for p in self.parameters.values() if p.grad is not None]
@@ -150,15 +151,17 @@ class PhaseOptimizer:
             if group["kind"] == "embeddings" and self.phase.embedding_norm > 0:
                 for vectors in group["params"]:  # p d
                     norms = vectors.norm(dim=1, keepdim=True)
-                    pulled = norms.lerp(torch.full_like(norms, self.phase.embedding_norm), min(1.0, 100 * group["lr"]))
+                    pulled = norms.lerp(torch.full_like(norms, self.phase.embedding_norm), min(1.0, 100 * _rate(group)))
                     vectors.mul_(pulled / norms)
 
     def moments(self) -> dict[str, Tensor]:
         """The optimiser's state, "<parameter> <what>" -> tensor, and the scale of the loss in fp16."""
         states = {name: self.optimizer.state.get(parameter, {}) for name, parameter in self.parameters.items()}
         states[_SCALER] = self.scaler.state_dict()  # empty if it is not in use
+        for group in self.optimizer.param_groups:
+            states[f"{_GROUP}{group['kind']}"] = {what: group[what] for what in FINDS_RATE.get(self.name, ())}
         return {
-            f"{name} {what}": torch.as_tensor(value)
+            f"{name} {what}": torch.as_tensor(value, dtype=torch.float64 if name.startswith(_GROUP) else None)
             for name, state in states.items()
             for what, value in state.items()
             if value is not None  # such as SGD's buffer without momentum
@@ -179,6 +182,13 @@ class PhaseOptimizer:
             raise ValueError("it is of a training in another precision")
         if any(moments[name].numel() != 1 or moments[name].item() < 0 for name in scale):
             raise ValueError("its scale of the loss is no number")
+        found = {f"{_GROUP}{group['kind']} {what}" for group in self.optimizer.param_groups
+                 for what in FINDS_RATE.get(self.name, ())}  # fmt: skip
+        if {name for name in moments if name.startswith(_GROUP)} != found:
+            raise ValueError("it is of a training with another optimiser")
+        if any(moments[name].numel() != 1 or not moments[name].isfinite() for name in found):
+            raise ValueError("the rate that the optimiser found is no number")
+        scale |= found
         if moments.keys() == scale and may_be_empty:
             return
         first = next(iter(self.parameters.values()))
@@ -188,7 +198,10 @@ class PhaseOptimizer:
         of_torch = type(self.optimizer).__module__.startswith("torch.")  # others round, and keep more of large tensors
         for name, shape in expected.items():
             moment = moments.get(name)
-            if moment is None or tuple(moment.shape) != shape or (of_torch and not moment.is_floating_point()):
+            fits = moment is not None and tuple(moment.shape) == shape
+            if self.name in FINDS_RATE:  # Prodigy's are flat, or one number for a parameter that was 0
+                fits = moment is not None and moment.numel() in (1, math.prod(shape))
+            if not fits or (of_torch and not moment.is_floating_point()):
                 raise ValueError(f"the optimiser's {name!r} is missing, or has another shape")
             if name.endswith(" step") and not 1 <= moments[name].item() <= steps:
                 raise ValueError(f"the optimiser's {name!r} is not in 1 to {steps}")
@@ -199,11 +212,11 @@ class PhaseOptimizer:
 
     def load_moments(self, moments: dict[str, Tensor]) -> None:
         """Continue from what `moments` gave."""
-        scale = {}
+        scale, groups = {}, {f"{_GROUP}{group['kind']}": group for group in self.optimizer.param_groups}
         for key, value in moments.items():
             name, what = key.rsplit(" ", 1)
-            if name == _SCALER:
-                scale[what] = value.item()
+            if name == _SCALER or name in groups:
+                (scale if name == _SCALER else groups[name])[what] = value.item()
                 continue
             parameter = self.parameters[name]
             if what == "step":  # torch's optimisers count in a tensor on the CPU, bitsandbytes in a number
@@ -214,9 +227,14 @@ class PhaseOptimizer:
             self.scaler.load_state_dict(scale)
 
 
+def _rate(group: dict) -> float:
+    """Learning rate of a group of parameters: what is set, times what the optimiser found, if it finds one."""
+    return group["lr"] * group.get("d", 1.0)
+
+
 def _state_like(optimizer: Callable[[list[dict]], Optimizer], device: torch.device) -> dict[str, bool]:
     """What an optimiser keeps for each parameter: name -> whether it is one number, not one for each value."""
-    probe = nn.Parameter(torch.zeros(2, device=device))
+    probe = nn.Parameter(torch.ones(2, device=device))
     probe.grad = torch.zeros_like(probe)
     built = optimizer([{"params": [probe], "lr": 0.0}])
     built.step()

@@ -9,6 +9,10 @@ EXTRAS = {
     "face": "pip install 'mcpkg[face]'",
     "restore": "pip install 'mcpkg[restore]' in a separate environment, see `make test-real`",
     "gpu": "pip install 'mcpkg[gpu]'",
+    "prodigy": "pip install 'mcpkg[prodigy]'",
+    "tensorboard": "pip install 'mcpkg[tensorboard]'",
+    "wandb": "pip install 'mcpkg[wandb]'",
+    "trackio": "pip install 'mcpkg[trackio]'",
 }
 """Extra -> the command that installs it."""
 
