@@ -22,7 +22,11 @@ if TYPE_CHECKING:
         read_checkpoint_scores as read_checkpoint_scores,
     )
     from mcpkg.training.optimizer import PhaseOptimizer as PhaseOptimizer
-    from mcpkg.training.previews import draw_preview as draw_preview, preview_grid as preview_grid
+    from mcpkg.training.previews import (
+        draw_preview as draw_preview,
+        preview_grid as preview_grid,
+        preview_likeness as preview_likeness,
+    )
     from mcpkg.training.progress import StepReport as StepReport
     from mcpkg.training.run_folder import train_in_folder as train_in_folder
     from mcpkg.training.run_options import RunOptions as RunOptions

@@ -1,4 +1,4 @@
-"""What a training writes while it runs: its checkpoint, its loss history, a log for TensorBoard.
+"""What a training writes while it runs: its checkpoint and its loss history.
 
 `run_folder` resumes from them.
 """
@@ -160,29 +160,3 @@ def write_steps(reports: Iterable[dict], folder: Path) -> None:
 
 def _line(report: dict) -> str:
     return json.dumps(finite(report), allow_nan=False) + "\n"
-
-
-class TensorBoardLog:
-    """Loss terms and rates through accelerate's tracker.
-
-    Raises:
-        ValueError: TensorBoard is not installed.
-    """
-
-    def __init__(self, folder: Path):
-        from accelerate.utils import is_tensorboard_available
-
-        if not is_tensorboard_available():
-            raise ValueError("tensorboard: not installed. Run pip install tensorboard, or train without it.")
-        self.folder = folder
-
-    def start(self, done: int) -> None:
-        from accelerate.tracking import TensorBoardTracker
-
-        # purge_step: a killed run has logged steps that are now done again
-        self.tracker = TensorBoardTracker("tensorboard", self.folder, purge_step=done + 1)
-        self.tracker.start()
-
-    def step(self, report: StepReport, done: int) -> None:
-        rates = {f"learning_rate/{kind}": rate for kind, rate in report.learning_rates.items()}
-        self.tracker.log({"loss": report.loss} | {f"term/{k}": v for k, v in report.terms.items()} | rates, step=done)

@@ -2,7 +2,8 @@
 
 run.json                what is trained on what; anything else is refused
 steps.jsonl             one line a step: loss terms, learning rates, seconds
-previews/000100.png     portraits and attention maps after so many steps
+previews/000100.png     portraits, their likeness and attention maps after so many steps; the likeness in .json too
+tracker.txt             id of the run for a tracker, see `mcpkg.training.tracking`
 checkpoint_scores.jsonl one line a score, if the best checkpoint is kept; see `mcpkg.training.keep_best`
 checkpoint.safetensors  while it is not finished; likewise best/
 adapter/                when it is
@@ -23,6 +24,7 @@ from mcpkg import __version__
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.adapter import SUMMARY_FILE, Adapter
 from mcpkg.inference.generate import Generated
+from mcpkg.method.batch import ROLES
 from mcpkg.method.config import Method, to_dict
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.methods import MAGICAPTURE
@@ -30,7 +32,6 @@ from mcpkg.training.checkpoints import (
     ADVICE as CHECKPOINT_ADVICE,
     CHECKPOINT_FILE,
     STEPS_FILE,
-    TensorBoardLog,
     load_checkpoint,
     recorded,
     save_checkpoint,
@@ -38,12 +39,13 @@ from mcpkg.training.checkpoints import (
 )
 from mcpkg.training.first_phase import FirstPhase
 from mcpkg.training.keep_best import BEST_FOLDER, CHECKPOINT_SCORES_FILE, best_checkpoint
-from mcpkg.training.previews import draw_preview, preview_grid
+from mcpkg.training.previews import draw_preview, preview_grid, preview_likeness
 from mcpkg.training.progress import StepReport, TrainingState
 from mcpkg.training.run_file import FORMAT, RUN_FILE, differences, read_run
-from mcpkg.training.run_options import SETTINGS_FILE, RunOptions
+from mcpkg.training.run_options import SETTINGS_FILE, RunOptions, check_tracker
+from mcpkg.training.tracking import TRACKER_FILE, RunLog
 from mcpkg.training.trainer import Training, open_training
-from mcpkg.util.files import STAGED, explain_full_disk, write_json
+from mcpkg.util.files import STAGED, explain_full_disk, finite, write_json
 from mcpkg.util.folders import one_process, sweep
 from mcpkg.util.images import save_image
 from mcpkg.util.schema import sealed
@@ -80,14 +82,15 @@ def train_in_folder(
 
     Raises:
         ValueError: the folder holds something else or another run, its checkpoint is damaged, a number is out of
-            range, or TensorBoard is not installed.
+            range, or the tracker is not installed.
         OSError: no space left, the folder cannot be written, or another process is writing to it.
         FloatingPointError: the loss is no longer finite.
     """
     folder, process = Path(folder), PartialState(cpu=backend.device.type == "cpu")
     precision = precision or backend.precision
     settings = check_run(folder, backend, source, reference, method, seed, precision, options)
-    log = TensorBoardLog(folder) if options.tensorboard else None
+    check_tracker(options.log_with)
+    tracker = options.log_with if process.is_main_process else None
     best = best_checkpoint(folder, options, score) if process.is_main_process else None
     with explain_full_disk(folder), one_process(folder):
         _prepare(folder, settings, options)  # checked again: only now does no other process change it
@@ -104,20 +107,21 @@ def train_in_folder(
         if best is not None:
             best.go_on()
         process.wait_for_everyone()  # no process writes before all have looked
-        with open_training(backend, source, reference, method, seed, precision) as training:
+        with (
+            open_training(backend, source, reference, method, seed, precision) as training,
+            RunLog(tracker, folder) as log,
+        ):
             if state is not None:
                 _restore(training, state, state_file)
             if process.is_main_process:
                 _note_session(folder, settings, training)
             done = training.steps_done
-            if log is not None:
-                log.start(done)
+            log.start(done, {key: value for key, value in settings.items() if key not in ROLES})
             for report in recorded(training.steps(progress), folder, done, process.is_main_process):
                 done += 1
                 if options.preview_every and done % options.preview_every == 0 and process.is_main_process:
-                    save_image(preview_grid(draw_preview(training)), folder / PREVIEWS_FOLDER / f"{done:06d}.png")
-                if log is not None:
-                    log.step(report, done)
+                    _preview(training, source, folder, log, done)
+                log.step(report, done)
                 if on_step is not None:
                     on_step(report)
                 if best is not None and best.is_due(training):
@@ -132,6 +136,16 @@ def train_in_folder(
             _clear(folder)
         process.wait_for_everyone()
     return adapter if options.keep_best is None else Adapter.load(folder / ADAPTER_FOLDER)  # scored by one process
+
+
+def _preview(training: Training, source: Portraits, folder: Path, log: RunLog, done: int) -> None:
+    """Draw a preview after so many steps, and write it with the likeness of each of its portraits."""
+    generated = draw_preview(training)
+    likeness = preview_likeness(training.backend, generated, source)
+    file, image = folder / PREVIEWS_FOLDER / f"{done:06d}.png", preview_grid(generated, likeness)
+    save_image(image, file)
+    write_json({"seeds": generated.seeds, "likeness": finite(likeness.tolist())}, file.with_suffix(".json"))
+    log.preview(image, likeness, done)
 
 
 def _clear(folder: Path) -> None:
@@ -186,7 +200,7 @@ def _prepare(folder: Path, settings: dict, options: RunOptions) -> None:
     except ValueError:
         if not options.overwrite:
             raise
-        for name in (RUN_FILE, STEPS_FILE, CHECKPOINT_SCORES_FILE, f"{ADAPTER_FOLDER}/{SUMMARY_FILE}"):
+        for name in (RUN_FILE, STEPS_FILE, CHECKPOINT_SCORES_FILE, TRACKER_FILE, f"{ADAPTER_FOLDER}/{SUMMARY_FILE}"):
             (folder / name).unlink(missing_ok=True)
         _clear(folder)
         shutil.rmtree(folder / PREVIEWS_FOLDER, ignore_errors=True)

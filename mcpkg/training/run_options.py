@@ -1,10 +1,14 @@
 """How a training is run; nothing here changes what it learns, only which of its checkpoints is kept."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 KeptBy = Literal["identity_scaled", "identity", "style_scaled", "style"]
 """Scores, of `mcpkg.metrics.scores.Scores`, by which the best checkpoint can be kept; higher is better."""
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
+PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
+"""Tracker -> packages, of which it needs one."""
 SETTINGS_FILE = "settings.json"
 """What a command writes about itself into the folder that it writes to."""
 OVERWRITE_HELP = (
@@ -19,14 +23,15 @@ class RunOptions:
     save_every: int = 50
     """Steps between two checkpoints."""
     preview_every: int = 0
-    """Steps between two previews; 0 for none."""
+    """Steps between two previews, portraits with their likeness to the source below them; 0 for none."""
     keep_best: KeptBy | None = None
     """Keep the checkpoint of the last phase that has the highest score, instead of the last one; each is scored with
     the same 4 portraits. The best of many by a score is judged too well by that same score; look at the others too."""
     keep_best_every: int = 0
     """If the best checkpoint is kept: steps between two scores; 0 for as many as between two checkpoints."""
-    tensorboard: bool = False
-    """Also log the loss terms for TensorBoard."""
+    log_with: TrackerName | None = None
+    """Also log losses, learning rates and previews with this tracker. wandb sends them to its server, unless
+    WANDB_MODE=offline is set; the others keep them on this machine."""
     overwrite: bool = False
     """Begin anew where another run is, and write where other files are."""
 
@@ -56,3 +61,13 @@ def check_score(name: str, backend: str, has_strangers: bool) -> None:
     if name == "identity_scaled" and not has_strangers:
         raise ValueError(f"keep_best: identity_scaled needs portraits of strangers, which {backend} does not have. "
                          "Give identity, which puts checkpoints in the same order.")  # fmt: skip
+
+
+def check_tracker(name: str | None) -> None:
+    """Raise unless the tracker's package is installed; nothing is imported. None is no tracker.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if name is not None and not any(map(find_spec, PACKAGES[name])):
+        raise ValueError(f"log_with: {name} is not installed. Run pip install 'mcpkg[{name}]', or train without it.")
