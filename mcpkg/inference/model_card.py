@@ -18,6 +18,9 @@ SCORES = {
 """Scores that the card shows, and what they mean."""
 
 
+NO_CONSENT = (
+    "Not stated. Do not use or pass on this adapter before you know that the person in the source photos agreed to it."
+)
 PLAIN_GUIDANCE = """lora_scale = 1.0
 
 
@@ -42,8 +45,7 @@ def card_text(
         f"# {name}\n\nPortraits of one person in one style: "
         f"an adapter for {f'`{base_model}`' if base_model else f'the model `{backend.name}`'}, "
         f"made with mcpkg by the method {adapter.method.name}. Images that it gives are AI-generated: say so.",
-        "## Consent\n\n" + (consent or "Not stated. Do not use or pass on this adapter before you know that the person "
-                            "in the source photos agreed to it."),
+        "## Consent\n\n" + (consent.strip() or NO_CONSENT),
         "## Training\n\n" + _training(adapter),
         "## Scores\n\n" + _scores(scores),
         "## Use\n\n" + _settings(adapter, backend),
@@ -51,6 +53,13 @@ def card_text(
         "### A1111 and ComfyUI\n\n" + _webui(adapter, name),
     )  # fmt: skip
     return "\n\n".join(sections) + "\n"
+
+
+def stated_consent(card: str) -> str:
+    """The consent that a card states; empty if it states none."""
+    _, _, rest = card.partition("## Consent\n\n")
+    stated = rest.partition("\n\n## ")[0].strip()
+    return "" if stated == NO_CONSENT else stated
 
 
 def _training(adapter: Adapter) -> str:
