@@ -24,7 +24,6 @@ from mcpkg import __version__
 from mcpkg.data.portraits import Portraits
 from mcpkg.inference.adapter import SUMMARY_FILE, Adapter
 from mcpkg.inference.generate import Generated
-from mcpkg.method.batch import ROLES
 from mcpkg.method.config import Method, to_dict
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.methods import MAGICAPTURE
@@ -116,7 +115,7 @@ def train_in_folder(
             if process.is_main_process:
                 _note_session(folder, settings, training)
             done = training.steps_done
-            log.start(done, {key: value for key, value in settings.items() if key not in ROLES})
+            log.start(done, {key: settings[key] for key in ("method", "seed", "precision")})  # no names of files
             for report in recorded(training.steps(progress), folder, done, process.is_main_process):
                 done += 1
                 if options.preview_every and done % options.preview_every == 0 and process.is_main_process:

@@ -173,12 +173,12 @@ def _part_decoded(method: Method) -> float:
 
 
 def _gib(method: Method, checkpointing: bool, parts: Parts) -> float:
-    """Memory of a training: weights in fp16, or in fp32 with gradients and AdamW's moments where whole weights learn,
-    and what a pass keeps for its gradient."""
+    """Memory of a training: weights in fp16, or in fp32 with gradients and the optimiser's moments where whole
+    weights learn, and what a pass keeps for its gradient."""
     trains = {kind for phase in method.phases for kind in phase.trains}
     whole = sum(PARAMETERS[part] for part in ("unet", "text_encoder") if part in trains)
     in_fp32 = _needs_fp32(method)
-    of_optimizer = 4 + (2 if method.optimizer == "adamw8bit" else 8)  # bytes of gradient and moments
+    of_optimizer = 4 + {"adamw8bit": 2, "prodigy": 16}.get(method.optimizer, 8)  # bytes of gradient and moments
     weights = (sum(PARAMETERS.values()) * (4 if in_fp32 else 2) + whole * of_optimizer) / GIB
     bytes_ratio = 2 if in_fp32 else 1
     kept = 0.0
