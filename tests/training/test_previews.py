@@ -1,8 +1,7 @@
-from types import SimpleNamespace
-
 import torch
 
 from mcpkg.inference.generate import Generated
+from mcpkg.method.attention_maps import AttentionMaps
 from mcpkg.method.interfaces import parse_in_batches
 from mcpkg.metrics.evaluate import score_images
 from mcpkg.training.previews import LINE_PX, preview_grid, preview_likeness
@@ -21,8 +20,11 @@ def test_the_likeness_of_a_preview_is_the_identity_that_the_report_gives():
 
 
 def test_each_score_stands_below_its_portrait():
-    maps = SimpleNamespace(heatmap=lambda role: torch.ones(2, 4, 4))
-    generated = Generated(torch.zeros(2, 3, 64, 64), seeds=(0, 1), prompt="", maps=maps)
+    class Even(AttentionMaps):
+        def heatmap(self, role):
+            return torch.ones(2, 4, 4)
+
+    generated = Generated(torch.zeros(2, 3, 64, 64), seeds=(0, 1), prompt="", maps=Even({}))
     plain, scored = preview_grid(generated), preview_grid(generated, torch.tensor([0.25, torch.nan]))
     assert scored.shape == (3, plain.shape[1] + LINE_PX, 2 * 64)
     assert torch.equal(scored[:, :64], plain[:, :64]) and torch.equal(scored[:, 64 + LINE_PX :], plain[:, 64:])

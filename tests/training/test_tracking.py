@@ -9,9 +9,14 @@ import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from mcpkg.cli import __main__ as cli
+from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.training import run_options
 from mcpkg.training.progress import StepReport
+from mcpkg.training.run_folder import train_in_folder
+from mcpkg.training.run_options import RunOptions
 from mcpkg.training.tracking import TRACKER_FILE, RunLog
+from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
+from tests.helpers.tiny_training import short
 
 IMAGE = torch.zeros(3, 4, 6)
 
@@ -104,6 +109,36 @@ def test_a_tracker_is_closed_when_the_training_fails(recorder, tmp_path):
             log.start(0, {})
             raise FloatingPointError
     assert recorder[0].state == "finished"
+
+
+@pytest.mark.slow
+def test_a_killed_training_is_logged_from_its_checkpoint_on(recorder, tmp_path):
+    backend = tiny_backend()
+    portraits = tiny_portraits(backend, 2)
+    method = short(MAGICAPTURE, steps=3)  # 2 x 3 steps
+
+    def train(on_step=None):
+        options = RunOptions(save_every=2, preview_every=3, log_with="tensorboard")
+        train_in_folder(
+            tmp_path, backend, portraits, portraits, method, progress=False, on_step=on_step, options=options
+        )
+
+    def stop_at_five(report):
+        if (report.phase, report.step) == (1, 1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(stop_at_five)
+    train()
+    first, second = recorder
+
+    def steps(tracker):
+        return [step for step, values in tracker.logged if "loss" in values]
+
+    assert steps(first) == [1, 2, 3, 4, 5] and [step for step, *_ in first.images] == [3]
+    assert second.options["purge_step"] == 5 and steps(second) == [5, 6] and [step for step, *_ in second.images] == [6]
+    assert first.state == second.state == "finished"
+    assert {"loss", "term/source", "learning_rate/embeddings"} <= first.logged[0][1].keys()
 
 
 @pytest.mark.parametrize("name", run_options.PACKAGES)
