@@ -7,6 +7,7 @@ and never names of files.
 import math
 import secrets
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -32,7 +33,7 @@ class RunLog:
     def __init__(self, name: str | None, folder: Path):
         check_tracker(name)
         self.name, self.folder = name, folder
-        self.tracker = None
+        self.tracker: Any = None  # one of accelerate's GeneralTrackers; some take images
 
     def __enter__(self) -> "RunLog":
         return self
