@@ -29,7 +29,6 @@ from mcpkg.cli.overrides import Overrides, RefocusingOverrides, WeightOverrides,
 from mcpkg.data.image_folders import find_images
 from mcpkg.method.methods import METHODS
 from mcpkg.method.recipes import RECIPES
-from mcpkg.training.run_options import check_score
 from mcpkg.util.folders import is_first_process
 from mcpkg.util.lazy import import_function
 
@@ -72,11 +71,6 @@ def train(
     sampling = SamplingOptions(n=n or 1, seed=seed, **(RECIPES[recipe].sampling if recipe else {}))
     models.check()
     planned = check_training(models.backend, METHODS[method], recipe, research, weights, refocusing)
-    if run.keep_best:
-        try:
-            check_score(run.keep_best, models.backend, BACKENDS[models.backend].has_strangers)
-        except ValueError as error:
-            raise ValueError(as_flag(str(error))) from None
     if run.tensorboard and not any(map(find_spec, ("tensorboard", "tensorboardX"))):
         raise ValueError("--tensorboard: not installed. Run pip install tensorboard, or train without it.")
     pictures.check()

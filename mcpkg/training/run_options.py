@@ -45,14 +45,3 @@ class RunOptions:
         """Which checkpoint is kept, as `run.json` has it; empty for the last one."""
         every = self.keep_best_every or self.save_every
         return {} if self.keep_best is None else {"keep_best": self.keep_best, "keep_best_every": every}
-
-
-def check_score(name: str, backend: str, has_strangers: bool) -> None:
-    """Raise unless portraits on this backend have such a score.
-
-    Raises:
-        ValueError: it is scaled by strangers, and the backend has none.
-    """
-    if name == "identity_scaled" and not has_strangers:
-        raise ValueError(f"keep_best: identity_scaled needs portraits of strangers, which {backend} does not have. "
-                         "Give identity, which puts checkpoints in the same order.")  # fmt: skip
