@@ -20,7 +20,6 @@ from mcpkg.cli.options import (
     SamplingOptions,
     TrainingFlat,
     TrainingOptions,
-    as_flag,
     check_text,
     check_training,
 )

@@ -52,8 +52,8 @@ FOLDS = 5
 SAME_PICTURE = 0.9
 """Correlation of two pictures, or of their aligned faces, from which they are taken for copies of one photo."""
 SHRINKAGE = 0.3
-"""Of the mean variance, what is added to the variance in each direction before whitening, so that noise is not blown up;
-from 0.03 to 1 the measured likeness is about the same."""
+"""Of the mean variance, what is added to the variance in each direction before whitening, so that noise does not
+grow. From 0.03 to 1 the measured likeness is about the same."""
 HALF_WAY = 0.5  # of the scale: from there on a face counts as the person's
 
 
@@ -86,7 +86,7 @@ class Likeness:
             f"own:    cosine {self.own.mean():.3f}, on the scale {own.mean():.2f} +- {own.std():.2f}, least "
             f"{own.min():.2f}; {(own < HALF_WAY).double().mean():.1%} of {len(own)} pairs below {HALF_WAY}\n"
             f"others: cosine {self.others.mean():.3f}, on the scale {others.mean():.2f} +- {others.std():.2f}, most "
-            f"{others.max():.2f}; {(others >= HALF_WAY).double().mean():.1%} of {len(others)} pairs from {HALF_WAY} on\n"
+            f"{others.max():.2f}; {(others >= HALF_WAY).double().mean():.1%} of {len(others)} pairs from {HALF_WAY}\n"
             f"two strangers are more alike than two photos of one person in {wrong:.2%} of all comparisons"
         )
 

@@ -121,8 +121,10 @@ def scorer(name: str, backend: Backend, source: Portraits, reference: Portraits)
         ValueError: the score is scaled by strangers, whom the backend does not know.
     """
     if name == "identity_scaled" and backend.strangers is None and backend.stranger_cosine is None:
-        raise ValueError(f"keep_best: identity_scaled needs portraits of strangers, which {backend.name} does not have. "
-                         "Give identity, which puts checkpoints in the same order.")  # fmt: skip
+        raise ValueError(
+            f"keep_best: identity_scaled needs portraits of strangers, which {backend.name} does not have. "
+            "Give identity, which puts checkpoints in the same order."
+        )
     return lambda generated: getattr(evaluate_portraits(backend, generated, source, reference), name).mean
 
 
