@@ -35,8 +35,6 @@ class BackendEntry:
     module that loads no torch; empty if it costs little."""
     max_vectors: int = MAX_VECTORS
     """Embedding vectors per placeholder for which its text encoder has room."""
-    has_strangers: bool = False
-    """Whether it brings portraits of strangers, the zero of scaled identity."""
     built_in: bool = False
     """Whether its weights are in the package, so that its numbers are the same everywhere."""
 
@@ -46,7 +44,6 @@ BACKENDS: dict[str, BackendEntry] = {
         "mcpkg.backends.mini:load_mini",
         tuning="mcpkg.backends.mini.tuning:tune",
         max_vectors=11,
-        has_strangers=True,
         built_in=True,
     ),
     "mini-balanced": BackendEntry(
@@ -54,7 +51,6 @@ BACKENDS: dict[str, BackendEntry] = {
         {"population": "balanced"},
         tuning="mcpkg.backends.mini.tuning:tune",
         max_vectors=11,
-        has_strangers=True,
         built_in=True,
     ),
     "sd15": BackendEntry(

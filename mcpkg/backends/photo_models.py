@@ -21,8 +21,8 @@ Model = TypeVar("Model")
 IDENTITY_TRAINERS: Registry[Callable[[str], FaceEmbedder]] = Registry("identity network")
 """Networks for the identity loss: they give a gradient. Load with a device; the first is the default."""
 IDENTITY_SCORERS: Registry[Callable[[str], FaceEmbedder]] = Registry("identity scorer")
-"""Networks that score identity. Load with a device; the first with weights on this machine is used, but never the one
-that was trained with. dlib's is left out: its cosines of strangers are 0.8 to 0.9, a poor scale."""
+"""Networks that score identity; strangers have a cosine of about 0. Load with a device; the first with weights on this
+machine is used, the one that was trained with only if there is no other."""
 FACE_PARSERS: Registry[Callable[[FaceParser, Sequence[str], str], FaceParser]] = Registry("face parser")
 """Networks that separate the parts of a face. Load with a parser that finds the face, the parts that count as face, and
 a device; the first with weights on this machine is used."""
@@ -32,9 +32,9 @@ RESTORERS: Registry[Callable[[str], Restorer]] = Registry("restorer")
 
 @IDENTITY_TRAINERS.register("dlib")
 def dlib_embedder(device: str) -> FaceEmbedder:
-    from mcpkg.backends.faces.dlib_net import DlibEmbedder, load_dlib_net
+    from mcpkg.backends.faces.dlib_net import load_dlib_embedder
 
-    return to_device(DlibEmbedder(load_dlib_net(require("face-api"))), device)
+    return to_device(load_dlib_embedder(require("face-api")), device)
 
 
 @IDENTITY_SCORERS.register("insightface")
@@ -52,6 +52,9 @@ def arcface_embedder(device: str) -> FaceEmbedder:
     from mcpkg.backends.faces.arcface import load_arcface
 
     return to_device(load_arcface(require("arcface")), device)
+
+
+IDENTITY_SCORERS.register("dlib")(dlib_embedder)  # last: its weights are always there
 
 
 @FACE_PARSERS.register("parsenet")

@@ -21,7 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mcpkg.backends.downloads import WEIGHTS, require
-from mcpkg.backends.faces.dlib_net import DlibEmbedder, DlibFaceNet, load_dlib_net
+from mcpkg.backends.faces.dlib_net import DlibEmbedder, DlibFaceNet, load_dlib_embedder
+from mcpkg.backends.photo_models import to_device
 from mcpkg.backends.sd15.models import assemble
 from mcpkg.backends.sd15.shapes import SD15, Shapes, fill, random_pipeline
 from mcpkg.data.portraits import Portraits
@@ -130,7 +131,7 @@ def random_backend(
     for net in nets:
         fill(net, generator)
     real = WEIGHTS["face-api"].is_there
-    trainer = DlibEmbedder(load_dlib_net(require("face-api")).to(device) if real else nets[0])
+    trainer = to_device(load_dlib_embedder(require("face-api")), device) if real else DlibEmbedder(nets[0])
     return assemble(pipeline, AssumedFace(), trainer, DlibEmbedder(nets[1])), "real" if real else "random"
 
 

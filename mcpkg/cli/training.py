@@ -19,7 +19,6 @@ from mcpkg.cli.options import (
     SamplingOptions,
     TrainingFlat,
     TrainingOptions,
-    as_flag,
     check_text,
     check_training,
 )
@@ -28,7 +27,7 @@ from mcpkg.cli.overrides import Overrides, RefocusingOverrides, WeightOverrides,
 from mcpkg.data.image_folders import find_images
 from mcpkg.method.methods import METHODS
 from mcpkg.method.recipes import RECIPES
-from mcpkg.training.run_options import check_score, check_tracker
+from mcpkg.training.run_options import check_tracker
 from mcpkg.util.folders import is_first_process
 from mcpkg.util.lazy import import_function
 
@@ -73,8 +72,6 @@ def train(
     planned = check_training(models.backend, METHODS[method], recipe, research, weights, refocusing)
     try:
         check_tracker(run.log_with)
-        if run.keep_best:
-            check_score(run.keep_best, models.backend, BACKENDS[models.backend].has_strangers)
     except ValueError as error:
         raise ValueError(as_flag(str(error))) from None
     pictures.check()

@@ -99,7 +99,7 @@ class Backend:
     """Gives the gradient of the identity loss (Eq. 7)."""
     identity_scorer: FaceEmbedder
     """Measures identity with other weights than the trainer's; if both have the same architecture and kind of training
-    data, they may have the same blind spots."""
+    data, they may have the same blind spots. The trainer itself where there is no other; scores then say so."""
     style_reader: StyleReader
     restorer: Restorer | None
     """None if this machine has no restorer for this kind of image."""
@@ -111,6 +111,8 @@ class Backend:
     """If None, no image is withheld."""
     strangers: Callable[[int], tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 5 2"]]] | None = None
     """Draws n portraits of other people, with landmarks: their similarity is the zero of the scaled identity score."""
+    stranger_cosine: float | None = None
+    """Without `strangers`: the mean cosine of two strangers by `identity_scorer`, the zero instead; None if unknown."""
     aesthetic: Aesthetic | None = None
     """Scores generated images; if None, that score is NaN."""
     default_guidance: float = 7.5

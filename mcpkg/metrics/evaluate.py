@@ -1,5 +1,6 @@
 """Score generated portraits: identity, style, realism, diversity, and leakage of the placeholders' attention."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,7 +16,6 @@ from mcpkg.method.masks import role_region
 from mcpkg.metrics.leakage import area_outside, attention_leakage, attention_mass
 from mcpkg.metrics.realism import distance_to_real
 from mcpkg.metrics.scores import ImageScores, Scores
-from mcpkg.training.run_options import check_score
 from mcpkg.util.statistics import NAN, Interval, bootstrap_diversity, bootstrap_interval, mean_pairwise_cosine
 
 N_STRANGERS = 64
@@ -35,12 +35,12 @@ def evaluate_portraits(
     reference: Portraits,
     seed: int = 0,
 ) -> Scores:
-    """Score generated images with the models that training did not see.
+    """Score generated images, with models that training did not see where there are any.
 
     Args:
         backend: its `identity_scorer` and `style_reader` judge, its parser finds the faces. Its strangers are the
-            zero of scaled identity and the real images that the others are compared with; without them, scaled
-            identity is NaN and the given portraits are what is real.
+            zero of scaled identity and the real images that the others are compared with; without them, its
+            `stranger_cosine` is that zero, and the given portraits are what is real.
         generated: leakage is scored where it holds attention maps.
         seed: of the bootstrap.
     """
@@ -54,7 +54,8 @@ def evaluate_portraits(
     among_source, among_references = mean_pairwise_cosine(own), mean_pairwise_cosine(references)
     style_of_source = (_style(backend, source.images, source.faces) @ references.T).mean().item()
 
-    real, strangers, copy_from = torch.cat((source.images, reference.images)), NAN, HALF_WAY
+    real, copy_from = torch.cat((source.images, reference.images)), HALF_WAY
+    strangers = NAN if backend.stranger_cosine is None else backend.stranger_cosine
     if backend.strangers is not None:
         real, landmarks = (part.to(backend.device) for part in backend.strangers(N_STRANGERS))
         others = backend.identity_scorer.embed(real, landmarks)
@@ -62,7 +63,7 @@ def evaluate_portraits(
         nearest = (others @ _identity(backend, reference.images, reference.faces).T).amax(dim=1)
         copy_from = max(HALF_WAY, scaled(nearest, strangers, among_source).quantile(1 - CHANCE).item())
     # Where strangers are not known: directions that have nothing to do with each other have a cosine of 0.
-    identity_scale = (0.0 if backend.strangers is None else strangers, among_source)
+    identity_scale = (0.0 if math.isnan(strangers) else strangers, among_source)
     style_scale = (style_of_source, among_references)
     copies, drops = collapse(images, identity_scale, style_scale, copy_from)
     images = replace(
@@ -105,6 +106,7 @@ def evaluate_portraits(
         n_without_face=int((faces.count == 0).sum()),
         n_with_several_faces=int((faces.count > 1).sum()),
         n_images=len(generated.images),
+        scored_by_trainer=backend.identity_scorer is backend.identity_trainer,
         images=images,
     )
 
@@ -116,9 +118,13 @@ def scorer(name: str, backend: Backend, source: Portraits, reference: Portraits)
         name: see `mcpkg.training.run_options.KeptBy`.
 
     Raises:
-        ValueError: the score is scaled by strangers, and the backend has none.
+        ValueError: the score is scaled by strangers, whom the backend does not know.
     """
-    check_score(name, backend.name, backend.strangers is not None)
+    if name == "identity_scaled" and backend.strangers is None and backend.stranger_cosine is None:
+        raise ValueError(
+            f"keep_best: identity_scaled needs portraits of strangers, which {backend.name} does not have. "
+            "Give identity, which puts checkpoints in the same order."
+        )
     return lambda generated: getattr(evaluate_portraits(backend, generated, source, reference), name).mean
 
 

@@ -13,8 +13,7 @@ from mcpkg.util.errors import notify
 from mcpkg.util.statistics import NAN, Interval, bootstrap_interval
 
 THRESHOLD = 0.06
-"""A loss of mean cosine as large as the paper's. It suits embedders for which strangers have a cosine of about 0. With
-dlib's uncentred embeddings strangers have 0.8 to 0.9, so that even a great loss stays below this threshold."""
+"""A loss of mean cosine as large as the paper's. It suits embedders for which strangers have a cosine of about 0."""
 
 
 @dataclass(frozen=True)

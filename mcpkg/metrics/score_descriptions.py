@@ -15,8 +15,8 @@ class ScoreDescription:
 
 SCORE_DESCRIPTIONS = {
     "identity": ScoreDescription(
-        "Identity", "How similar the faces are to the source photos (cosine of embeddings), by an embedder that "
-        "training did not use; higher is better. The source photos among themselves: {identity_among_source}; "
+        "Identity", "How similar the faces are to the source photos (cosine of embeddings), by {embedder}; "
+        "higher is better. The source photos among themselves: {identity_among_source}; "
         "strangers: {identity_of_strangers}."),
     "identity_scaled": ScoreDescription(
         "Identity, scaled", "The same on a scale where strangers have 0 and the source's own photos have 1."),

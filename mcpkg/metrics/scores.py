@@ -75,7 +75,7 @@ class Scores:
     area_reference: float
     identity_among_source: float
     identity_of_strangers: float
-    """NaN if the backend has no strangers."""
+    """NaN if the backend does not know it."""
     style_among_references: float
     style_of_source: float
     """Of the source's own photos to the references: the score of a method that ignores the style."""
@@ -86,6 +86,9 @@ class Scores:
     n_without_face: int
     n_with_several_faces: int
     n_images: int
+    scored_by_trainer: bool = False
+    """Whether the network that scored identity is that of the identity loss, for want of another. Methods with that
+    loss then score too high: they learned what pleases this network."""
     images: ImageScores | None = None
     """The scores of each image."""
 
@@ -147,7 +150,7 @@ class _Interval(Schema):
 
 class _ScoresFile(Schema):
     model_config = ConfigDict(extra="ignore")
-    methods: dict[str, dict[str, _Interval | float | None]]
+    methods: dict[str, dict[str, _Interval | float | bool | None]]
 
 
 def read_scores(path: str | Path, method: str) -> dict | None:

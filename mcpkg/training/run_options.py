@@ -52,17 +52,6 @@ class RunOptions:
         return {} if self.keep_best is None else {"keep_best": self.keep_best, "keep_best_every": every}
 
 
-def check_score(name: str, backend: str, has_strangers: bool) -> None:
-    """Raise unless portraits on this backend have such a score.
-
-    Raises:
-        ValueError: it is scaled by strangers, and the backend has none.
-    """
-    if name == "identity_scaled" and not has_strangers:
-        raise ValueError(f"keep_best: identity_scaled needs portraits of strangers, which {backend} does not have. "
-                         "Give identity, which puts checkpoints in the same order.")  # fmt: skip
-
-
 def check_tracker(name: str | None) -> None:
     """Raise unless the tracker's package is installed; nothing is imported. None is no tracker.
 

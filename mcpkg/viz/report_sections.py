@@ -24,6 +24,10 @@ from mcpkg.viz.html import embedded, heading, paragraph, picture, pictures, tabl
 from mcpkg.viz.verdict import verdict
 
 ATTENTION_SHOWN = 4  # images whose attention is shown
+TRAINED_WITH = (
+    "the very network of the identity loss, for no other has its weights on this machine (`mcpkg weights` lists them): "
+    "after a training with that loss it is too high, for what was learned pleases this network"
+)
 NO_CONSENT = (
     "For this run, no one stated whether the person agreed. Do not publish portraits of a person who did not agree."
 )
@@ -115,6 +119,7 @@ def scores(result: Outcome, before: Outcome | None) -> Iterator[str]:
     scores = result.scores
     columns = {outcome.name: outcome.scores for outcome in (before, result) if outcome is not None}
     facts = {name: _number(value) for name, value in vars(scores).items() if isinstance(value, float)} | _tokens(result)
+    facts["embedder"] = TRAINED_WITH if scores.scored_by_trainer else "an embedder that training did not use"
     rows = []
     for name, description in SCORE_DESCRIPTIONS.items():
         if description.optional and not any(getattr(of_one, name).n for of_one in columns.values()):

@@ -34,6 +34,8 @@ def _findings(scores: Scores) -> list[tuple[int, str]]:
     else:
         found.append((2, f"All {n} portraits show one face."))
     own = "0 a stranger, 1 the person's own photos"
+    if scores.scored_by_trainer:
+        own += "; by the network of the identity loss, which flatters"
     found += _graded("Likeness to the person", scores.identity_scaled.mean, own)
     found += _graded("The style", scores.style_scaled.mean, "0 the person's own photos, 1 the style's portraits")
     if math.isfinite(scores.collapse.mean) and scores.collapse.mean > 0:

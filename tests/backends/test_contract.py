@@ -39,11 +39,6 @@ def portraits(backend):
     return Portraits((), images, backend.face_parser.parse(images))
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
-def test_the_registry_says_whether_a_backend_has_strangers(name):
-    assert BACKENDS[name].has_strangers == (load_backend(name).strangers is not None)
-
-
 @pytest.mark.slow
 def test_the_parser_describes_every_image(backend, portraits):
     size, faces = backend.image_size_px, portraits.faces

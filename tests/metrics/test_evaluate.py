@@ -172,6 +172,22 @@ def test_without_strangers_the_given_portraits_are_what_is_real():
     assert scores.distance_to_real.n == scores.copies_reference.n == 3
 
 
+def test_where_the_cosine_of_strangers_is_known_it_is_the_zero_of_scaled_identity():
+    backend = replace(tiny_backend(), strangers=None, stranger_cosine=0.1)
+    source, reference = alike(backend, seed=1), alike(backend, seed=2)
+    scores = evaluate_portraits(backend, generated(reference.images), source, reference)
+    assert scores.identity_of_strangers == 0.1
+    expected = (scores.identity.mean - 0.1) / (scores.identity_among_source - 0.1)
+    assert scores.identity_scaled.mean == pytest.approx(expected)
+
+
+def test_scores_say_whether_the_network_of_the_identity_loss_gave_them(setting):
+    backend, source, reference = setting
+    same = replace(backend, identity_scorer=backend.identity_trainer)
+    scores = [evaluate_portraits(one, generated(source.images), source, reference) for one in (backend, same)]
+    assert [of_one.as_dict()["scored_by_trainer"] for of_one in scores] == [False, True]
+
+
 def test_the_backends_own_mark_is_scored_where_it_gives_one(setting):
     backend, source, reference = setting
     assert evaluate_portraits(backend, generated(source.images), source, reference).aesthetic.n == 0

@@ -91,6 +91,17 @@ def test_every_score_is_shown_with_its_interval_and_description(setting, tmp_pat
     assert "{" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)  # every sentence is filled in
 
 
+def test_a_report_says_that_the_network_of_the_identity_loss_scored(setting, tmp_path):
+    backend, source, reference, result = setting
+    texts = []
+    for same in (False, True):
+        scores = replace(result.scores, scored_by_trainer=same, identity_scaled=Interval(0.8, 0.7, 0.9, 8))
+        given = replace(result, scores=scores)
+        texts.append(write_report(tmp_path, backend, source, reference, given).read_text())
+    assert "an embedder that training did not use" in texts[0] and "flatters" not in texts[0]
+    assert "by the very network of the identity loss" in texts[1] and "which flatters" in texts[1]  # and the verdict
+
+
 def test_before_and_after_stand_side_by_side(setting, tmp_path):
     backend, source, reference, result = setting
     plain = replace(result.adapter, method=replace(result.adapter.method, name="plain <b>"))

@@ -14,8 +14,12 @@ from torch.nn import functional
 
 from mcpkg.backends.faces.face_api import MEAN_RGB, load_arrays, read_arrays
 from mcpkg.method.face_alignment import align_faces
+from mcpkg.util.safetensors_io import read_weights
 
 CROP_PX = 150
+CENTRE_FILE = Path(__file__).with_name("dlib_centre.safetensors")
+"""Mean and whitening of many people's vectors, by `mcpkg.factory.dlib_centre`, which measures how well they serve; its
+metadata say whose."""
 TEMPLATE = ((0.317, 0.311), (0.670, 0.311), (0.493, 0.510), (0.336, 0.687), (0.651, 0.687))
 """Eyes, nose tip and mouth corners of dlib's mean face, in a crop with a margin of a quarter."""
 LEVELS = ((32, 3), (64, 4), (128, 3), (256, 3), (256, 1))
@@ -77,24 +81,41 @@ class DlibEmbedder:
     """`FaceEmbedder` over `DlibFaceNet`, differentiable.
 
     All faces lie in one narrow cone of its 128 dimensions: cosines of strangers are 0.8 to 0.9, close to those of one
-    person. Subtracting the mean of many people widens the cone.
+    person. Seen from the mean of many people, and with the directions shrunk in which people differ most (sex, origin),
+    strangers have a cosine of about 0.
     """
 
-    def __init__(self, net: DlibFaceNet, centre: Float[Tensor, " 128"] | None = None):
+    def __init__(
+        self,
+        net: DlibFaceNet,
+        centre: Float[Tensor, " 128"] | None = None,
+        whitening: Float[Tensor, "128 128"] | None = None,
+    ):
+        """Args: centre, whitening: of many people's vectors; None for the vectors as they are."""
         self.net = net
         self.centre = torch.zeros(128) if centre is None else centre
+        self.whitening = torch.eye(128) if whitening is None else whitening
 
     def describe(self, images: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b 5 2"]) -> Float[Tensor, "b 128"]:
         """dlib's own vectors; their distance measures how different two faces are."""
         return self.net(align_faces(images, landmarks, TEMPLATE, CROP_PX))
 
     def embed(self, images: Float[Tensor, "b 3 h w"], landmarks: Float[Tensor, "b 5 2"]) -> Float[Tensor, "b 128"]:
-        return functional.normalize(self.describe(images, landmarks) - self.centre.to(images.device), dim=1)
+        return self.unit(self.describe(images, landmarks))
 
-    @torch.no_grad()
-    def centred_on(self, images: Float[Tensor, "n 3 h w"], landmarks: Float[Tensor, "n 5 2"]) -> DlibEmbedder:
-        """An embedder with the same net that subtracts the mean of these faces: of many people, each once."""
-        return DlibEmbedder(self.net, self.describe(images, landmarks).mean(dim=0))
+    def unit(self, vectors: Float[Tensor, "b 128"]) -> Float[Tensor, "b 128"]:
+        """Directions of dlib's own vectors, seen from the centre."""
+        centre, whitening = self.centre.to(vectors.device), self.whitening.to(vectors.device)
+        return functional.normalize((vectors - centre) @ whitening, dim=1)
+
+
+def load_dlib_embedder(folder: str | Path) -> DlibEmbedder:
+    """The embedder with the weights in face-api's folder, and with our centre and whitening.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_dlib_net`.
+    """
+    return DlibEmbedder(load_dlib_net(folder), **read_weights(CENTRE_FILE))
 
 
 def load_dlib_net(folder: str | Path) -> DlibFaceNet:

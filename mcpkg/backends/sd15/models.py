@@ -53,8 +53,8 @@ def load_sd15(
         precision: of its weights, "fp32", "bf16" or "fp16"; by default fp16 on a GPU, fp32 elsewhere. The face models
             always run in fp32.
         safety: withhold images that the checkpoint's safety checker finds unsafe.
-        identity: network of the identity loss, one of `IDENTITY_TRAINERS`. dlib's cosines lie close together, so that
-            its loss is several times smaller than ArcFace's under the same weight.
+        identity: network of the identity loss, one of `IDENTITY_TRAINERS`. Where no other scorer has its weights here,
+            it also scores, and the report says so.
         face_parts: what counts as face, from `faces.parsing.PARTS`; used if one of `FACE_PARSERS` has its weights here.
         checkpointing: gradient checkpointing in training, "on", "off", or "auto": if the GPU's memory asks for it, and
             always on a processor.
@@ -81,11 +81,12 @@ def load_sd15(
     pipeline.safety_checker = pipeline.feature_extractor = None
     for model in (pipeline.unet, pipeline.vae, pipeline.text_encoder, *((checker.model,) if checker else ())):
         torch.nn.Module.to(model, device, DTYPES[precision])  # diffusers' own `to` may keep modules in fp32
+    trainer = IDENTITY_TRAINERS[identity](device)
     return assemble(
         pipeline,
         face_parser=_face_parser(finder, face_parts, device),
-        identity_trainer=IDENTITY_TRAINERS[identity](device),
-        identity_scorer=_scorer(identity, device),
+        identity_trainer=trainer,
+        identity_scorer=_other_scorer(identity, device) or trainer,
         safety=checker,
         checkpoint="" if checkpoint in ("", DEFAULT) else str(checkpoint),
         checkpointing=checkpointing,
@@ -115,6 +116,7 @@ def assemble(
         face_parser=face_parser,
         identity_trainer=identity_trainer,
         identity_scorer=identity_scorer,
+        stranger_cosine=0.0,
         style_reader=Absent(WEIGHTS["clip"].missing_line()) if clip is None else MaskedClipStyle(clip),
         restorer=_restorer(str(device)),
         tiny_autoencoder=_optional(lambda: load_tiny_autoencoder().to(device)),
@@ -203,16 +205,10 @@ def load_tiny_autoencoder() -> AutoencoderTiny:
     )
 
 
-def _scorer(trainer: str, device: str) -> FaceEmbedder:
-    """Load the first scorer on this machine other than the network that was trained with; else one that is absent."""
-    line = ""
-    for name, load in IDENTITY_SCORERS.items():
-        if name != trainer:
-            try:
-                return load(device)
-            except (FileNotFoundError, MissingPackage) as error:
-                line = str(error)
-    return Absent(line)
+def _other_scorer(trainer: str, device: str) -> FaceEmbedder | None:
+    """Load the first scorer on this machine other than the network that trains; None if there is no other."""
+    others = (_optional(partial(load, device)) for name, load in IDENTITY_SCORERS.items() if name != trainer)
+    return next((scorer for scorer in others if scorer is not None), None)
 
 
 def _face_parser(finder: FaceParser, parts: Sequence[str], device: str) -> FaceParser:

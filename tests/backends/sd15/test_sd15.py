@@ -299,18 +299,19 @@ def test_weights_without_the_package_that_runs_them_give_a_notice():
         assert models._optional(load) is None
 
 
-def test_the_scorer_is_never_the_network_that_was_trained_with(monkeypatch):
+def test_another_network_than_the_one_that_trains_scores_where_there_is_one(monkeypatch):
     stand_ins = {name: partial(lambda name, device: models.Absent(name), name) for name in IDENTITY_SCORERS}
     monkeypatch.setattr(models, "IDENTITY_SCORERS", stand_ins)
-    assert models._scorer("arcface", "cpu").line == "insightface"
-    assert models._scorer("dlib", "cpu").line == "insightface"
+    assert models._other_scorer("arcface", "cpu").line == models._other_scorer("dlib", "cpu").line == "insightface"
 
-    def no_pack(device):
-        raise FileNotFoundError("no pack")
+    def missing(device):
+        raise FileNotFoundError("no weights")
 
-    stand_ins["insightface"] = no_pack
-    assert models._scorer("dlib", "cpu").line == "arcface"
-    assert models._scorer("arcface", "cpu").line == "no pack"
+    stand_ins["insightface"] = missing
+    assert models._other_scorer("dlib", "cpu").line == "arcface"
+    assert models._other_scorer("arcface", "cpu").line == "dlib"
+    stand_ins["arcface"] = missing
+    assert models._other_scorer("dlib", "cpu") is None  # of freely licensed weights alone
 
 
 def test_choices_that_cannot_be_are_refused(no_weights):

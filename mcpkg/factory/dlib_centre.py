@@ -1,0 +1,214 @@
+"""Make the centre and whitening of dlib's network from photos of many people, and measure the likeness that they give.
+
+Those in the package are of the members of the United States' Congress, on photos that Civil Services publishes
+under MIT. Of a few people there are photos of different years, which say how alike two photos of one person are:
+
+    git clone https://github.com/CivilServiceUSA/us-house house
+    git clone https://github.com/CivilServiceUSA/us-senate senate
+    git -C house worktree add ../house-2017 e2ef0ad
+    git -C house worktree add ../house-2019 922b97c
+    git -C senate worktree add ../senate-2018 6aa13cb
+    git -C senate worktree add ../senate-2020 7a81c80
+    mcpkg weights --get face-api
+    python -m mcpkg.factory.dlib_centre {house,house-2019,house-2017}/us-house/images/headshots/512x512 \\
+        {senate,senate-2020,senate-2018}/us-senate/images/headshots/512x512 --leave-out henry-johnson \\
+        --alias ben-lujan=ben-ray-lujan catherine-masto=catherine-cortez-masto patrick-tommey=patrick-toomey \\
+        brian-shcatz=brian-schatz
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from mcpkg.backends.downloads import require
+from mcpkg.backends.faces.detector import load_landmark_parser
+from mcpkg.backends.faces.dlib_net import CENTRE_FILE, CROP_PX, TEMPLATE, DlibEmbedder, DlibFaceNet, load_dlib_net
+from mcpkg.data.image_folders import find_images
+from mcpkg.method.face_alignment import align_faces
+from mcpkg.method.interfaces import FaceParser
+from mcpkg.util.errors import one_line_errors
+from mcpkg.util.images import to_tensor
+from mcpkg.util.safetensors_io import write_weights
+
+PHOTOS = {
+    "photos": "headshots of the 115th to 117th Congress of the United States, by Civil Services",
+    "photos_licence": "MIT",
+    "photos_from": "github.com/CivilServiceUSA/us-house abf6d4d 922b97c e2ef0ad, us-senate 9247c86 7a81c80 6aa13cb",
+    "network": "dlib's, of @vladmandic/face-api 1.7.15",
+}
+"""What the photos are of which the file in the package is made."""
+FOLDS = 5
+SAME_PICTURE = 0.9
+"""Correlation of two pictures, or of their aligned faces, from which they are taken for copies of one photo."""
+SHRINKAGE = 0.3
+"""Of the mean variance, what is added to the variance in each direction before whitening, so that noise does not
+grow. From 0.03 to 1 the measured likeness is about the same."""
+HALF_WAY = 0.5  # of the scale: from there on a face counts as the person's
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo with a face."""
+
+    person: str
+    vector: Float[Tensor, " 128"]
+    """By dlib's network."""
+    crop: Float[Tensor, " n"]
+    """The aligned face, small and grey, to find copies."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike photos are, as cosines."""
+
+    own: Float[Tensor, " n"]
+    """Two photos of one person, a value per pair."""
+    others: Float[Tensor, " m"]
+    """Photos of two people."""
+    one: float
+    """Mean of `own`: where the scale has its 1."""
+
+    def describe(self) -> str:
+        own, others = self.own / self.one, self.others / self.one
+        wrong = (self.own[:, None] <= self.others).double().mean()
+        return (
+            f"own:    cosine {self.own.mean():.3f}, on the scale {own.mean():.2f} +- {own.std():.2f}, least "
+            f"{own.min():.2f}; {(own < HALF_WAY).double().mean():.1%} of {len(own)} pairs below {HALF_WAY}\n"
+            f"others: cosine {self.others.mean():.3f}, on the scale {others.mean():.2f} +- {others.std():.2f}, most "
+            f"{others.max():.2f}; {(others >= HALF_WAY).double().mean():.1%} of {len(others)} pairs from {HALF_WAY}\n"
+            f"two strangers are more alike than two photos of one person in {wrong:.2%} of all comparisons"
+        )
+
+
+def read_photos(
+    folders: Sequence[Path], parser: FaceParser, embedder: DlibEmbedder, aliases: Mapping[str, str]
+) -> list[Photo]:
+    """The photos that show one face; of copies, the first. A file's name without its ending names the person.
+
+    Args:
+        aliases: name -> another name of the same person, to use instead.
+    """
+    photos: list[Photo] = []
+    whole: dict[str, list[Tensor]] = {}
+    for path in tqdm([path for folder in folders for path in find_images(folder, at_least=1)], disable=None):
+        with Image.open(path) as file:
+            image = to_tensor(file.convert("RGB"))[None]
+        person = aliases.get(path.stem, path.stem)
+        seen = whole.setdefault(person, [])
+        if is_copy(small := thumbnail(image), seen):
+            continue
+        seen.append(small)
+        faces = parser.parse(image)
+        if faces.count.item() != 1:
+            continue
+        crop = thumbnail(align_faces(image, faces.landmarks, TEMPLATE, CROP_PX))
+        if not is_copy(crop, [photo.crop for photo in photos if photo.person == person]):
+            photos.append(Photo(person, embedder.describe(image, faces.landmarks)[0], crop))
+    return photos
+
+
+def thumbnail(image: Float[Tensor, "1 3 h w"]) -> Float[Tensor, " n"]:
+    """Small, grey, and of mean 0 and length 1: a product of two is their correlation."""
+    grey = functional.interpolate(image.mean(dim=1, keepdim=True), (40, 40), mode="area").flatten()
+    return functional.normalize(grey - grey.mean(), dim=0)
+
+
+def is_copy(picture: Float[Tensor, " n"], others: Sequence[Float[Tensor, " n"]]) -> bool:
+    return any(picture @ other > SAME_PICTURE for other in others)
+
+
+def fit(
+    vectors: Float[Tensor, "n 128"], people: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, " 128"], Float[Tensor, "128 128"]]:
+    """The mean over people of the mean of their photos, and the matrix that makes their variance even.
+
+    Args:
+        people: whom each photo shows, numbered.
+    """
+    means = torch.stack([vectors[people == person].mean(dim=0) for person in people.unique()])  # p 128
+    centre = means.mean(dim=0)
+    covariance = (means - centre).T @ (means - centre) / len(means)
+    added = SHRINKAGE * covariance.diagonal().mean()
+    variances, axes = torch.linalg.eigh(covariance + added * torch.eye(128))
+    return centre, axes @ (variances**-0.5).diag() @ axes.T
+
+
+def measure(
+    net: DlibFaceNet, vectors: Float[Tensor, "n 128"], people: Int[Tensor, " n"], raw: bool = False
+) -> Likeness:
+    """Cosines of pairs of photos of held-out people, with centre and whitening of the others, fold by fold.
+
+    Args:
+        people: whom each photo shows, numbered.
+        raw: cosines of the vectors as they are, for comparison.
+    """
+    own, others = [], []
+    for fold in range(FOLDS):
+        held_out = people % FOLDS == fold
+        embedder = DlibEmbedder(net) if raw else DlibEmbedder(net, *fit(vectors[~held_out], people[~held_out]))
+        unit = embedder.unit(vectors[held_out])
+        same: Bool[Tensor, "k k"] = people[held_out][:, None] == people[held_out]
+        pairs = torch.ones_like(same).triu(diagonal=1)
+        own.append((unit @ unit.T)[same & pairs])
+        others.append((unit @ unit.T)[~same & pairs])
+    cosines = torch.cat(own)
+    return Likeness(cosines, torch.cat(others), cosines.mean().item())
+
+
+@torch.no_grad()
+def main(
+    folders: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    leave_out: tuple[str, ...] = (),
+    alias: tuple[str, ...] = (),
+    write: bool = False,
+) -> None:
+    """Print how alike photos of one person and of strangers are.
+
+    Args:
+        folders: of photos; files of the same name show the same person.
+        leave_out: names under which there are photos of several people.
+        alias: NAME=OTHER, two names of one person.
+        write: also replace centre and whitening in the package.
+    """
+    weights = require("face-api")
+    net = load_dlib_net(weights)
+    aliases = dict(pair.split("=", 1) for pair in alias)
+    photos = [photo for photo in read_photos(folders, load_landmark_parser(weights), DlibEmbedder(net), aliases)
+              if photo.person not in leave_out]  # fmt: skip
+    report(net, photos)
+    if write:
+        names, vectors, people = as_tensors(photos)
+        centre, whitening = fit(vectors, people)
+        write_weights({"centre": centre, "whitening": whitening}, CENTRE_FILE, PHOTOS | {"people": str(len(names))})
+        print(f"wrote {CENTRE_FILE.name}", file=sys.stderr)
+
+
+def report(net: DlibFaceNet, photos: Sequence[Photo]) -> None:
+    names, vectors, people = as_tensors(photos)
+    print(f"{len(photos)} photos of {len(names)} people; the 1 of the scale is the mean of two photos of one person")
+    print(f"dlib's vectors as they are\n{measure(net, vectors, people, raw=True).describe()}")
+    print(f"with centre and whitening of other people\n{measure(net, vectors, people).describe()}")
+
+
+def as_tensors(photos: Sequence[Photo]) -> tuple[list[str], Float[Tensor, "n 128"], Int[Tensor, " n"]]:
+    """All names, the vector of each photo, and the place of its person's name."""
+    names = sorted({photo.person for photo in photos})
+    people = torch.tensor([names.index(photo.person) for photo in photos])
+    return names, torch.stack([photo.vector for photo in photos]), people
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        tyro.cli(main, prog="python -m mcpkg.factory.dlib_centre", description=__doc__)
