@@ -66,6 +66,23 @@ ONE_PHASE = replace(
 """All steps under Eq. 10; placeholders learn at phase 1's rate, because here too they start untrained."""
 
 
+FOR_OTHER_TOOLS = replace(
+    MAGICAPTURE,
+    name="for other tools",
+    prior_prompt="",
+    phases=(
+        MAGICAPTURE.phases[0],
+        replace(
+            MAGICAPTURE.phases[1],
+            tasks=(*MAGICAPTURE.phases[1].tasks, "prior"),
+            weights=replace(MAGICAPTURE.phases[1].weights, prior=1.0),
+        ),
+    ),
+)
+"""Draws nearly the same without plain guidance, which other tools do not have: what the model draws without a prompt is
+preserved, for a third more passes through the UNet in the second phase."""
+
+
 CUSTOM_DIFFUSION = Method(
     name="Custom Diffusion",
     phases=(
@@ -114,6 +131,7 @@ METHODS = {
     "without-identity": WITHOUT_IDENTITY,
     "without-masks": WITHOUT_MASKS,
     "one-phase": ONE_PHASE,
+    "for-other-tools": FOR_OTHER_TOOLS,
     "dreambooth": DREAMBOOTH,
     "textual-inversion": TEXTUAL_INVERSION,
     "custom-diffusion": CUSTOM_DIFFUSION,

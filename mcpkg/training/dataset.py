@@ -11,7 +11,6 @@ from mcpkg.method.config import Method
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.masks import role_region, to_latent_mask
 from mcpkg.method.prompts import draw_prompts
-from mcpkg.method.templates import TEMPLATES
 
 LUMA = (0.299, 0.587, 0.114)
 """Weight of red, green and blue in an image's brightness."""
@@ -43,7 +42,7 @@ def encode_dataset(
     dataset = {"source": encode("source", source), "reference": encode("reference", reference)}
     dataset["composed"] = dataset["reference"]
     if any("prior" in phase.tasks for phase in method.phases):
-        latents = draw_prior(backend, PRIOR_IMAGES, rng)
+        latents = draw_prior(backend, method.prior_prompt, PRIOR_IMAGES, rng)
         n, side = len(latents), backend.image_size_px
         no_face = latents.new_zeros(n, 1, side, side)  # never read: the prior's prompt holds no placeholder
         dataset["prior"] = EncodedImages(latents, torch.ones_like(latents[:, :1]), no_face, latents.new_zeros(n, 5, 2))
@@ -66,13 +65,13 @@ def mirror_landmarks(landmarks: Float[Tensor, "b 5 2"]) -> Float[Tensor, "b 5 2"
 
 
 @torch.no_grad()
-def draw_prior(backend: Backend, n: int, rng: torch.Generator) -> Float[Tensor, "n c k k"]:
-    """Latents of plain people as the model draws them before training."""
+def draw_prior(backend: Backend, prompt: str, n: int, rng: torch.Generator) -> Float[Tensor, "n c k k"]:
+    """Latents of what the model draws of this prompt before training."""
     sampler = backend.sampler()
-    (prompt,) = TEMPLATES["prior"]
+    guidance = backend.default_guidance if prompt else 1.0  # without a prompt, there is nothing to be guided by
     return torch.cat([
         sampler(
-            [prompt] * count, num_inference_steps=25, guidance_scale=backend.default_guidance, generator=rng,
+            [prompt] * count, num_inference_steps=25, guidance_scale=guidance, generator=rng,
             height=backend.image_size_px, width=backend.image_size_px, output_type="latent",
         ).images
         for count in [8] * (n // 8) + [n % 8] * (n % 8 > 0)
@@ -116,6 +115,12 @@ def draw_batch(
         images=images,
         tasks=of_samples,
         prompts=tuple(
-            draw_prompts(of_samples, rng, composed_source=method.composed_source, templates=method.templates)
+            draw_prompts(
+                of_samples,
+                rng,
+                composed_source=method.composed_source,
+                templates=method.templates,
+                prior_prompt=method.prior_prompt,
+            )
         ),
     )
