@@ -6,7 +6,7 @@ kinds of guidance, from the same noise.
 """
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ from mcpkg.cli.demo import SAMPLES, check_input
 from mcpkg.data.portraits import load_portraits
 from mcpkg.inference.sampling import Sampling
 from mcpkg.method.methods import METHODS
-from mcpkg.metrics.compare import judge
+from mcpkg.metrics.compare import judge_in_other_tools
 from mcpkg.metrics.grid import Cell, Grid, read_outcome, run_grid, start_processes
 from mcpkg.metrics.scores import Scores
 from mcpkg.util.errors import one_line_errors
@@ -83,7 +83,7 @@ def main(
     for i, row in enumerate(rows):
         kept, (source, reference) = read_outcome(row.folder), folders[i % len(folders)]
         of_pair = load_portraits(source, models), load_portraits(reference, models)
-        other = judge(models, kept.adapter, *of_pair, replace(sampling, plain_guidance=False))
+        other = judge_in_other_tools(models, kept.adapter, *of_pair, sampling)
         for kind, outcome in zip(KINDS, (kept, other), strict=True):
             scores[list(methods)[i // len(folders)]][kind].append(outcome.scores)
         drawn = [torch.cat(list(outcome.generated.images), dim=-1) for outcome in (kept, other)]
