@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 
 from mcpkg.method.optimizer_registry import OPTIMIZERS
-from mcpkg.method.templates import PRIOR_PROMPT
 from mcpkg.util.registry import Registry
 
-TASKS = ("source", "reference", "composed", "prior")
+TASKS = ("source", "reference", "composed", "prior", "empty")
 TRAINABLE = ("embeddings", "lora", "cross_attention_kv", "unet", "text_encoder")
 LORA_LAYERS = ("cross_attention", "cross_attention_kv", "attention", "all")
 LORA_TOKENS = ("all", "placeholders")
@@ -63,7 +62,10 @@ class LossWeights:
     composed: float = 1.0
     """Reconstructs the reference portraits, outside the face, under the composed prompt (Eq. 6)."""
     prior: float = 0.0
-    """Prior preservation: reconstructs what the model drew of `Method.prior_prompt` before training."""
+    """Prior preservation, used by the baselines."""
+    empty: float = 0.0
+    """Keeps what the model predicts without a prompt as it was before training. Tools without plain guidance lead away
+    from that."""
     identity: float = 1.0
     """Pulls the composed face to the source's identity (Eq. 7); the paper finds 0.25 and 0.5 fine as well."""
 
@@ -155,6 +157,10 @@ class Phase:
             self.weights.identity == 0 or "composed" in self.tasks,
             "Phase: the identity loss reads the composed task. Add it to tasks or set weights.identity to 0.",
         )
+        _check(
+            "empty" not in self.tasks or set(self.trains) <= {"embeddings", "lora"},
+            "Phase: the empty task asks the model without its LoRA. Leave it out, or train embeddings and lora only.",
+        )
 
 
 @dataclass(frozen=True)
@@ -195,9 +201,6 @@ class Method:
     templates: str = "paper"
     """Prompts that the images are shown under: those of the "paper", one a task and three composed; "varied" ones, to
     leave room for edits; or the "authors'" of the released code."""
-    prior_prompt: str = PRIOR_PROMPT
-    """Prompt of prior preservation. Empty, it preserves what guidance leads away from in tools that have no plain
-    guidance."""
     identity_max_timestep: float = 0.5
     """T' / T of Eq. 7: above it the predicted face is too blurred to be recognised."""
     identity_decoding: str = "whole"
@@ -253,7 +256,6 @@ class Method:
         _check_choice("Method.templates", self.templates, TEMPLATE_NAMES)
         most = MAX_VECTORS - (self.templates == "authors")  # their composed prompts have up to 10 words
         _check(self.vectors <= most, f"Method.vectors: {self.vectors} is above {most}, for which prompts have room.")
-        _check("<v" not in self.prior_prompt, "Method.prior_prompt: names a placeholder. Leave it out.")
         _check_range("Method.composed_source", self.composed_source, 0, 1)
         _check_choice("Method.weighting", self.weighting, WEIGHTINGS)
         _check_choice("Method.optimizer", self.optimizer, OPTIMIZERS.names)

@@ -69,18 +69,17 @@ ONE_PHASE = replace(
 FOR_OTHER_TOOLS = replace(
     MAGICAPTURE,
     name="for other tools",
-    prior_prompt="",
     phases=(
         MAGICAPTURE.phases[0],
         replace(
             MAGICAPTURE.phases[1],
-            tasks=(*MAGICAPTURE.phases[1].tasks, "prior"),
-            weights=replace(MAGICAPTURE.phases[1].weights, prior=1.0),
+            tasks=(*MAGICAPTURE.phases[1].tasks, "empty"),
+            weights=replace(MAGICAPTURE.phases[1].weights, empty=1.0),
         ),
     ),
 )
-"""Draws nearly the same without plain guidance, which other tools do not have: what the model draws without a prompt is
-preserved, for a third more passes through the UNet in the second phase."""
+"""Draws nearly the same without plain guidance, which other tools do not have: what the model predicts without a prompt
+is kept, for half more passes through the UNet in the second phase."""
 
 
 CUSTOM_DIFFUSION = Method(

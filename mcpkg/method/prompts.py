@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mcpkg.method.placeholders import REFERENCE, SOURCE, token_family, unknown_words
-from mcpkg.method.templates import PRIOR_PROMPT, TEMPLATE_SETS
+from mcpkg.method.templates import TEMPLATE_SETS
 from mcpkg.util.errors import notify
 
 
@@ -21,24 +21,21 @@ def draw_prompts(
     reference: str = REFERENCE.token,
     composed_source: float = 0.0,
     templates: str = "paper",
-    prior_prompt: str = PRIOR_PROMPT,
 ) -> list[str]:
     """One prompt per task, drawn from its templates.
 
     Args:
         composed_source: probability that the source task is given a composed prompt.
         templates: which of `TEMPLATE_SETS`.
-        prior_prompt: the one prompt of the prior task, taken as it is.
     """
     prompts = []
     for task in tasks:
         if task == "source" and composed_source > 0:
             drawn = torch.rand((), generator=generator, device=generator.device).item()
             task = "composed" if drawn < composed_source else task
-        choices = (prior_prompt,) if task == "prior" else TEMPLATE_SETS[templates][task]
+        choices = TEMPLATE_SETS[templates][task]
         index = torch.randint(len(choices), (), generator=generator, device=generator.device).item()
-        prompt = choices[index]
-        prompts.append(prompt if task == "prior" else prompt.format(source=source, reference=reference))
+        prompts.append(choices[index].format(source=source, reference=reference))
     return prompts
 
 

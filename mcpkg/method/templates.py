@@ -1,8 +1,5 @@
 """Prompt templates of each task (c_s, c_r and c_c of Eqs. 4-6), in sets that a method chooses from by name."""
 
-PRIOR_PROMPT = "a photo of a person"
-"""Of the baselines' prior preservation."""
-
 TEMPLATES = {
     "source": ("a photo of {source} person",),  # c_s, Eq. 4
     "reference": ("a photo of a person in the {reference} style",),  # c_r, Eq. 5
@@ -11,6 +8,8 @@ TEMPLATES = {
         "a photo of {source} person in the {reference} style",
         "a {source} person in the {reference} style",
     ),
+    "prior": ("a photo of a person",),
+    "empty": ("",),
 }
 """Task -> the paper's templates, one of which is drawn. The first composed one is the prompt of portraits."""
 
@@ -38,6 +37,8 @@ VARIED = {
         "a good photo of {source} person in the {reference} style",
         "{source} person in the {reference} style looking at the camera",
     ),
+    "prior": TEMPLATES["prior"],
+    "empty": TEMPLATES["empty"],
 }
 """With one prompt a task, all that its images have in common may be learned with that one prompt only."""
 
@@ -66,6 +67,8 @@ AUTHORS = {
     "source": tuple(text.format(person="{source} person") for text in _PERSONS),
     "reference": tuple(f"{kind} of a person in the style of {{reference}}" for kind in _PICTURES),
     "composed": tuple(text.format(person="{source} person in the style of {reference}") for text in _PERSONS),
+    "prior": TEMPLATES["prior"],
+    "empty": TEMPLATES["empty"],
 }
 """Ten, seven and ten, as in the authors' released code."""
 

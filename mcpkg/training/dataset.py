@@ -1,5 +1,7 @@
 """The dataset: each task's images encoded once, with pseudo-labels and prior images, and batches drawn from it."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,6 +13,7 @@ from mcpkg.method.config import Method
 from mcpkg.method.interfaces import Backend
 from mcpkg.method.masks import role_region, to_latent_mask
 from mcpkg.method.prompts import draw_prompts
+from mcpkg.method.templates import TEMPLATES
 
 LUMA = (0.299, 0.587, 0.114)
 """Weight of red, green and blue in an image's brightness."""
@@ -41,8 +44,11 @@ def encode_dataset(
 
     dataset = {"source": encode("source", source), "reference": encode("reference", reference)}
     dataset["composed"] = dataset["reference"]
+    if any("empty" in phase.tasks for phase in method.phases):
+        shown = EncodedImages.of((dataset["source"], dataset["reference"]))
+        dataset["empty"] = replace(shown, mask=torch.ones_like(shown.mask))
     if any("prior" in phase.tasks for phase in method.phases):
-        latents = draw_prior(backend, method.prior_prompt, PRIOR_IMAGES, rng)
+        latents = draw_prior(backend, PRIOR_IMAGES, rng)
         n, side = len(latents), backend.image_size_px
         no_face = latents.new_zeros(n, 1, side, side)  # never read: the prior's prompt holds no placeholder
         dataset["prior"] = EncodedImages(latents, torch.ones_like(latents[:, :1]), no_face, latents.new_zeros(n, 5, 2))
@@ -65,13 +71,13 @@ def mirror_landmarks(landmarks: Float[Tensor, "b 5 2"]) -> Float[Tensor, "b 5 2"
 
 
 @torch.no_grad()
-def draw_prior(backend: Backend, prompt: str, n: int, rng: torch.Generator) -> Float[Tensor, "n c k k"]:
-    """Latents of what the model draws of this prompt before training."""
+def draw_prior(backend: Backend, n: int, rng: torch.Generator) -> Float[Tensor, "n c k k"]:
+    """Latents of plain people as the model draws them before training."""
     sampler = backend.sampler()
-    guidance = backend.default_guidance if prompt else 1.0  # without a prompt, there is nothing to be guided by
+    (prompt,) = TEMPLATES["prior"]
     return torch.cat([
         sampler(
-            [prompt] * count, num_inference_steps=25, guidance_scale=guidance, generator=rng,
+            [prompt] * count, num_inference_steps=25, guidance_scale=backend.default_guidance, generator=rng,
             height=backend.image_size_px, width=backend.image_size_px, output_type="latent",
         ).images
         for count in [8] * (n // 8) + [n % 8] * (n % 8 > 0)
@@ -105,22 +111,10 @@ def draw_batch(
         order = torch.cat([torch.randperm(len(images), generator=rng) for _ in range(rounds)])
         parts.append(images[order[:n].to(images.latents.device)])
     of_samples = tuple(task for task in tasks for _ in range(n))
-    images = EncodedImages(
-        latents=torch.cat([part.latents for part in parts]),
-        mask=torch.cat([part.mask for part in parts]),
-        face=torch.cat([part.face for part in parts]),
-        landmarks=torch.cat([part.landmarks for part in parts]),
-    )
     return Batch(
-        images=images,
+        images=EncodedImages.of(parts),
         tasks=of_samples,
         prompts=tuple(
-            draw_prompts(
-                of_samples,
-                rng,
-                composed_source=method.composed_source,
-                templates=method.templates,
-                prior_prompt=method.prior_prompt,
-            )
+            draw_prompts(of_samples, rng, composed_source=method.composed_source, templates=method.templates)
         ),
     )

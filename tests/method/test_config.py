@@ -165,7 +165,6 @@ def test_values_can_not_be_changed_in_place():
         ),
         (lambda: replace(MAGICAPTURE, templates="authors", vectors=33), "Method.vectors: 33 is above 32"),
         (lambda: replace(MAGICAPTURE, identity_tasks=("source",)), "identity_tasks: without composed. Add it"),
-        (lambda: replace(MAGICAPTURE, prior_prompt="a <v1> person"), "prior_prompt: names a placeholder"),
         (lambda: replace(MAGICAPTURE, identity_tasks=("composed", "prior")), r"identity_tasks: \['prior'\] unknown"),
         (lambda: replace(MAGICAPTURE, identity_pass="two"), "identity_pass: 'two' unknown"),
         (lambda: replace(MAGICAPTURE, mask_floor=1.5), "Method.mask_floor: 1.5 is above 1"),

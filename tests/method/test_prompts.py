@@ -213,7 +213,7 @@ def test_bad_placeholders_are_named_and_change_nothing(parts, generator, placeho
 
 
 def test_templates_hold_the_tokens_of_their_task(generator):
-    wanted = {"source": (1, 0), "reference": (0, 1), "composed": (1, 1)}
+    wanted = {"source": (1, 0), "reference": (0, 1), "composed": (1, 1), "prior": (0, 0), "empty": (0, 0)}
     for of_set in TEMPLATE_SETS.values():
         for task, templates in of_set.items():
             assert {(t.count("{source}"), t.count("{reference}")) for t in templates} == {wanted[task]}
@@ -223,12 +223,6 @@ def test_templates_hold_the_tokens_of_their_task(generator):
         "a photo of <v1> person",
         "a photo of a person in the <v2> style",
     ]
-
-
-def test_the_prior_task_shows_its_own_prompt_under_all_templates(generator):
-    for name in TEMPLATE_SETS:
-        assert draw_prompts(["prior"], generator, templates=name) == ["a photo of a person"]
-        assert draw_prompts(["prior"], generator, templates=name, prior_prompt="") == [""]
 
 
 def test_a_fraction_of_the_source_is_shown_under_composed_prompts(generator):

@@ -72,10 +72,10 @@ def test_the_backend_is_as_before_after_an_error():
 
 
 @pytest.mark.slow
-def test_a_preserved_empty_prompt_predicts_nearly_what_it_did_before_training():
+def test_a_method_for_other_tools_predicts_nearly_what_it_did_without_a_prompt():
     changes = []
     for weight in (0.0, 1.0):
-        method = with_weights(short(FOR_OTHER_TOOLS, steps=40), "preserved", prior=max(weight, 1e-9))
+        method = with_weights(short(FOR_OTHER_TOOLS, steps=40), "preserved", empty=max(weight, 1e-9))
         backend, adapter = train(method)
         channels, size = backend.pipeline.unet.config.in_channels, backend.attention_size
         noisy = torch.randn(8, channels, size, size, generator=torch.Generator().manual_seed(0))
