@@ -14,6 +14,7 @@ def export(
     out: Path,
     name: str = "magicapture",
     base_model: str = "",
+    scores: Path | None = None,
     consent: Consent = "",
     push_to_hub: str = "",
     public: bool = False,
@@ -25,10 +26,11 @@ def export(
     """Write an adapter in the formats of plain diffusers, A1111 and ComfyUI, with a model card.
 
     Args:
-        adapter: folder of a finished run, or of its adapter; the model card shows the scores of a run.
+        adapter: folder of a finished run, or of its adapter.
         out: folder to write to.
         name: of the files for A1111 and ComfyUI, and of the placeholders in prompts there: letters, digits, - and _.
         base_model: the model that it was trained on, as a name on the Hub or a folder.
+        scores: folder that `mcpkg evaluate` wrote, whose scores the model card shows; by default the run itself.
         push_to_hub: also upload the files to this repository of the Hugging Face Hub, owner/name, with the token of
             `hf auth login`; needs --consent.
         public: the repository may be one that everybody sees; else it is private.
@@ -48,14 +50,18 @@ def export(
     learned = find_adapter(adapter)
 
     from mcpkg.inference.export import export_adapter
+    from mcpkg.metrics.compare import in_other_tools
     from mcpkg.metrics.scores import read_scores
 
-    scores = None
-    if (adapter / SCORES_FILE).is_file():
-        scores = read_scores(adapter / SCORES_FILE, learned.method.name)
+    method, file = learned.method.name, (scores or adapter) / SCORES_FILE
+    known = elsewhere = None
+    if scores or file.is_file():
+        known, elsewhere = (read_scores(file, name) for name in (method, in_other_tools(method)))
+        if scores and known is None:
+            raise ValueError(f"--scores: {file} has no scores of {method}.")
     backend = models.load()
     with output.writing():
-        folder = export_adapter(learned, backend, out, name, base_model, scores, consent)
+        folder = export_adapter(learned, backend, out, name, base_model, known, consent, elsewhere)
     files = sorted(str(path) for pattern in WRITES["export"] for path in folder.glob(pattern))
     answer: dict = {"folder": str(folder), "files": files}
     if push_to_hub:

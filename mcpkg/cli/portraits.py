@@ -110,6 +110,7 @@ def evaluate(
     adapter: Path,
     out: Path,
     against: Path | None = None,
+    other_tools: bool = False,
     sampling: SamplingFlat = SamplingOptions(),
     consent: Consent = "",
     photos: Photos = True,
@@ -124,6 +125,8 @@ def evaluate(
         out: folder for portraits, scores and report.
         against: a second run on the same pictures to compare with, such as one without refocusing; by default the
             method before training.
+        other_tools: draw and score again as tools without plain guidance do, such as A1111 and ComfyUI; `mcpkg export`
+            puts these scores on the card as well.
     """
     output = check_output("evaluate", locals(), (pictures.source, pictures.reference))
     check_text(out=out, consent=consent, edit=sampling.edit, negative_prompt=sampling.negative_prompt)
@@ -132,7 +135,7 @@ def evaluate(
     learned, other = find_adapter(adapter), find_adapter(against) if against else None
 
     from mcpkg.cli.results import write_results
-    from mcpkg.metrics.compare import judge, untrained
+    from mcpkg.metrics.compare import judge, judge_in_other_tools, untrained
     from mcpkg.metrics.scores import score_table
     from mcpkg.training.checkpoints import read_steps
     from mcpkg.training.keep_best import read_checkpoint_scores
@@ -146,9 +149,10 @@ def evaluate(
     before = judge(backend, other, source, reference, sampling, read_steps(against) if against else ())
     result = judge(backend, learned, source, reference, sampling, read_steps(adapter))
     result = replace(result, checkpoint_scores=compared)
+    elsewhere = judge_in_other_tools(backend, learned, source, reference, sampling) if other_tools else None
     with output.writing():
-        report = write_results(out, backend, source, reference, result, before, consent, photos)
-    outcomes = (before, result)
+        report = write_results(out, backend, source, reference, result, before, elsewhere, consent, photos)
+    outcomes = [outcome for outcome in (before, result, elsewhere) if outcome is not None]
     if as_json:
         scores = {outcome.name: outcome.as_dict() for outcome in outcomes}
         print(json.dumps({"report": str(report), "methods": scores}, indent=2))

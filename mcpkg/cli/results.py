@@ -20,13 +20,14 @@ def write_results(
     reference: "Portraits",
     result: "Outcome",
     before: "Outcome | None" = None,
+    elsewhere: "Outcome | None" = None,
     consent: str = "",
     photos: bool = True,
 ) -> Path:
     """Write portraits/, portraits.png, attention.png, scores.json and the report, all or none; return its path.
 
     Args:
-        result, before: see `write_report`.
+        result, before, elsewhere: see `write_report`.
         consent: the record of who consented to what.
         photos: False to leave the training images out of sheet and report, and their folders out of the scores.
     """
@@ -48,14 +49,16 @@ def write_results(
         "reference": str(reference.paths[0].parent) if photos else None,
         "seed": result.adapter.seed,
         "prompt": result.generated.prompt,
-        "methods": {outcome.name: outcome.as_dict() for outcome in reversed(outcomes)},
+        "methods": {outcome.name: outcome.as_dict() for outcome in (*reversed(outcomes), elsewhere) if outcome},
     }
     with replace_together(folder, last=REPORT_FILE) as staged:
         save_portraits(result.generated, staged / "portraits")
         save_figure(sheet, staged / "portraits.png")
         save_figure(attention_sheet(rows, tokens), staged / "attention.png")
         write_json(summary, staged / SCORES_FILE)
-        write_report(staged, backend, source, reference, result, before, restored, consent, command_line(), photos)
+        write_report(
+            staged, backend, source, reference, result, before, restored, consent, command_line(), photos, elsewhere
+        )
     return folder / REPORT_FILE
 
 

@@ -104,7 +104,9 @@ def train(
             result = judge(backend, adapter, source, reference, sampling, read_steps(out))
             result = replace(result, checkpoint_scores=tuple(read_checkpoint_scores(out)))
             before = judge(backend, untrained(backend, source, reference, chosen, seed), source, reference, sampling)
-            answer["report"] = str(write_results(out, backend, source, reference, result, before, consent, photos))
+            answer["report"] = str(
+                write_results(out, backend, source, reference, result, before, consent=consent, photos=photos)
+            )
             answer["scores"] = result.as_dict()
             if not as_json:
                 print(score_table({outcome.name: outcome.scores for outcome in (before, result)}) + "\n")

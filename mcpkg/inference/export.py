@@ -27,6 +27,7 @@ def export_adapter(
     base_model: str = "",
     scores: Mapping | None = None,
     consent: str = "",
+    elsewhere: Mapping | None = None,
 ) -> Path:
     """Write a folder that needs nothing of mcpkg to be used.
 
@@ -40,6 +41,7 @@ def export_adapter(
         name: letters, digits, - and _; for the files of `webui/`, and so also for the placeholders in prompts there.
         base_model: where others find the model that the adapter belongs to, as a name on the Hub or a folder.
         scores: from `Scores.as_dict`, for the card.
+        elsewhere: the scores in tools without plain guidance, for the card.
         consent: who agreed to what, for the card; without it the card says that no one stated it.
 
     Returns:
@@ -67,7 +69,9 @@ def export_adapter(
     folder = Path(folder)
     # the card says who agreed, so the weights never lie there without it
     with replace_together(folder, first=CARD_FILE, last=SUMMARY_FILE, instead_of=(WEIGHTS_FILE,)) as staged:
-        (staged / CARD_FILE).write_text(card_text(adapter, backend, name, base_model, scores, consent), "utf-8")
+        (staged / CARD_FILE).write_text(
+            card_text(adapter, backend, name, base_model, scores, consent, elsewhere), "utf-8"
+        )
         adapter.save(staged)
         if adapter.lora:
             metadata = kohya_metadata(adapter, backend, name, base_model)

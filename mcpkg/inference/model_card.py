@@ -38,7 +38,13 @@ unet_forward, pipe.unet.forward = pipe.unet.forward, forward
 
 
 def card_text(
-    adapter: Adapter, backend: Backend, name: str, base_model: str, scores: Mapping | None, consent: str
+    adapter: Adapter,
+    backend: Backend,
+    name: str,
+    base_model: str,
+    scores: Mapping | None,
+    consent: str,
+    elsewhere: Mapping | None = None,
 ) -> str:
     """The card in Markdown; the arguments are those of `mcpkg.inference.export.export_adapter`."""
     sections = (
@@ -47,7 +53,7 @@ def card_text(
         f"made with mcpkg by the method {adapter.method.name}. Images that it gives are AI-generated: say so.",
         "## Consent\n\n" + (consent.strip() or NO_CONSENT),
         "## Training\n\n" + _training(adapter),
-        "## Scores\n\n" + _scores(scores),
+        "## Scores\n\n" + _scores(scores, elsewhere),
         "## Use\n\n" + _settings(adapter, backend),
         "### diffusers\n\n" + _diffusers(adapter, backend, base_model),
         "### A1111 and ComfyUI\n\n" + _webui(adapter, name),
@@ -76,12 +82,25 @@ def _training(adapter: Adapter) -> str:
     ))  # fmt: skip
 
 
-def _scores(scores: Mapping | None) -> str:
-    scores = scores or {}
-    known = [(text, scores[key]) for key, text in SCORES.items() if (scores.get(key) or {}).get("mean") is not None]
-    if not known:
+def _scores(scores: Mapping | None, elsewhere: Mapping | None) -> str:
+    if not _known(scores):
         return "None were given."
-    rows = [f"| {text} | {s['mean']:.3f} | {s['low']:.3f} to {s['high']:.3f} | {s['n']} |" for text, s in known]
+    text = _score_table(scores)
+    if _known(elsewhere):
+        text += "\n\nDrawn without plain guidance, as other tools do (see below):\n\n" + _score_table(elsewhere)
+    return text
+
+
+def _known(scores: Mapping | None) -> list[tuple[str, Mapping]]:
+    """What scores mean, and their values."""
+    scores = scores or {}
+    return [(text, scores[key]) for key, text in SCORES.items() if (scores.get(key) or {}).get("mean") is not None]
+
+
+def _score_table(scores: Mapping | None) -> str:
+    rows = [
+        f"| {text} | {s['mean']:.3f} | {s['low']:.3f} to {s['high']:.3f} | {s['n']} |" for text, s in _known(scores)
+    ]
     return "\n".join(("| score | mean | 95 % interval | images |", "|---|---|---|---|", *rows))
 
 
@@ -100,7 +119,7 @@ def _settings(adapter: Adapter, backend: Backend) -> str:
     scale = (
         "\n\nLoRA scale: 1; a lower one gives more variety, at a price in likeness and style. "
         "By default, mcpkg draws with guidance that leads away from the model without this adapter, as the "
-        "code below does. Other tools lead away from the model with it: likeness and style may be weaker there."
+        "code below does. Other tools lead away from the model with it, so that likeness and style differ there."
     )
     return (
         f"Prompt: `{adapter.prompt}`, and what you like to add, such as `wearing sunglasses`. "

@@ -1,7 +1,9 @@
 """What a training step reads: encoded images, their masks, and the prompts that they are shown under."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -40,6 +42,11 @@ class EncodedImages:
     """Pixels of the face: where [V1] may be attended to; [V2] may be attended to in the rest."""
     landmarks: Float[Tensor, "n 5 2"]
 
+    @classmethod
+    def of(cls, parts: Sequence["EncodedImages"]) -> "EncodedImages":
+        """Several, one after the other."""
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
     def __len__(self) -> int:
         return len(self.latents)
 
@@ -53,6 +60,6 @@ class Batch:
 
     images: EncodedImages
     tasks: tuple[str, ...]
-    """Of each sample: "source", "reference", "composed" or "prior"."""
+    """Of each sample: one of `config.TASKS`."""
     prompts: tuple[str, ...]
     """The prompt of each sample."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from mcpkg.method.optimizer_registry import OPTIMIZERS
 from mcpkg.util.registry import Registry
 
-TASKS = ("source", "reference", "composed", "prior")
+TASKS = ("source", "reference", "composed", "prior", "empty")
 TRAINABLE = ("embeddings", "lora", "cross_attention_kv", "unet", "text_encoder")
 LORA_LAYERS = ("cross_attention", "cross_attention_kv", "attention", "all")
 LORA_TOKENS = ("all", "placeholders")
@@ -65,6 +65,9 @@ class LossWeights:
     """Reconstructs the reference portraits, outside the face, under the composed prompt (Eq. 6)."""
     prior: float = 0.0
     """Prior preservation, used by the baselines."""
+    empty: float = 0.0
+    """Keeps what the model predicts without a prompt as it was before training. Tools without plain guidance lead away
+    from that."""
     identity: float = 1.0
     """Pulls the composed face to the source's identity (Eq. 7); the paper finds 0.25 and 0.5 fine as well."""
 
@@ -155,6 +158,10 @@ class Phase:
         _check(
             self.weights.identity == 0 or "composed" in self.tasks,
             "Phase: the identity loss reads the composed task. Add it to tasks or set weights.identity to 0.",
+        )
+        _check(
+            "empty" not in self.tasks or set(self.trains) <= {"embeddings", "lora"},
+            "Phase: the empty task asks the model without its LoRA. Leave it out, or train embeddings and lora only.",
         )
 
 

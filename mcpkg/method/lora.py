@@ -1,6 +1,7 @@
 """LoRA, W' = W + U V^T (Eq. 3), through peft; on request at the placeholders' tokens only."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Int
@@ -173,6 +174,22 @@ def remove_lora(unet: nn.Module) -> None:
         unet.delete_adapters(PEFT_NAME)
         if not getattr(unet, "peft_config", {}):  # no other LoRA is in there
             unet.unload_lora()
+
+
+@contextmanager
+def lora_disabled(unet: nn.Module) -> Iterator[None]:
+    """Within the block, the UNet runs as if it had no LoRA."""
+    if not getattr(unet, "peft_config", {}):
+        yield
+        return
+    learn = {parameter: parameter.requires_grad for parameter in unet.parameters()}
+    unet.disable_adapters()
+    try:
+        yield
+    finally:
+        unet.enable_adapters()
+        for parameter, learns in learn.items():  # peft changes that as well
+            parameter.requires_grad_(learns)
 
 
 def lora_as_weights(model: nn.Module, lora: Mapping[str, Tensor]) -> dict[str, Tensor]:

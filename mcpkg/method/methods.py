@@ -66,6 +66,22 @@ ONE_PHASE = replace(
 """All steps under Eq. 10; placeholders learn at phase 1's rate, because here too they start untrained."""
 
 
+FOR_OTHER_TOOLS = replace(
+    MAGICAPTURE,
+    name="for other tools",
+    phases=(
+        MAGICAPTURE.phases[0],
+        replace(
+            MAGICAPTURE.phases[1],
+            tasks=(*MAGICAPTURE.phases[1].tasks, "empty"),
+            weights=replace(MAGICAPTURE.phases[1].weights, empty=1.0),
+        ),
+    ),
+)
+"""Draws nearly the same without plain guidance, which other tools do not have: what the model predicts without a prompt
+is kept, for half more passes through the UNet in the second phase."""
+
+
 CUSTOM_DIFFUSION = Method(
     name="Custom Diffusion",
     phases=(
@@ -114,6 +130,7 @@ METHODS = {
     "without-identity": WITHOUT_IDENTITY,
     "without-masks": WITHOUT_MASKS,
     "one-phase": ONE_PHASE,
+    "for-other-tools": FOR_OTHER_TOOLS,
     "dreambooth": DREAMBOOTH,
     "textual-inversion": TEXTUAL_INVERSION,
     "custom-diffusion": CUSTOM_DIFFUSION,

@@ -12,7 +12,7 @@ from mcpkg.method.config import Method, Phase
 from mcpkg.method.diffusion import add_noise, min_snr_weight, training_target, velocity_weight
 from mcpkg.method.identity import NOT_JUDGED, JudgedFaces, identity_terms, judged_samples, own_pass
 from mcpkg.method.interfaces import Backend
-from mcpkg.method.lora import set_lora_tokens
+from mcpkg.method.lora import lora_disabled, set_lora_tokens
 from mcpkg.method.prompts import encode_ids, tokenize_prompts
 from mcpkg.method.reconstruction import masked_reconstruction
 from mcpkg.method.refocusing import capture_placeholders, refocusing_terms
@@ -54,6 +54,11 @@ def training_loss(
         noise_pred = pipeline.unet(noisy, t, context).sample.float()
 
     target_noise = training_target(batch.images.latents, noise, t, scheduler)
+    if "empty" in batch.tasks:  # what the model predicted before training
+        rows = torch.tensor([task == "empty" for task in batch.tasks])
+        target_noise = target_noise.clone()
+        with torch.no_grad(), lora_disabled(pipeline.unet):
+            target_noise[rows] = pipeline.unet(noisy[rows], t[rows], context[rows]).sample.float()
     reconstruction = masked_reconstruction(noise_pred, target_noise, batch.images.mask, method.mask_floor)  # Eqs. 4-6
     if method.weighting == "velocity":
         reconstruction = reconstruction * velocity_weight(t, scheduler)

@@ -9,6 +9,7 @@ TEMPLATES = {
         "a {source} person in the {reference} style",
     ),
     "prior": ("a photo of a person",),
+    "empty": ("",),
 }
 """Task -> the paper's templates, one of which is drawn. The first composed one is the prompt of portraits."""
 
@@ -37,6 +38,7 @@ VARIED = {
         "{source} person in the {reference} style looking at the camera",
     ),
     "prior": TEMPLATES["prior"],
+    "empty": TEMPLATES["empty"],
 }
 """With one prompt a task, all that its images have in common may be learned with that one prompt only."""
 
@@ -66,6 +68,7 @@ AUTHORS = {
     "reference": tuple(f"{kind} of a person in the style of {{reference}}" for kind in _PICTURES),
     "composed": tuple(text.format(person="{source} person in the style of {reference}") for text in _PERSONS),
     "prior": TEMPLATES["prior"],
+    "empty": TEMPLATES["empty"],
 }
 """Ten, seven and ten, as in the authors' released code."""
 

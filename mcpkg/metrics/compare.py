@@ -65,6 +65,19 @@ def judge(
     return Outcome(adapter, generated, scores, tuple(history), seconds=time.perf_counter() - started)
 
 
+def judge_in_other_tools(
+    backend: Backend, adapter: Adapter, source: Portraits, reference: Portraits, sampling: Sampling = Sampling()
+) -> Outcome:
+    """`judge` the portraits that tools without plain guidance draw; the outcome's name says so."""
+    named = replace(adapter, method=replace(adapter.method, name=in_other_tools(adapter.method.name)))
+    return judge(backend, named, source, reference, replace(sampling, plain_guidance=False))
+
+
+def in_other_tools(name: str) -> str:
+    """Name of a method's outcome in tools without plain guidance."""
+    return f"{name} in other tools"
+
+
 def untrained(backend: Backend, source: Portraits, reference: Portraits, method: Method, seed: int = 0) -> Adapter:
     """The method's adapter before its first step: placeholders that still mean ordinary words."""
     with open_training(backend, source, reference, method, seed) as training:

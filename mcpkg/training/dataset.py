@@ -1,5 +1,7 @@
 """The dataset: each task's images encoded once, with pseudo-labels and prior images, and batches drawn from it."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -42,6 +44,9 @@ def encode_dataset(
 
     dataset = {"source": encode("source", source), "reference": encode("reference", reference)}
     dataset["composed"] = dataset["reference"]
+    if any("empty" in phase.tasks for phase in method.phases):
+        shown = EncodedImages.of((dataset["source"], dataset["reference"]))
+        dataset["empty"] = replace(shown, mask=torch.ones_like(shown.mask))
     if any("prior" in phase.tasks for phase in method.phases):
         latents = draw_prior(backend, PRIOR_IMAGES, rng)
         n, side = len(latents), backend.image_size_px
@@ -106,14 +111,8 @@ def draw_batch(
         order = torch.cat([torch.randperm(len(images), generator=rng) for _ in range(rounds)])
         parts.append(images[order[:n].to(images.latents.device)])
     of_samples = tuple(task for task in tasks for _ in range(n))
-    images = EncodedImages(
-        latents=torch.cat([part.latents for part in parts]),
-        mask=torch.cat([part.mask for part in parts]),
-        face=torch.cat([part.face for part in parts]),
-        landmarks=torch.cat([part.landmarks for part in parts]),
-    )
     return Batch(
-        images=images,
+        images=EncodedImages.of(parts),
         tasks=of_samples,
         prompts=tuple(
             draw_prompts(of_samples, rng, composed_source=method.composed_source, templates=method.templates)

@@ -38,6 +38,7 @@ def write_report(
     consent: str = "",
     command: str = "",
     photos: bool = True,
+    elsewhere: Outcome | None = None,
 ) -> Path:
     """Write report.html, and losses.png beside it; each file appears whole or not at all.
 
@@ -52,6 +53,7 @@ def write_report(
         command: the command that repeats this run.
         photos: whether the report holds the portraits that the run learned from. If False, it names neither their
             files nor their folders.
+        elsewhere: the result in tools without plain guidance; its scores are shown.
 
     Returns:
         Path of the HTML file; it needs no other file and no network.
@@ -82,7 +84,7 @@ def write_report(
         *sections.results(result, restored),
         *(sections.inputs(source, reference) if photos else ()),
         *sections.attention(result, before),
-        *sections.scores(result, before),
+        *sections.scores(result, before, elsewhere),
         *sections.losses(losses_png, histories),
         *sections.best_checkpoint(scores_png, result),
         *sections.settings(backend, result, before),

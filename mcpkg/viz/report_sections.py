@@ -115,9 +115,9 @@ def attention(result: Outcome, before: Outcome | None) -> Iterator[str]:
         yield pictures(figures)
 
 
-def scores(result: Outcome, before: Outcome | None) -> Iterator[str]:
+def scores(result: Outcome, before: Outcome | None, elsewhere: Outcome | None) -> Iterator[str]:
     scores = result.scores
-    columns = {outcome.name: outcome.scores for outcome in (before, result) if outcome is not None}
+    columns = {outcome.name: outcome.scores for outcome in (before, result, elsewhere) if outcome is not None}
     facts = {name: _number(value) for name, value in vars(scores).items() if isinstance(value, float)} | _tokens(result)
     facts["embedder"] = TRAINED_WITH if scores.scored_by_trainer else "an embedder that training did not use"
     rows = []

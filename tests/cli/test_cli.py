@@ -248,6 +248,23 @@ def test_two_runs_are_compared(run, capsys):
 
 
 @pytest.mark.slow
+def test_scores_in_other_tools_go_to_the_card(run, capsys):
+    folder, pair = run
+    full, scores = ["--adapter", str(folder / "full")], folder / "elsewhere"
+    drawing = ["--n", "2", "--steps", "2", "--json"]
+    cli.main(["evaluate", *on(pair), *full, "--other-tools", "--out", str(scores), *drawing])
+    answer = json.loads(capsys.readouterr().out)
+    assert list(answer["methods"])[1:] == ["MagiCapture", "MagiCapture in other tools"]
+    assert "MagiCapture in other tools" in Path(answer["report"]).read_text()
+    cli.main(["export", *full, "--scores", str(scores), "--out", str(folder / "card")])
+    card, style = (folder / "card" / "README.md").read_text(), answer["methods"]["MagiCapture in other tools"]["style"]
+    assert f"| {style['mean']:.3f} |" in card.partition("without plain guidance")[2]
+    capsys.readouterr()
+    no_scores = ["export", *full, "--scores", folder / "full" / "adapter", "--out", folder / "no_card"]
+    assert "scores.json" in refused(capsys, *no_scores) and not (folder / "no_card").exists()
+
+
+@pytest.mark.slow
 def test_chosen_seeds_are_scored_and_traced(run, capsys):
     folder, pair = run
     drawing = ["--adapter", str(folder / "full"), "--seeds", "3", "7", "11", "--steps", "2", "--json"]

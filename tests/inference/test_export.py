@@ -64,7 +64,9 @@ def exported(request, tmp_path_factory):
     base = tmp_path_factory.mktemp("base")
     backend.pipeline.save_pretrained(base)
     scores = {"style": {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 8}, "leakage_source": {"mean": None, "n": 0}}
-    export_adapter(adapter, backend, folder, "ann-chic", str(base), scores, consent="Ann agreed to portraits.")
+    elsewhere = {"style": {"mean": 0.375, "low": 0.25, "high": 0.5, "n": 8}}
+    options = {"consent": "Ann agreed to portraits.", "elsewhere": elsewhere}
+    export_adapter(adapter, backend, folder, "ann-chic", str(base), scores, **options)
     return adapter, folder
 
 
@@ -137,6 +139,7 @@ def test_the_card_states_how_to_use_the_adapter(exported):
     assert "Ann agreed to portraits." in card
     assert "source photos (who): 5" in card and "reference portraits (style): 4" in card
     assert "| 0.500 | 0.250 to 0.750 | 8 |" in card and SCORES["style"] in card
+    assert card.index("| 0.500 |") < card.index("without plain guidance") < card.index("| 0.375 | 0.250 to 0.500 | 8 |")
     assert "leakage" not in card and SCORES["leakage_source"] not in card  # it has no mean
     assert "a photo of a ann-chic-source person in the ann-chic-reference style <lora:ann-chic:1>" in card
     assert "embedding:ann-chic-source person" in card

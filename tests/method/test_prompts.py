@@ -213,7 +213,7 @@ def test_bad_placeholders_are_named_and_change_nothing(parts, generator, placeho
 
 
 def test_templates_hold_the_tokens_of_their_task(generator):
-    wanted = {"source": (1, 0), "reference": (0, 1), "composed": (1, 1), "prior": (0, 0)}
+    wanted = {"source": (1, 0), "reference": (0, 1), "composed": (1, 1), "prior": (0, 0), "empty": (0, 0)}
     for of_set in TEMPLATE_SETS.values():
         for task, templates in of_set.items():
             assert {(t.count("{source}"), t.count("{reference}")) for t in templates} == {wanted[task]}

@@ -18,11 +18,19 @@ from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.export import kohya_lora
 from mcpkg.inference.generate import generate_portraits
 from mcpkg.inference.sampling import Sampling
-from mcpkg.method.config import LossWeights, Refocusing
+from mcpkg.method.config import LossWeights, Refocusing, with_weights
 from mcpkg.method.identity import JudgedFaces, jitter_landmarks
 from mcpkg.method.lora import LORA_TARGETS
-from mcpkg.method.methods import CUSTOM_DIFFUSION, DREAMBOOTH, MAGICAPTURE, METHODS, WITHOUT_REFOCUSING
+from mcpkg.method.methods import (
+    CUSTOM_DIFFUSION,
+    DREAMBOOTH,
+    FOR_OTHER_TOOLS,
+    MAGICAPTURE,
+    METHODS,
+    WITHOUT_REFOCUSING,
+)
 from mcpkg.method.objective import BatchLoss, training_loss, weighted_sum
+from mcpkg.method.prompts import encode_prompts
 from mcpkg.training.optimizer import PhaseOptimizer, Trainable, learning_rate_fraction
 from mcpkg.training.trainer import Training, open_training, personalise
 from mcpkg.util.errors import Notice
@@ -61,6 +69,24 @@ def test_the_backend_is_as_before_after_an_error():
     after = weights_of(backend)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.slow
+def test_a_method_for_other_tools_predicts_nearly_what_it_did_without_a_prompt():
+    changes = []
+    for weight in (0.0, 1.0):
+        method = with_weights(short(FOR_OTHER_TOOLS, steps=40), "preserved", empty=max(weight, 1e-9))
+        backend, adapter = train(method)
+        channels, size = backend.pipeline.unet.config.in_channels, backend.attention_size
+        noisy = torch.randn(8, channels, size, size, generator=torch.Generator().manual_seed(0))
+        t = torch.arange(100, 900, 100)
+        text = encode_prompts(backend.pipeline.tokenizer, backend.pipeline.text_encoder, [""] * 8)
+        with torch.no_grad():
+            before = backend.pipeline.unet(noisy, t, text).sample
+            with adapter.applied(backend):
+                changes.append((backend.pipeline.unet(noisy, t, text).sample - before).square().mean().item())
+    without, preserved = changes
+    assert preserved < 0.5 * without
 
 
 @pytest.mark.slow

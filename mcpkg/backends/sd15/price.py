@@ -110,7 +110,10 @@ def price_of(
         tflop["encoding"] += PRIOR_PASSES * parts.unet
     for number, phase in enumerate(method.phases, 1):
         passes = phase.steps * method.accumulation_steps
-        tflop[f"phase {number}"] = passes * samples_per_pass(method, phase) * _sample(phase, again, parts)
+        samples = passes * samples_per_pass(method, phase)
+        tflop[f"phase {number}"] = samples * _sample(phase, again, parts)
+        if "empty" in phase.tasks:  # once more without the LoRA
+            tflop[f"phase {number}"] += samples / len(phase.tasks) * parts.unet
         judged, extra = _judged(method, phase)
         if judged:
             tflop[f"identity loss of phase {number}"] = passes * judged * _decode(
