@@ -19,6 +19,7 @@ from mcpkg.cli.options import (
     SamplingOptions,
     TrainingFlat,
     TrainingOptions,
+    as_flag,
     check_text,
     check_training,
 )
