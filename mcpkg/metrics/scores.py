@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from pydantic import ConfigDict
+from pydantic import ConfigDict, field_validator
 from torch import Tensor
 
 from mcpkg.util.files import finite
@@ -148,9 +148,20 @@ class _Interval(Schema):
     n: int
 
 
+_FLAGS = ("scored_by_trainer",)  # true or false; all other scores are numbers
+
+
 class _ScoresFile(Schema):
     model_config = ConfigDict(extra="ignore")
     methods: dict[str, dict[str, _Interval | float | bool | None]]
+
+    @field_validator("methods")
+    @classmethod
+    def _check_flags(cls, methods: dict[str, dict]) -> dict[str, dict]:
+        for name, scores in methods.items():
+            if odd := [score for score, value in scores.items() if (score in _FLAGS) is not isinstance(value, bool)]:
+                raise ValueError(f"{name}: {odd[0]} is {scores[odd[0]]!r}")
+        return methods
 
 
 def read_scores(path: str | Path, method: str) -> dict | None:

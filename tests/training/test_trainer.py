@@ -414,7 +414,7 @@ def test_a_step_whose_gradient_overflows_in_fp16_is_left_out():
 
 
 def test_an_optimizer_that_is_not_installed_is_named():
-    with pytest.raises(ValueError, match=r"'adamw8bit': needs bitsandbytes .* pip install 'mcpkg\[gpu\]'"):
+    with pytest.raises(ValueError, match=r"'adamw8bit': needs bitsandbytes, .* pip install 'mcpkg\[gpu\]'"):
         train(short(MAGICAPTURE, optimizer="adamw8bit"))
 
 
