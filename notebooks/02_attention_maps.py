@@ -13,7 +13,7 @@ import importlib.util
 if importlib.util.find_spec("mcpkg") is None:
     raise SystemExit(
         "mcpkg is not installed. Unpack its zip into a folder mcpkg, then run in a cell each: "
-        "%pip install -e 'mcpkg[notebooks]' -c mcpkg/constraints.txt and %cd mcpkg. "
+        "%pip install -e 'mcpkg[notebooks]' and %cd mcpkg. "
         "A wheel does as well (%pip install FILE.whl), beside the folder data_samples."
     )
 

@@ -67,7 +67,7 @@ import importlib.util
 if importlib.util.find_spec("mcpkg") is None:
     raise SystemExit(
         "mcpkg is not installed. Unpack its zip into a folder mcpkg, then run in a cell each: "
-        "%pip install -e 'mcpkg[notebooks]' -c mcpkg/constraints.txt and %cd mcpkg. "
+        "%pip install -e 'mcpkg[notebooks]' and %cd mcpkg. "
         "A wheel does as well (%pip install FILE.whl), beside the folder data_samples."
     )"""
 _FROM_ADDRESS = """\
@@ -83,7 +83,7 @@ if importlib.util.find_spec("mcpkg") is None:
         ["git", "init", "--quiet", "mcpkg-course"],
         [*git, "fetch", "--quiet", "--depth", "1", "{address}", "{commit}"],
         [*git, "checkout", "--quiet", "{commit}"],
-        [*pip, "-e", "mcpkg-course[notebooks]", "-c", "mcpkg-course/constraints.txt"],
+        [*pip, "-e", "mcpkg-course[notebooks]"],  # no -c: it would replace Colab's torch, see README
     ):
         subprocess.run(command, check=True)
     os.chdir("mcpkg-course")

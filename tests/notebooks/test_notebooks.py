@@ -81,7 +81,7 @@ def test_without_an_address_nothing_is_fetched_and_the_first_cell_says_what_to_d
         exec(code, {})
 
 
-def test_with_an_address_one_commit_is_fetched_and_installed_with_the_constraints(tmp_path, monkeypatch):
+def test_with_an_address_one_commit_is_fetched_and_installed_without_replacing_torch(tmp_path, monkeypatch):
     address, commit, calls = "https://github.com/-/ours", "0" * 40, []  # "-" cannot be taken
     code = install_cell(address, commit)
 
@@ -98,7 +98,7 @@ def test_with_an_address_one_commit_is_fetched_and_installed_with_the_constraint
     exec(code, {})
     _, fetch, checkout, install = calls
     assert fetch[-2:] == [address, commit] and checkout[-1] == commit
-    assert install[1:4] == ["-m", "pip", "install"] and install[-2:] == ["-c", "mcpkg-course/constraints.txt"]
+    assert install[1:4] == ["-m", "pip", "install"] and install[-2:] == ["-e", "mcpkg-course[notebooks]"]
     assert Path.cwd() == tmp_path / "mcpkg-course"
     assert f"github/-/ours/blob/{commit}/notebooks/00_start_here.ipynb" in badge(NOTEBOOKS[0], address, commit)
 
