@@ -19,6 +19,7 @@ from mcpkg.cli.demo import SAMPLES, check_input
 from mcpkg.inference.sampling import Sampling
 from mcpkg.method import config
 from mcpkg.method.methods import METHODS
+from mcpkg.method.variations import with_refocusing, with_weights
 from mcpkg.metrics.grid import Cell, Grid, Row, run_grid, start_processes
 from mcpkg.util.errors import one_line_errors
 from mcpkg.util.files import write_json
@@ -143,8 +144,8 @@ def vary(method: config.Method, overrides: str) -> config.Method:
     """
     try:
         changes = json.loads(overrides)
-        method = config.with_weights(method, method.name, **changes.pop("weights", {}))
-        method = config.with_refocusing(method, method.name, **changes.pop("refocusing", {}))
+        method = with_weights(method, method.name, **changes.pop("weights", {}))
+        method = with_refocusing(method, method.name, **changes.pop("refocusing", {}))
         per_phase = changes.pop("phases", [{}] * len(method.phases))
         if len(per_phase) != len(method.phases):
             raise ValueError(f"{len(per_phase)} phases given, {method.name} has {len(method.phases)}.")

@@ -22,10 +22,11 @@ from benchmarks.sd15_parts import count_parts
 from mcpkg.backends.sd15.price import CARDS, FACE_CELLS, GIB, MARGIN, price_of
 from mcpkg.backends.sd15.shapes import SD15, Shapes
 from mcpkg.cli.sd15_dry_run import assumed_portraits, random_backend
-from mcpkg.method.config import NO_REFOCUSING, RECONSTRUCTION, Method, Phase, with_weights
+from mcpkg.method.config import NO_REFOCUSING, RECONSTRUCTION, Method, Phase
 from mcpkg.method.interfaces import DTYPES, Backend
 from mcpkg.method.methods import MAGICAPTURE
 from mcpkg.method.recipes import RECIPES
+from mcpkg.method.variations import with_weights
 from mcpkg.training.trainer import Training, open_training
 from mcpkg.util.errors import one_line_errors
 from mcpkg.util.files import write_json

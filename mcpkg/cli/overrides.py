@@ -23,9 +23,8 @@ from mcpkg.method.config import (
     Method,
     Phase,
     Refocusing,
-    with_refocusing,
-    with_weights,
 )
+from mcpkg.method.variations import with_refocusing, with_weights
 
 _PER_METHOD = tuple(field.name for field in fields(Method) if field.name not in ("name", "phases"))
 _PER_PHASE = tuple(

@@ -182,6 +182,10 @@ def main(
         alias: NAME=OTHER, two names of one person.
         write: also replace centre and whitening in the package.
     """
+    if not folders:
+        raise ValueError("no folder given. Name those that hold the photos.")
+    if odd := [pair for pair in alias if "=" not in pair]:
+        raise ValueError(f"--alias: {odd[0]!r} is not NAME=OTHER.")
     weights = require("face-api")
     net = load_dlib_net(weights)
     aliases = dict(pair.split("=", 1) for pair in alias)

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
         Method as Method,
         Phase as Phase,
         Refocusing as Refocusing,
-        with_refocusing as with_refocusing,
-        with_weights as with_weights,
-        without_task as without_task,
     )
     from mcpkg.method.diffusion import (
         add_noise as add_noise,
@@ -86,5 +83,10 @@ if TYPE_CHECKING:
         scale_map as scale_map,
     )
     from mcpkg.method.templates import TEMPLATE_SETS as TEMPLATE_SETS, TEMPLATES as TEMPLATES
+    from mcpkg.method.variations import (
+        with_refocusing as with_refocusing,
+        with_weights as with_weights,
+        without_task as without_task,
+    )
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mcpkg.method.config import (
-    RECONSTRUCTION,
-    LossWeights,
-    Method,
-    Phase,
-    Refocusing,
-    with_refocusing,
-    with_weights,
-    without_task,
-)
+from mcpkg.method.config import RECONSTRUCTION, LossWeights, Method, Phase, Refocusing
+from mcpkg.method.variations import with_refocusing, with_weights, without_task
 
 MAGICAPTURE = Method(
     name="MagiCapture",
@@ -79,7 +71,7 @@ FOR_OTHER_TOOLS = replace(
     ),
 )
 """Draws nearly the same without plain guidance, which other tools do not have: what the model predicts without a prompt
-is kept, for half more passes through the UNet in the second phase."""
+is kept, for one more sample a pass in the second phase, and its prediction without the LoRA."""
 
 
 CUSTOM_DIFFUSION = Method(

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mcpkg.method.config import Method, Phase, with_refocusing, with_weights
+from mcpkg.method.config import Method, Phase
+from mcpkg.method.variations import with_refocusing, with_weights
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
-from mcpkg.method import config, methods
+from mcpkg.method import methods
 from mcpkg.method.config import (
     NO_REFOCUSING,
     REFOCUSING_FORMS,
@@ -17,10 +17,9 @@ from mcpkg.method.config import (
     Refocusing,
     from_dict,
     to_dict,
-    with_refocusing,
-    with_weights,
 )
 from mcpkg.method.methods import MAGICAPTURE
+from mcpkg.method.variations import with_refocusing, with_weights, without_task
 
 METHODS = [value for value in vars(methods).values() if isinstance(value, Method)]
 
@@ -66,8 +65,8 @@ def test_ablations_change_one_thing_only():
 
 def test_without_composed_prompts_the_source_has_none_either():
     shared = replace(MAGICAPTURE, composed_source=0.5)
-    assert config.without_task(shared, "composed", "bare").composed_source == 0
-    assert config.without_task(shared, "reference", "bare").composed_source == 0.5
+    assert without_task(shared, "composed", "bare").composed_source == 0
+    assert without_task(shared, "reference", "bare").composed_source == 0.5
 
 
 def test_one_phase_has_all_the_steps_and_the_placeholders_rate_of_the_first():

@@ -18,7 +18,7 @@ from mcpkg.inference.adapter import Adapter
 from mcpkg.inference.export import kohya_lora
 from mcpkg.inference.generate import generate_portraits
 from mcpkg.inference.sampling import Sampling
-from mcpkg.method.config import LossWeights, Refocusing, with_weights
+from mcpkg.method.config import LossWeights, Refocusing
 from mcpkg.method.identity import JudgedFaces, jitter_landmarks
 from mcpkg.method.lora import LORA_TARGETS
 from mcpkg.method.methods import (
@@ -31,6 +31,7 @@ from mcpkg.method.methods import (
 )
 from mcpkg.method.objective import BatchLoss, training_loss, weighted_sum
 from mcpkg.method.prompts import encode_prompts
+from mcpkg.method.variations import with_weights
 from mcpkg.training.optimizer import PhaseOptimizer, Trainable, learning_rate_fraction
 from mcpkg.training.trainer import Training, open_training, personalise
 from mcpkg.util.errors import Notice

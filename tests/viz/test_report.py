@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mcpkg.inference.sampling import Sampling
-from mcpkg.method.config import with_refocusing
+from mcpkg.method.variations import with_refocusing
 from mcpkg.metrics.compare import judge
 from mcpkg.metrics.score_descriptions import SCORE_DESCRIPTIONS
 from mcpkg.metrics.scores import Scores
