@@ -63,15 +63,17 @@ def one_process(folder: str | Path) -> Iterator[None]:
     if place in _LOCKED or not is_first_process():
         yield
         return
-    with _created(folder):
-        descriptor = _lock(folder)
-        _LOCKED.add(place)
-        try:
-            sweep(folder)
-            yield
-        finally:
-            _LOCKED.discard(place)
-            os.close(descriptor)
+    missing = _missing(folder)
+    descriptor = _lock(folder)
+    _LOCKED.add(place)
+    try:
+        sweep(folder)
+        yield
+    finally:
+        # while locked: removing a folder that another process has locked would let a third one make and lock it anew
+        _remove_empty(missing)
+        _LOCKED.discard(place)
+        os.close(descriptor)
 
 
 def is_first_process() -> bool:
@@ -101,36 +103,51 @@ def sweep(folder: Path, *more: str) -> None:
 
 
 def _lock(folder: Path) -> int:
-    """The descriptor of the folder, locked until it is closed."""
+    """The descriptor of the folder, which is created if it is missing, locked until it is closed."""
     while True:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise OSError(
-                f"{folder}: another process is writing there. Wait until it has finished, or give another folder."
-            ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.EBADF, errno.EINVAL):
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # another process removed the folder meanwhile, because it was empty
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                _lock_opened(descriptor, folder)
+                if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
+                    return descriptor
+            except OSError:
                 os.close(descriptor)
                 raise
-            notify(f"{folder}: its disk has no locks. Take care that no other command writes there.")
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
-                return descriptor
-        os.close(descriptor)  # another process removed the folder meanwhile, because it was empty
-        folder.mkdir(parents=True, exist_ok=True)
+            os.close(descriptor)
+
+
+def _lock_opened(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(
+            f"{folder}: another process is writing there. Wait until it has finished, or give another folder."
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.EBADF, errno.EINVAL):
+            raise
+        notify(f"{folder}: its disk has no locks. Take care that no other command writes there.")
 
 
 @contextmanager
 def _created(folder: Path) -> Iterator[None]:
     """Within the block the folder exists; folders that were made for it go again if they are still empty at the end."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    missing = _missing(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
-        with suppress(OSError):
-            for place in missing:
-                place.rmdir()
+        _remove_empty(missing)
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folder and those above it that do not exist, the deepest first."""
+    return [place for place in (folder, *folder.parents) if not place.exists()]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mcpkg.util import folders
 from mcpkg.util.files import STAGED, replace_whole
 from mcpkg.util.folders import check_unused, one_process, replace_together, sweep
 from mcpkg.util.safetensors_io import write_weights
@@ -112,6 +113,21 @@ def test_one_process_at_a_time_has_a_folder_and_it_is_free_when_that_is_killed(t
     with one_process(tmp_path / "new" / "run"):
         pass
     assert listed(tmp_path) == ["run"]  # nothing was written, so the new folders are gone again
+
+
+def test_one_that_comes_second_leaves_the_folder_to_the_first(tmp_path, monkeypatch):
+    """Even if it made the folder itself: removed, a third process would make and lock it anew."""
+    lock, first = folders._lock, []
+
+    def lose(folder):
+        first.append(lock(folder))
+        return lock(folder)
+
+    monkeypatch.setattr(folders, "_lock", lose)
+    with pytest.raises(OSError, match="another process is writing there"), one_process(tmp_path / "run"):
+        pass
+    assert os.path.samestat(os.fstat(first[0]), os.stat(tmp_path / "run"))
+    os.close(first[0])
 
 
 @pytest.mark.slow
