@@ -1,12 +1,14 @@
 """The centre of dlib's network, on vectors and pictures made up here."""
 
+import json
+
 import pytest
 import torch
 from PIL import Image, ImageEnhance
 from torch.nn import functional
 
 from mcpkg.backends.faces.dlib_net import DlibEmbedder, DlibFaceNet
-from mcpkg.factory.dlib_centre import fit, measure, read_photos
+from mcpkg.factory.dlib_centre import fit, measure, number_groups, read_groups, read_photos
 from mcpkg.util.images import to_8_bit
 from tests.helpers.tiny_backend import DiscParser
 
@@ -21,9 +23,12 @@ def cone(generator):
     return torch.eye(128)[0] * 3 + people + noise, torch.arange(N_PEOPLE).repeat(2)
 
 
+ONE_GROUP = torch.zeros(2 * N_PEOPLE, dtype=torch.long)
+
+
 def test_from_the_mean_of_others_strangers_are_at_zero_and_one_person_is_near_one(cone):
     net = DlibFaceNet()
-    likeness, narrow = measure(net, *cone), measure(net, *cone, raw=True)
+    likeness, narrow = measure(net, *cone, ONE_GROUP), measure(net, *cone, ONE_GROUP, raw=True)
     assert len(likeness.own) == N_PEOPLE and len(likeness.others) == 5 * 4 * (12 * 11 // 2)  # of 12 people a fold
     assert likeness.others.mean() == pytest.approx(0, abs=0.03)
     assert likeness.own.mean() == pytest.approx(1 / 1.12, abs=0.05)
@@ -33,14 +38,14 @@ def test_from_the_mean_of_others_strangers_are_at_zero_and_one_person_is_near_on
 def test_held_out_people_have_no_part_in_the_centre_that_they_are_seen_from(cone):
     vectors, people = cone
     moved = torch.where(people[:, None] % 5 == 0, vectors + 100, vectors)  # one fold is somewhere else
-    alone = measure(DlibFaceNet(), moved, people).others[: 4 * (12 * 11 // 2)]
+    alone = measure(DlibFaceNet(), moved, people, ONE_GROUP).others[: 4 * (12 * 11 // 2)]
     assert alone.min() > 0.9  # seen from the others' mean they are all on one side
 
 
 def test_a_person_with_many_photos_counts_once():
     vectors = torch.zeros(4, 128)
     vectors[3] = 1.0
-    centre, _ = fit(vectors, torch.tensor([0, 0, 0, 1]))
+    centre, _ = fit(vectors, torch.tensor([0, 0, 0, 1]), torch.zeros(4, dtype=torch.long))
     assert torch.equal(centre, torch.full((128,), 0.5))
 
 
@@ -48,11 +53,41 @@ def test_a_difference_between_groups_of_people_counts_less_than_one_within(cone)
     vectors, people = cone
     apart = vectors + 2 * (people % 2)[:, None] * torch.eye(128)[1]  # two groups of people, far apart
     means = apart[:N_PEOPLE]
-    likeness = measure(DlibFaceNet(), apart, people)
+    likeness = measure(DlibFaceNet(), apart, people, ONE_GROUP)
     centred = functional.normalize(means - means.mean(dim=0), dim=1)
     same_group = people[:N_PEOPLE, None] % 2 == people[:N_PEOPLE] % 2
     assert (centred @ centred.T)[same_group].mean() > 0.4  # without whitening
     assert likeness.others.std() < (centred @ centred.T).std() / 2
+
+
+def test_strangers_of_a_small_group_are_less_alike_where_groups_weigh_the_same(cone):
+    vectors, people = cone
+    groups = (people % 8 == 0).long()
+    small = groups == 1
+    apart = vectors + 2 * groups[:, None] * torch.eye(128)[1]
+    strangers = (people[small][:, None] != people[small]).triu()
+
+    def alike(embedder):
+        unit = embedder.unit(apart[small])
+        return (unit @ unit.T)[strangers].mean()
+
+    net = DlibFaceNet()
+    even, uneven = (DlibEmbedder(net, *fit(apart, people, group)) for group in (groups, ONE_GROUP))
+    assert abs(alike(even)) < alike(uneven) / 2
+    assert len(measure(net, apart, people, groups).within[1]) == 3 * 4  # three folds have two people of it
+
+
+def test_people_of_small_groups_and_of_unknown_ones_are_one_group(tmp_path):
+    people = {f"a{i}": "female, a" for i in range(5)} | {f"b{i}": "male, b" for i in range(4)}
+    path = tmp_path / "people.json"
+    fields = [{"name_slug": name, "gender": group[:-3], "ethnicity": group[-1]} for name, group in people.items()]
+    path.write_text(json.dumps([*fields, {"name_slug": None, "gender": "", "ethnicity": ""}]))
+    names, numbers = number_groups({*people, "nobody knows"}, read_groups([path]))
+    assert names == ["female, a", "others"]
+    assert [numbers[name] for name in ("a0", "b0", "nobody knows")] == [0, 1, 1]
+    path.write_text('[{"name_slug": "a"}]')
+    with pytest.raises(ValueError, match="people.json: no list of people with name_slug"):
+        read_groups([path])
 
 
 def test_copies_of_a_photo_and_photos_without_a_face_are_left_out(tmp_path, generator):
