@@ -1,6 +1,7 @@
 """The table of who may import whom, held over every import: top-level, lazy and for types alike."""
 
 import ast
+import importlib
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 
 from mcpkg.backends import BACKENDS
 
-PACKAGE = Path(__file__).parent.parent / "mcpkg"
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "mcpkg"
 MAY_IMPORT = {
     "util": set(),
     "method": {"util"},
@@ -162,3 +164,17 @@ def test_no_backends_name_outside_backends_and_cli(path):
             assert not set(node.value.replace("`", " ").replace("'", " ").split()) & set(BACKENDS), (
                 f"{path}:{node.lineno}"
             )
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.glob("real/**/*.py")) + sorted(TESTS.glob("ui/**/*.py")), ids=str)
+def test_tests_that_need_more_packages_import_from_here_what_there_is(path):
+    """They run seldom, so that a name that has moved would not be missed."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] in ("mcpkg", "tests"):
+            try:
+                module = importlib.import_module(node.module)
+            except ModuleNotFoundError as error:
+                assert error.name.partition(".")[0] not in ("mcpkg", "tests"), f"{node.module}: {error}"
+            else:
+                absent = [name.name for name in node.names if not hasattr(module, name.name)]
+                assert not absent, f"{node.module} has no {absent}"

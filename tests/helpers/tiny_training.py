@@ -2,6 +2,9 @@
 
 from dataclasses import replace
 
+from mcpkg.training.trainer import personalise
+from tests.helpers.tiny_backend import tiny_backend, tiny_portraits
+
 
 def short(method, steps=3, **changes):
     """The method cut to a few quick steps."""
@@ -9,6 +12,13 @@ def short(method, steps=3, **changes):
         replace(phase, steps=steps, learning_rate=1e-2, embedding_learning_rate=1e-2) for phase in method.phases
     )
     return replace(method, phases=phases, samples_per_task=2, accumulation_steps=1, **changes)
+
+
+def train(method, seed=0, **options):
+    """The tiny model after a training with the method, and the adapter."""
+    backend = tiny_backend()
+    source, reference = tiny_portraits(backend, 3, seed=1), tiny_portraits(backend, 2, seed=2)
+    return backend, personalise(backend, source, reference, method, seed, progress=False, **options)
 
 
 def weights_of(backend):

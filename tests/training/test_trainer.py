@@ -36,13 +36,7 @@ from mcpkg.training.optimizer import PhaseOptimizer, Trainable, learning_rate_fr
 from mcpkg.training.trainer import Training, open_training, personalise
 from mcpkg.util.errors import Notice
 from tests.helpers.tiny_backend import LANDMARKS, tiny_backend, tiny_portraits
-from tests.helpers.tiny_training import short, weights_of
-
-
-def train(method, seed=0, **options):
-    backend = tiny_backend()
-    source, reference = tiny_portraits(backend, 3, seed=1), tiny_portraits(backend, 2, seed=2)
-    return backend, personalise(backend, source, reference, method, seed, progress=False, **options)
+from tests.helpers.tiny_training import short, train, weights_of
 
 
 @pytest.mark.slow
