@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mcpkg.method.attention_maps import KEEP, AttentionMaps, attention_columns, grid_size
 from mcpkg.method.compiled import original_model, original_name, run_uncompiled
+from mcpkg.method.model_walk import walk_modules
 
 SOFTMAX_PROCESSORS = (
     processors.AttnProcessor,
@@ -42,7 +43,7 @@ def find_cross_attention(
     """
     every = {
         original_name(name): module
-        for name, module in unet.named_modules()
+        for name, module in walk_modules(unet)
         if isinstance(module, processors.Attention) and module.is_cross_attention
     }
     match = re.compile(layers).search if isinstance(layers, str) else layers or (lambda name: True)

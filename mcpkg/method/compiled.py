@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from mcpkg.method.model_walk import walk_modules
+
 WRAPPED = "_orig_mod"
 """Where `torch.compile(model)` keeps the model."""
 
@@ -26,7 +28,7 @@ def run_uncompiled(model: nn.Module) -> Iterator[None]:
 
     The compiled code is kept, and used again after the block.
     """
-    if not any(map(_is_compiled, model.modules())):
+    if not any(_is_compiled(module) for _, module in walk_modules(model)):
         yield
         return
     with torch.compiler.set_stance("force_eager"):
@@ -36,4 +38,4 @@ def run_uncompiled(model: nn.Module) -> Iterator[None]:
 def _is_compiled(module: nn.Module) -> bool:
     """By torch.compile(module), by module.compile(), or by module.forward = torch.compile(module.forward)."""
     by_itself = getattr(module, "_compiled_call_impl", None) is not None
-    return hasattr(module, WRAPPED) or by_itself or hasattr(module.forward, "_torchdynamo_orig_callable")
+    return WRAPPED in module._modules or by_itself or hasattr(module.forward, "_torchdynamo_orig_callable")

@@ -130,7 +130,7 @@ class Backend:
 
     @property
     def device(self) -> torch.device:
-        return self.pipeline.unet.device
+        return next(self.pipeline.unet.parameters()).device  # `unet.device` would visit every module, in every step
 
     @property
     def precision(self) -> str:

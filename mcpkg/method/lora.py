@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mcpkg.method.batch import ROLES
 from mcpkg.method.interfaces import Backend
+from mcpkg.method.model_walk import walk_modules
 from mcpkg.method.placeholders import Placeholder
 from mcpkg.method.prompts import find_token
 
@@ -129,7 +130,13 @@ def set_lora_tokens(backend: Backend, ids: Int[Tensor, "b n"], placeholders: Map
     Raises:
         ValueError: a placeholder was never added to the tokenizer.
     """
-    limited = [module for module in backend.pipeline.unet.modules() if hasattr(module, "token_positions")]
+    limited = [
+        factor
+        for _, layer in walk_modules(backend.pipeline.unet)
+        if "lora_A" in layer._modules
+        for factor in layer.lora_A.values()
+        if "token_positions" in vars(factor)
+    ]
     if limited:
         tokens = (placeholder.token for placeholder in placeholders.values())
         found = [find_token(backend.pipeline.tokenizer, ids, token) for token in tokens]
