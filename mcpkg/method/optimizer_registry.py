@@ -37,7 +37,8 @@ def _missing(name: str, reason: str) -> ValueError:
 def adamw(groups: list[dict]) -> Optimizer:
     from torch.optim import AdamW
 
-    return AdamW(groups)
+    on_processor = all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
+    return AdamW(groups, fused=on_processor or None)  # else one operation after the other for each parameter there
 
 
 @OPTIMIZERS.register("adamw8bit")
