@@ -37,8 +37,10 @@ def _missing(name: str, reason: str) -> ValueError:
 def adamw(groups: list[dict]) -> Optimizer:
     from torch.optim import AdamW
 
-    on_processor = all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
-    return AdamW(groups, fused=on_processor or None)  # else one operation after the other for each parameter there
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    # Its fused step reads parameters and loaded moments in one order of memory, whatever theirs is.
+    fused = all(parameter.device.type == "cpu" and parameter.is_contiguous() for parameter in parameters)
+    return AdamW(groups, fused=fused or None)
 
 
 @OPTIMIZERS.register("adamw8bit")
