@@ -2,8 +2,8 @@
 
 Those in the package are of the members of the United States' Congress, on photos that Civil Services publishes
 under MIT. Of a few people there are photos of different years, which say how alike two photos of one person are.
-Most of them are white men, from whose mean others would seem more alike than they are; so each group of people, by the
-gender and ethnicity that Civil Services publishes, weighs the same:
+Most of them are white men. So that these alone do not set mean and variance, each group of people, by the gender and
+ethnicity that Civil Services publishes, weighs the same:
 
     git clone https://github.com/CivilServiceUSA/us-house house
     git clone https://github.com/CivilServiceUSA/us-senate senate

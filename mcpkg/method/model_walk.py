@@ -8,7 +8,7 @@ from torch import nn
 def walk_modules(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Yield names and modules like `model.named_modules()`, without what is inside a layer that has a LoRA.
 
-    Those parts are three quarters of the modules of a UNet with LoRA on all layers.
+    Those parts are most of the modules of a UNet with LoRA on all layers.
     """
     yield name, model
     if "base_layer" not in model._modules:  # hasattr is slow on a module that lacks it
